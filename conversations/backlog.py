@@ -1,0 +1,151 @@
+"""The backlog: messages without an embedding. The queue is the table itself, so a crash loses nothing.
+
+A worker takes a few messages by moving their due time ahead (a lease), embeds them outside any transaction, and
+writes the vectors. A message that cannot be embedded delays nobody but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+
+from conversations.embedders import Embedder, EmbedderError, Vectors
+from conversations.embedders.pieces import Piece, split
+from conversations.models import Embedding, EmbeddingModel, Message
+
+log = logging.getLogger(__name__)
+
+BATCH = 16
+LEASE = timedelta(minutes=5)
+RETRY = timedelta(minutes=1)
+IDLE_SECONDS = 5.0  # how soon what another process left is noticed
+
+
+def embedding_model(embedder: Embedder) -> EmbeddingModel:
+    """The row of the embedder's model, made on first use."""
+    model, _ = EmbeddingModel.objects.get_or_create(name=embedder.name, defaults={"dimensions": embedder.dimensions})
+    return model
+
+
+def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
+    """Embed the messages that are due, at most `batch`. Returns how many were taken; 0 when none is due.
+
+    Raises EmbedderError when nothing can be embedded now; the messages are then due again in a minute.
+    """
+    messages = _lease(batch)
+    if not messages:
+        return 0
+    try:
+        _embed(embedder, messages)
+    except EmbedderError:
+        if len(messages) == 1:
+            raise
+        failures = [message for message in messages if not _embed_alone(embedder, message)]
+        if len(failures) == len(messages):
+            raise
+    return len(messages)
+
+
+def save_vectors(
+    *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
+) -> None:
+    """Write a message's vectors and take it off the backlog."""
+    with transaction.atomic():
+        if not Message.objects.filter(pk=message_id).select_for_update().exists():
+            return  # forgotten meanwhile
+        Embedding.objects.bulk_create(
+            [
+                Embedding(
+                    message_id=message_id,
+                    instance_id=instance_id,
+                    model=model,
+                    start=piece.start,
+                    end=piece.end,
+                    vector=vector,
+                )
+                for piece, vector in zip(pieces, vectors, strict=True)
+            ],
+            ignore_conflicts=True,
+        )
+        Message.objects.filter(pk=message_id).update(embed_due=None)
+
+
+def _lease(batch: int) -> list[Message]:
+    now = timezone.now()
+    with transaction.atomic():
+        due = Message.objects.backlog().filter(embed_due__lte=now).select_for_update(skip_locked=True)
+        messages = list(due.only("id", "instance_id", "content")[:batch])
+        Message.objects.filter(pk__in=[message.pk for message in messages]).update(embed_due=now + LEASE)
+    return messages
+
+
+def _embed(embedder: Embedder, messages: Sequence[Message]) -> None:
+    pieces = [split(message.content, embedder.count) for message in messages]
+    texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
+    vectors = embedder.embed(texts)
+    model = embedding_model(embedder)
+    at = 0
+    for message, parts in zip(messages, pieces, strict=True):
+        save_vectors(
+            message_id=message.pk,
+            instance_id=message.instance_id,
+            model=model,
+            pieces=parts,
+            vectors=vectors[at : at + len(parts)],
+        )
+        at += len(parts)
+
+
+def _embed_alone(embedder: Embedder, message: Message) -> bool:
+    try:
+        _embed(embedder, [message])
+    except EmbedderError as error:
+        log.warning("message %s could not be embedded and is tried again in a minute: %s", message.pk, error)
+        Message.objects.filter(pk=message.pk).update(embed_due=timezone.now() + RETRY)
+        return False
+    return True
+
+
+class Worker(threading.Thread):
+    """Works off the backlog beside live traffic until stopped. One in each server process."""
+
+    def __init__(self, embedder: Callable[[], Embedder]) -> None:
+        super().__init__(name="backlog", daemon=True)
+        self._embedder = embedder
+        self._wake = threading.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """There is something new."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the batch at hand, then end."""
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                busy = bool(work_off(self._embedder()))
+            except EmbedderError as error:
+                log.warning("embedding waits: %s", error)
+                busy = False
+            except DatabaseError as error:
+                log.warning("embedding waits for the database (%s)", type(error).__name__)
+                busy = False
+            except Exception:
+                log.exception("the backlog could not be worked off")
+                busy = False
+            if not busy:
+                if connection.needs_rollback or connection.errors_occurred:
+                    connection.close()
+                self._wake.wait(IDLE_SECONDS)
+        connection.close()

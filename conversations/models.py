@@ -1,0 +1,188 @@
+"""What is kept. Fields, constraints and indexes; reads are in querysets.py, writes in actions.py."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.search import SearchVectorField
+from django.db import models
+from django.db.models import Q
+from pgvector.django import HalfVectorField
+
+from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
+
+NAME_LENGTH = 200
+
+
+class Partition(models.Model):
+    """A broad category: a project, an app, a user of the system."""
+
+    name = models.CharField(max_length=NAME_LENGTH, unique=True)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Instance(models.Model):
+    """A context inside a partition. History never crosses an instance.
+
+    The counters are kept with every write, so that no page counts a million rows.
+    """
+
+    partition = models.ForeignKey(Partition, on_delete=models.CASCADE, related_name="instances")
+    name = models.CharField(max_length=NAME_LENGTH)
+    created = models.DateTimeField(auto_now_add=True)
+    message_count = models.PositiveIntegerField(default=0)
+    exchange_count = models.PositiveIntegerField(default=0)
+    last_active = models.DateTimeField(null=True)
+
+    objects = InstanceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["partition", "name"]
+        constraints = [models.UniqueConstraint(fields=["partition", "name"], name="instance_once_a_partition")]
+        indexes = [models.Index(fields=["-last_active"], name="instance_by_activity")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Exchange(models.Model):
+    """One request and what came back."""
+
+    class Ended(models.TextChoices):
+        """How it ended. OPEN while the provider is asked; INTERRUPTED when the server died meanwhile."""
+
+        OPEN = "open", "in progress"
+        ANSWERED = "answered", "answered"
+        CUT = "cut", "cut short by the provider"
+        GONE = "gone", "client gone"
+        FAILED = "failed", "provider failed"
+        INTERRUPTED = "interrupted", "server stopped"
+
+    trace_id = models.UUIDField(default=uuid.uuid4, unique=True)
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="exchanges")
+    created = models.DateTimeField()
+    finished = models.DateTimeField(null=True)
+    model = models.TextField(blank=True)
+    provider = models.TextField(blank=True)
+    streamed = models.BooleanField(default=False)
+    ended = models.CharField(max_length=12, choices=Ended.choices, default=Ended.OPEN)
+    status = models.PositiveSmallIntegerField(null=True)
+    finish_reason = models.TextField(blank=True)
+    error = models.TextField(blank=True)
+    usage = models.JSONField(null=True)
+    input_tokens = models.PositiveIntegerField(null=True)
+    output_tokens = models.PositiveIntegerField(null=True)
+    cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)  # US dollars
+    timings = models.JSONField(default=dict)  # phase -> milliseconds
+    memory = models.CharField(max_length=8, default="on")  # on, off, degraded
+
+    # The request without its messages, as sent; its messages: ids of stored ones, texts of system prompts.
+    parameters = models.TextField(blank=True)
+    prompts = models.JSONField(default=list)  # [[place in the request, JSON text], ...]
+    request_ids = ArrayField(models.BigIntegerField(), default=list)
+    question = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
+
+    objects = ExchangeQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created", "-id"]
+        indexes = [
+            models.Index(fields=["instance", "-created"], name="exchange_by_scope_and_time"),
+            models.Index(fields=["-created"], name="exchange_by_time"),
+            models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.trace_id)
+
+
+class Ledger(models.Model):
+    """What recall found for one exchange: each candidate, its ranks and score, kept or dropped and why.
+
+    `injected` holds the JSON texts of the messages put before the last user message, exactly as sent.
+    `message_ids` are those it quotes: forgetting one of them empties `injected`.
+    """
+
+    exchange = models.OneToOneField(Exchange, on_delete=models.CASCADE, related_name="ledger")
+    key = models.BinaryField(max_length=16)  # digest of the conversation up to its last user message
+    candidates = models.JSONField(default=list)
+    injected = models.JSONField(default=list)
+    message_ids = ArrayField(models.BigIntegerField(), default=list)
+    tokens = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["key"], name="ledger_by_key")]
+
+    def __str__(self) -> str:
+        return f"{len(self.candidates)} candidates"
+
+
+class Message(models.Model):
+    """One turn as the API sent it: `payload` its JSON text, `content` its plain text."""
+
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="messages")
+    exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
+    # The turn before it in the client's conversation; forks share a parent.
+    parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
+    choice = models.PositiveSmallIntegerField(default=0)
+    created = models.DateTimeField()
+    role = models.CharField(max_length=16)
+    name = models.TextField(blank=True)
+    content = models.TextField(blank=True)
+    payload = models.TextField()
+    digest = models.BinaryField(max_length=16)
+    tokens = models.PositiveIntegerField(default=0)
+    partial = models.BooleanField(default=False)  # the answer was cut short
+    abandoned = models.BooleanField(default=False)  # on a branch that the client has left
+    lexemes = SearchVectorField(null=True)
+    # When the backlog should see to it (a lease while somebody does); None when there is nothing to do.
+    embed_due = models.DateTimeField(null=True)
+
+    objects = MessageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["created", "id"]
+        indexes = [
+            models.Index(fields=["instance", "created", "id"], name="message_by_scope_and_time"),
+            models.Index(fields=["instance", "digest"], name="message_by_digest"),
+            models.Index(fields=["embed_due"], name="message_backlog", condition=Q(embed_due__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.content[:60]}"
+
+
+class EmbeddingModel(models.Model):
+    """A model that vectors were made with. Vectors of different models are never compared."""
+
+    name = models.TextField(unique=True)
+    dimensions = models.PositiveSmallIntegerField()
+    created = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Embedding(models.Model):
+    """One piece of a message under one embedding model; `start` and `end` are offsets in its content."""
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="embeddings")
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="+")
+    model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="embeddings")
+    start = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    vector = HalfVectorField()  # no fixed dimension: models differ
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["message", "model", "start"], name="one_vector_a_piece")]
+        indexes = [models.Index(fields=["instance", "model"], name="embedding_by_scope")]
+
+    def __str__(self) -> str:
+        return f"{self.message_id}[{self.start}:{self.end}]"

@@ -1,0 +1,25 @@
+#!/usr/bin/env python
+"""Django's command line. `manage.py serve` runs Reservoir; `manage.py help` lists the rest."""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reservoir_site.settings")
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+
+    from reservoir_site.postgres import PostgresError
+
+    # A clean exit also when told to stop: whoever exits last stops the embedded PostgreSQL.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        execute_from_command_line(sys.argv)
+    except (ImproperlyConfigured, PostgresError) as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

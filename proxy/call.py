@@ -1,0 +1,113 @@
+"""A request as it came: whose memory it is for, what it asks of it, and its body, still to be read."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import unquote
+
+from proxy.errors import BadRequest
+from proxy.memory import Scope, Wishes
+from proxy.upstream import Headers
+
+NAME_LENGTH = 200
+CHUNK = 2**16
+CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    method: str
+    wishes: Wishes
+    budget: int  # tokens of the memory block
+    headers: Headers  # as sent
+    query: str
+    body: IO[bytes]  # in memory, or in a file where it is large
+    size: int
+    closing: AsyncExitStack  # run when the call is over, however it ends
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        *,
+        partition: str,
+        instance: str,
+        headers: Headers,
+        query: str,
+        body: IO[bytes],
+        budget: int,
+        closing: AsyncExitStack,
+    ) -> Call:
+        """Raises BadRequest for a name of a scope or a header of ours that cannot be understood."""
+        ours = {name.lower(): value.decode("latin-1").strip() for name, value in headers}
+        wishes = Wishes(
+            trace_id=uuid.uuid4(),
+            scope=Scope(_name(partition, "partition"), _name(instance, "instance")),
+            recall=_is_on(ours.get(b"x-reservoir-recall", "")),
+            store=_is_on(ours.get(b"x-reservoir-store", "")),
+        )
+        size = body.seek(0, 2)
+        body.seek(0)
+        budget = _budget(ours.get(b"x-reservoir-budget", ""), budget)
+        return cls(method, wishes, budget, headers, query, body, size, closing)
+
+    def read(self) -> bytes:
+        """The whole body."""
+        self.body.seek(0)
+        return self.body.read()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body in pieces: it may be an upload of any size."""
+        self.body.seek(0)
+        while chunk := self.body.read(CHUNK):
+            yield chunk
+
+    def model(self, parse_limit: int) -> str:
+        """The model that a JSON body names; empty where there is none."""
+        kinds = [value for name, value in self.headers if name.lower() == b"content-type"]
+        if not kinds or b"json" not in kinds[0].lower() or not 0 < self.size <= parse_limit:
+            return ""
+        try:
+            fields = json.loads(self.read())
+        except (ValueError, RecursionError):
+            return ""
+        model = fields.get("model") if isinstance(fields, dict) else None
+        return model if isinstance(model, str) else ""
+
+
+def _name(raw: str, what: str) -> str:
+    """A scope's name from its path segment, which is percent-encoded."""
+    try:
+        name = unquote(raw, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest(f"The {what} in the URL is not percent-encoded UTF-8.", param=what) from None
+    if not name.strip():
+        raise BadRequest(f"The {what} in the URL is empty.", param=what)
+    if len(name) > NAME_LENGTH:
+        raise BadRequest(f"The {what} in the URL is longer than {NAME_LENGTH} characters.", param=what)
+    if CONTROLS.intersection(name):
+        raise BadRequest(f"The {what} in the URL holds control characters.", param=what)
+    return name
+
+
+def _is_on(value: str) -> bool:
+    """A header that says off means off; what says neither is refused rather than guessed."""
+    word = value.lower()
+    if word in ("off", "false", "no", "0"):
+        return False
+    if word in ("", "on", "true", "yes", "1"):
+        return True
+    raise BadRequest("X-Reservoir-Recall and X-Reservoir-Store take on or off.", code="invalid_header")
+
+
+def _budget(value: str, default: int) -> int:
+    if not value:
+        return default
+    if not (value.isascii() and value.isdigit()) or len(value) > 9:
+        raise BadRequest("X-Reservoir-Budget takes a number of tokens, such as 1000.", code="invalid_header")
+    return int(value)

@@ -1,0 +1,316 @@
+"""The vocabulary of the wire: a chat request taken apart so that it can be put together again byte for byte.
+
+A request is kept as the text the client sent, with the places of its messages marked in it. A message that
+we add is spliced into that text; everything else stays as it came, number digits and key order included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from json.decoder import WHITESPACE, JSONDecodeError  # type: ignore[attr-defined]
+from typing import Any, Literal
+
+from proxy.errors import BadRequest
+
+Json = dict[str, Any]
+Span = tuple[int, int]
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn as the API sent it: its JSON text and the same parsed."""
+
+    raw: str
+    payload: Mapping[str, Any]
+
+    @property
+    def role(self) -> str:
+        return str(self.payload["role"])
+
+    @property
+    def is_system(self) -> bool:
+        """`developer` counts as `system`."""
+        return self.role in SYSTEM_ROLES
+
+    @classmethod
+    def make(cls, payload: Mapping[str, Any]) -> ChatMessage:
+        """A message of our own making."""
+        return cls(json.dumps(payload, ensure_ascii=True), payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A stored message recalled for a request, as it is shown to the model.
+
+    `text` is what to show (the whole message or a span of it), `id` the stored message's id.
+    """
+
+    id: int
+    role: str
+    name: str
+    created: datetime  # aware, UTC
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stored message that is added to a request as a turn of its own."""
+
+    id: int
+    message: ChatMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What a request gains: the latest turns, oldest first, and memories, most relevant first."""
+
+    turns: tuple[Turn, ...] = ()
+    memories: tuple[Memory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back from a provider, added up.
+
+    One message a choice, in the order of `index`. `complete` says that the answer ended as the protocol
+    says it should; `error` is the provider's error object where it sent one.
+    """
+
+    messages: tuple[ChatMessage, ...] = ()
+    finish_reasons: tuple[str, ...] = ()
+    model: str = ""
+    usage: Json | None = None
+    error: Any = None
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A decoded request. `fields` is the parsed body; `body` its text, with the spans of what may change."""
+
+    body: str
+    fields: Json
+    messages: tuple[ChatMessage, ...]
+    messages_span: Span
+    model_span: Span | None
+    changed: bool = field(default=False)
+
+    @property
+    def model(self) -> str:
+        model = self.fields.get("model")
+        return model if isinstance(model, str) else ""
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream") is True
+
+    @property
+    def last_user(self) -> int | None:
+        """Index of the last user message, the one that recall asks with; None when there is none."""
+        return next((i for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].role == "user"), None)
+
+    @property
+    def in_tool_loop(self) -> bool:
+        """The model is being handed what its tools answered, within one user turn."""
+        return self.messages[-1].role in ("tool", "function")
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the client sent turns of its own before the last user message."""
+        last = self.last_user
+        return any(not m.is_system for m in self.messages[: last or 0])
+
+    @property
+    def output_reserve(self) -> int:
+        """Tokens that the request asks to keep free for the answer."""
+        for key in ("max_completion_tokens", "max_tokens"):
+            value = self.fields.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return 0
+
+    def with_messages(self, messages: Sequence[ChatMessage]) -> Chat:
+        """The same request with other messages."""
+        return replace(self, messages=tuple(messages), changed=True)
+
+    def without_messages(self) -> str:
+        """The body's text with an empty array for its messages."""
+        start, end = self.messages_span
+        return f"{self.body[:start]}[]{self.body[end:]}"
+
+    def encode(self, model: str | None = None) -> bytes:
+        """The body to send: the original bytes where nothing changed; `model` replaces the model's name."""
+        edits: list[tuple[Span, str]] = []
+        if self.changed:
+            edits.append((self.messages_span, "[" + ", ".join(m.raw for m in self.messages) + "]"))
+        if model is not None and model != self.model and self.model_span:
+            edits.append((self.model_span, json.dumps(model)))
+        text = self.body
+        for (start, end), new in sorted(edits, reverse=True):
+            text = text[:start] + new + text[end:]
+        return text.encode()
+
+
+def decode(body: bytes) -> Chat:
+    """Take a request body apart.
+
+    Raises BadRequest for what is not a chat request: not JSON (RFC 8259, UTF-8), not an object, no messages,
+    messages of a wrong type.
+    """
+    try:
+        text = body.decode()
+        fields, spans = _object_with_spans(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
+        ) from error
+    raw_messages = fields.get("messages")
+    if not isinstance(raw_messages, list):
+        problem = "Missing required parameter" if "messages" not in fields else "Invalid type for"
+        raise BadRequest(f"{problem}: 'messages' must be an array of messages.", param="messages")
+    if not raw_messages:
+        raise BadRequest("'messages' must hold at least one message.", code="empty_array", param="messages")
+    span = spans["messages"]
+    payloads = [_checked(payload, i) for i, payload in enumerate(raw_messages)]
+    pairs = zip(payloads, _element_spans(text, span[0]), strict=True)
+    messages = tuple(ChatMessage(text[start:end], payload) for payload, (start, end) in pairs)
+    if not isinstance(fields.get("model", ""), str):
+        raise BadRequest("Invalid type for 'model': expected a string.", code="invalid_type", param="model")
+    return Chat(text, fields, messages, span, spans.get("model"))
+
+
+def decode_reply(body: bytes) -> Reply:
+    """The answer of a call that was not streamed; an empty Reply for what is no such answer."""
+    try:
+        text = body.decode()
+        fields = json.loads(text)
+        choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]
+        choices.sort(key=lambda choice: choice.get("index") or 0)
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return Reply()
+    usage, model = fields.get("usage"), fields.get("model")
+    return Reply(
+        messages=tuple(ChatMessage.make({"role": "assistant"} | choice["message"]) for choice in choices),
+        finish_reasons=tuple(str(choice.get("finish_reason") or "") for choice in choices),
+        model=model if isinstance(model, str) else "",
+        usage=usage if isinstance(usage, dict) else None,
+        error=fields.get("error"),
+        complete=bool(choices),
+    )
+
+
+def _checked(payload: Any, index: int) -> Json:
+    where = f"messages[{index}]"
+    if not isinstance(payload, dict):
+        raise BadRequest(f"Invalid type for '{where}': expected an object.", code="invalid_type", param=where)
+    role = payload.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRequest(
+            f"Invalid value for '{where}.role': expected one of {', '.join(sorted(ROLES))}.",
+            code="invalid_value",
+            param=f"{where}.role",
+        )
+    content = payload.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise BadRequest(
+            f"Invalid type for '{where}.content': expected a string or an array of content parts.",
+            code="invalid_type",
+            param=f"{where}.content",
+        )
+    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+        raise BadRequest(
+            f"Invalid type for '{where}.content': each content part must be an object.",
+            code="invalid_type",
+            param=f"{where}.content",
+        )
+    return payload
+
+
+def _reason(error: Exception) -> str:
+    """Why a body is not JSON, without quoting any of it."""
+    match error:
+        case JSONDecodeError():
+            return f"{error.msg} at line {error.lineno}, column {error.colno}"
+        case UnicodeDecodeError():
+            return f"it is not UTF-8 at byte {error.start}"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return "a number in it is out of range"
+
+
+def _no_constant(name: str) -> Literal[0]:
+    raise JSONDecodeError(f"{name} is not JSON", "", 0)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _skip(text: str, at: int) -> int:
+    return int(WHITESPACE.match(text, at).end())
+
+
+def _expect(text: str, at: int, allowed: str) -> str:
+    found = text[at : at + 1]
+    if not found or found not in allowed:
+        raise JSONDecodeError(f"Expecting {' or '.join(allowed)}", text, at)
+    return found
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value at `at` and where it ends."""
+    try:
+        return _DECODER.scan_once(text, at)  # type: ignore[no-any-return, attr-defined]
+    except StopIteration:
+        raise JSONDecodeError("Expecting value", text, at) from None
+
+
+def _object_with_spans(text: str) -> tuple[Json, dict[str, Span]]:
+    """Parse a JSON object and note where each of its values stands.
+
+    A key that stands twice is refused: we and the provider might each believe a different one.
+    """
+    fields: Json = {}
+    spans: dict[str, Span] = {}
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        _DECODER.decode(text)  # says what is wrong with it, if it is not JSON at all
+        raise BadRequest("The body of the request must be a JSON object.", code="invalid_type")
+    at = _skip(text, at + 1)
+    while text[at : at + 1] != "}":
+        _expect(text, at, '"')
+        key, at = _value(text, at)
+        at = _skip(text, at)
+        _expect(text, at, ":")
+        at = _skip(text, at + 1)
+        value, end = _value(text, at)
+        if key in fields:
+            raise BadRequest("A key of the request's JSON object stands twice.", code="duplicate_key")
+        fields[key], spans[key] = value, (at, end)
+        at = _skip(text, end)
+        if _expect(text, at, ",}") == ",":
+            at = _skip(text, at + 1)
+            _expect(text, at, '"')
+    if _skip(text, at + 1) != len(text):
+        raise JSONDecodeError("Extra data", text, at + 1)
+    return fields, spans
+
+
+def _element_spans(text: str, at: int) -> list[Span]:
+    """Where each element of the (already validated) array that begins at `at` stands."""
+    spans: list[Span] = []
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        _, end = _value(text, at)
+        spans.append((at, end))
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return spans

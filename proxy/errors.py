@@ -1,0 +1,112 @@
+"""Everything that can go wrong on the way, as a tree, and the body clients get for it.
+
+    ReservoirError                     a refusal with an HTTP status and OpenAI's error body
+    ├── BadRequest              400    the request is not one that the API accepts
+    │   └── ContextLengthExceeded 400  the last message alone is longer than the model's window
+    ├── Forbidden               403    a foreign origin, a host that is not ours
+    ├── NotFound                404    no such route
+    ├── MethodNotAllowed        405    the route exists, the method does not
+    ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
+    ├── Overloaded              503    too many requests at once; carries Retry-After
+    └── ProviderError                  the provider could not be asked
+        ├── ProviderUnreachable 502    refused, reset, name not resolved, not HTTP
+        └── ProviderTimeout     504    no connection within RESERVOIR_CONNECT_SECONDS
+
+A provider that answers with an error is not in this tree: its answer is relayed as it came.
+Failures of memory are not in it either: they never reach a client as an error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+
+class ReservoirError(Exception):
+    """A refusal. `message` is one sentence for the client, `code` and `param` as in OpenAI's API.
+
+    `headers` go out with it.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+
+    def body(self) -> bytes:
+        """The body in OpenAI's shape: https://platform.openai.com/docs/guides/error-codes."""
+        return openai_error(self.message, type=self.type, code=self.code, param=self.param)
+
+
+class BadRequest(ReservoirError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(BadRequest):
+    default_code = "context_length_exceeded"
+
+
+class Forbidden(ReservoirError):
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
+
+
+class NotFound(ReservoirError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class MethodNotAllowed(ReservoirError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class BodyTooLarge(ReservoirError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class Overloaded(ReservoirError):
+    status = 503
+    default_code = "overloaded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers.append((b"retry-after", b"1"))
+
+
+class ProviderError(ReservoirError):
+    status = 502
+    type = "upstream_error"
+
+
+class ProviderUnreachable(ProviderError):
+    default_code = "provider_unreachable"
+
+
+class ProviderTimeout(ProviderError):
+    status = 504
+    default_code = "provider_timeout"
+
+
+def openai_error(
+    message: str,
+    *,
+    type: str,  # noqa: A002
+    code: str | None = None,
+    param: str | None = None,
+) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}` as UTF-8 JSON."""
+    error: dict[str, Any] = {"message": message, "type": type, "param": param, "code": code}
+    return json.dumps({"error": error}).encode()

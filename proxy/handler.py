@@ -1,0 +1,116 @@
+"""Django's ASGI handler for the API: what a proxy needs of it and no more.
+
+Django's own wraps each request in a thread for sync code, signals that look after that thread's database
+connection, and middleware. The API runs no sync code, and all that costs more than the rest of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from typing import IO, Any
+
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.exception import convert_exception_to_response
+from django.http import HttpResponse, StreamingHttpResponse
+
+from proxy.upstream import Headers
+
+Event = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+IN_MEMORY = 2**20  # a larger body lies in a temporary file
+
+
+class ApiRequest(ASGIRequest):
+    """A request whose resources are closed when it is over, also when the client leaves."""
+
+    closing: AsyncExitStack
+    file: IO[bytes]
+
+    def __init__(self, scope: dict[str, Any], body_file: IO[bytes]) -> None:
+        super().__init__(scope, body_file)
+        self.file = body_file
+
+
+class RelayedResponse(StreamingHttpResponse):
+    """A stream of bytes, with headers as they came: repeated ones apart, none added."""
+
+    def __init__(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(status=status)
+        self.raw_headers = headers
+        self.chunks = chunks
+
+
+class ApiHandler(ASGIHandler):
+    request_class = ApiRequest
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """None: a request goes straight to its route."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = convert_exception_to_response(self._get_response_async)  # type: ignore[attr-defined]
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
+            if not await _read(receive, body):
+                return
+            answering = asyncio.ensure_future(self._answer(scope, body, send))
+            leaving = asyncio.ensure_future(receive())  # nothing but the client's leaving is left to come
+            try:
+                await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+                if not answering.done():
+                    answering.cancel()
+                await asyncio.wait([answering])
+            if not answering.cancelled():
+                answering.result()
+
+    async def _answer(self, scope: dict[str, Any], body: IO[bytes], send: Send) -> None:
+        async with AsyncExitStack() as closing:
+            request = self.request_class(scope, body)
+            request.closing = closing
+            response = await self.get_response_async(request)
+            await _send(response, send)
+
+
+async def _read(receive: Receive, body: IO[bytes]) -> bool:
+    """Receive a whole body; False when the client left before its end."""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return False
+        body.write(event.get("body", b""))
+        if not event.get("more_body"):
+            body.seek(0)
+            return True
+
+
+async def _send(response: Any, send: Send) -> None:
+    """Send a response as it is, its body as it comes."""
+    headers = getattr(response, "raw_headers", None)
+    if headers is None:
+        headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in response.items()]
+    if not response.streaming and not any(name.lower() == b"content-length" for name, _ in headers):
+        headers = [*headers, (b"content-length", str(len(response.content)).encode())]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    if isinstance(response, RelayedResponse):
+        async with aclosing(response.chunks) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    else:
+        await send({"type": "http.response.body", "body": response.content})
+
+
+class WholeResponse(HttpResponse):
+    """A body with headers as they came."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(body, status=status)
+        self.raw_headers = headers

@@ -1,0 +1,86 @@
+"""THE STORY of one request. Read this first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+
+from django.conf import settings
+
+from proxy import relay, tokens
+from proxy.call import Call
+from proxy.chat import decode
+from proxy.errors import ProviderError
+from proxy.injection import inject, inject_again
+from proxy.runtime import Runtime
+from proxy.upstream import Headers, address, outgoing, relayed
+from proxy.window import Limit, admit
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the client gets. A body that is an iterator is still coming; who iterates it closes it."""
+
+    status: int
+    headers: Headers
+    body: bytes | AsyncIterator[bytes]
+
+
+async def complete(call: Call, run: Runtime) -> Outcome:
+    """A chat completion: recall what matters for it, add that, ask, relay the answer, remember both."""
+    watch = relay.Stopwatch()
+    chat = decode(call.read())
+    target = run.providers.select(chat.model)
+    counter = tokens.counter(target.model)
+    limit = Limit(run.providers.window(target), counter.exact)
+    admit(chat, limit, counter.count)
+
+    memory = run.memory.begin(wishes=call.wishes, chat=chat, target=target, count=counter.count)
+    recalled = await memory.recall()
+    watch.lap("recall")
+    if recalled.reused is not None:
+        injection = inject_again(chat, *recalled.reused)
+    else:
+        injection = inject(
+            chat,
+            recalled.additions,
+            budget=call.budget,
+            role=target.provider.memory_role,
+            limit=limit,
+            window=settings.RESERVOIR_DEFAULT_WINDOW,
+            count=counter.count,
+        )
+    watch.lap("enrich")
+
+    memory.remember_question(injection)  # while the provider thinks
+    cost = partial(relay.cost, run.providers, target)
+    remember = partial(memory.remember_answer, timings=watch.total, cost=cost)
+    call.closing.push_async_callback(remember, relay.gone())  # counts if nothing else has come of it
+    url = address(target.provider.base_url, "chat/completions", call.query)
+    headers = outgoing(call.headers, key=target.provider.key, parsed=True)
+    try:
+        answer = await run.upstream.send("POST", url, headers, injection.chat.encode(target.model))
+        call.closing.push_async_callback(answer.close)
+        watch.lap("provider")
+        if answer.is_event_stream:
+            headers = relayed(answer.headers) + await memory.headers(watch.header())
+            return Outcome(answer.status, headers, relay.stream(answer, remember))
+        body = await answer.read()
+        watch.lap("answer")
+    except ProviderError as error:
+        await remember(relay.failed(error))
+        error.headers.extend(await memory.headers(watch.header()))
+        raise
+    await remember(relay.whole(answer, body))
+    return Outcome(answer.status, relayed(answer.headers) + await memory.headers(watch.header()), body)
+
+
+async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
+    """Anything else that the provider's API offers, untouched and in constant memory."""
+    provider = run.providers.select(call.model(settings.RESERVOIR_BODY_LIMIT)).provider
+    headers = outgoing(call.headers, key=provider.key, parsed=False, size=call.size)
+    url = address(provider.base_url, rest, call.query)
+    answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")
+    call.closing.push_async_callback(answer.close)
+    return Outcome(answer.status, relayed(answer.headers), answer.chunks())

@@ -1,0 +1,143 @@
+"""An answer on its way to the client: bytes go on as they come, a copy is kept, and remembered at the end."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from proxy.chat import decode_reply
+from proxy.errors import ProviderError
+from proxy.memory import Ended, Result
+from proxy.providers import Providers, Target
+from proxy.sse import StreamCopy, error_frame
+from proxy.upstream import Answer
+
+Remember = Callable[[Result], Awaitable[None]]
+
+
+def failed(error: ProviderError) -> Result:
+    """No answer came."""
+    return Result(Ended.FAILED, error.status, error=error.message)
+
+
+def gone(status: int | None = None) -> Result:
+    """The client left before the answer."""
+    return Result(Ended.GONE, status)
+
+
+def whole(answer: Answer, body: bytes) -> Result:
+    """An answer that was not streamed."""
+    reply = decode_reply(_Decoder(answer.encoding).feed(body))
+    if answer.status < 400 and reply.complete:
+        return Result(Ended.ANSWERED, answer.status, reply)
+    return Result(Ended.FAILED, answer.status, reply, _in_words(reply.error))
+
+
+async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
+    """Relay a streamed answer. Its end is held back until it is remembered."""
+    copy, decoder = StreamCopy(), _Decoder(answer.encoding)
+    broken: ProviderError | None = None
+    left, remembered = True, False
+    try:
+        try:
+            async for chunk in answer.chunks():
+                ready = copy.feed(decoder.feed(chunk))
+                if copy.done and not remembered:
+                    if not decoder.active and ready:
+                        yield ready
+                    await remember(_streamed(answer, copy, None, left=False))
+                    remembered = True
+                    ready = copy.release()
+                if decoder.active:
+                    ready = chunk
+                if ready:
+                    yield ready
+        except ProviderError as error:
+            broken = error
+        copy.close()
+        left = False
+        if not remembered:
+            await remember(_streamed(answer, copy, broken, left=False))
+            remembered = True
+        if tail := b"" if decoder.active else copy.release():
+            yield tail
+        if broken:
+            yield b"\n\n" + error_frame(broken.body())
+    finally:
+        if not remembered:
+            await remember(_streamed(answer, copy, broken, left=left))
+
+
+def _streamed(answer: Answer, copy: StreamCopy, broken: ProviderError | None, *, left: bool) -> Result:
+    reply = copy.reply()
+    if left and not copy.done:
+        return Result(Ended.GONE, answer.status, reply)
+    if reply.error is not None or not reply.complete:
+        error = broken.message if broken else _in_words(reply.error)
+        ended = Ended.CUT if answer.status < 400 else Ended.FAILED
+        return Result(ended, answer.status, reply, error)
+    return Result(Ended.ANSWERED, answer.status, reply)
+
+
+def _in_words(error: object) -> str:
+    """A provider's error object as one line."""
+    if isinstance(error, dict):
+        parts = [error.get("code") or error.get("type"), error.get("message")]
+        return ": ".join(str(part) for part in parts if part)[:500]
+    return str(error)[:500] if error else ""
+
+
+def cost(providers: Providers, target: Target, usage: Mapping[str, Any]) -> Decimal | None:
+    """What an exchange cost in US dollars, from the provider's `usage`; None where nobody knows."""
+    details = usage.get("prompt_tokens_details")
+    counts = (
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        details.get("cached_tokens") if isinstance(details, dict) else 0,
+    )
+    whole = [n if isinstance(n, int) and 0 <= n < 2**31 else 0 for n in counts]
+    return providers.cost(target, *whole) if any(whole) else None
+
+
+class _Decoder:
+    """Undoes the compression of a provider that compresses although asked not to, for the copy."""
+
+    def __init__(self, encoding: str) -> None:
+        self.active = encoding not in ("", "identity")
+        self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in ("gzip", "x-gzip", "deflate") else None
+
+    def feed(self, data: bytes) -> bytes:
+        if not self.active:
+            return data
+        if self._zlib is None:
+            return b""  # relayed as it is; there is no copy
+        try:
+            return self._zlib.decompress(data, 2**25)
+        except zlib.error:
+            self._zlib = None
+            return b""
+
+
+class Stopwatch:
+    """Milliseconds of each phase, for `Server-Timing` and the exchange."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """The phase ends now."""
+        now = time.perf_counter()
+        self.phases[phase] = round((now - self._last) * 1000, 2)
+        self._last = now
+
+    def total(self) -> dict[str, float]:
+        """The phases so far and the whole."""
+        return self.phases | {"total": round((time.perf_counter() - self._started) * 1000, 2)}
+
+    def header(self) -> str:
+        """W3C Server Timing."""
+        return ", ".join(f"{phase};dur={ms:.1f}" for phase, ms in self.phases.items())

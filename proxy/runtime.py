@@ -1,0 +1,52 @@
+"""What one server process holds from start to stop: the providers, the client to them, the door to the memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from proxy import tokens
+from proxy.memory import Door
+from proxy.providers import Providers
+from proxy.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    providers: Providers
+    upstream: Upstream
+    memory: Door
+
+    async def stop(self) -> None:
+        """Commit what is under way, then close."""
+        await self.memory.stop()
+        await self.upstream.close()
+
+
+_current: Runtime | None = None
+
+
+async def start() -> Runtime:
+    """Called once, on the event loop, before the first request. Raises ValueError for a wrong configuration."""
+    global _current
+    tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
+    for model in ("gpt-4o", "gpt-4"):
+        tokens.counter(model).count("")  # loads the encodings, which takes a while
+    _current = Runtime(
+        providers=Providers.from_environment(os.environ),
+        upstream=Upstream(
+            connect_seconds=settings.RESERVOIR_CONNECT_SECONDS, read_seconds=settings.RESERVOIR_READ_SECONDS
+        ),
+        memory=Door(),
+    )
+    await _current.memory.start()
+    return _current
+
+
+def current() -> Runtime:
+    """The runtime of this process."""
+    if _current is None:
+        raise RuntimeError("The server has not been started: serve it with `manage.py serve`.")
+    return _current

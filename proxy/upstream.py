@@ -1,0 +1,157 @@
+"""Edge: the one place that talks to providers.
+
+A request goes out once: nothing here or below retries it. No cookie is kept, no proxy or credential taken from the
+environment. What comes back is handed on as raw bytes; whoever opens an Answer closes it.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+from collections.abc import AsyncIterator, Iterable
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
+
+Headers = list[tuple[bytes, bytes]]
+
+# RFC 9110, section 7.6.1, and what belongs to one connection or to us.
+HOP_BY_HOP = frozenset(
+    [
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    ]
+)
+NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
+NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"date", b"server"}
+
+
+def address(base_url: str, path: str, query: str) -> str:
+    """The URL of a provider's route; path and query are as the client wrote them."""
+    return f"{base_url}/{path}?{query}" if query else f"{base_url}/{path}"
+
+
+def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed: bool, size: int = 0) -> Headers:
+    """The client's headers as the provider gets them. `key` stands in for a missing Authorization.
+
+    `parsed` says that we read the answer: then it is asked for without compression.
+    """
+    headers = list(headers)
+    dropped = NOT_SENT | _named_by_connection(headers)
+    kept = [
+        (name, value)
+        for name, value in headers
+        if (low := name.lower()) not in dropped
+        and not low.startswith(b"x-reservoir-")
+        and not (parsed and low == b"accept-encoding")
+    ]
+    if parsed:
+        kept.append((b"accept-encoding", b"identity"))
+    if key and not any(name.lower() in (b"authorization", b"api-key") for name, _ in kept):
+        kept.append((b"authorization", b"Bearer " + key.encode()))
+    if size:
+        kept.append((b"content-length", str(size).encode()))
+    return kept
+
+
+def relayed(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The provider's headers as the client gets them."""
+    headers = list(headers)
+    dropped = NOT_RELAYED | _named_by_connection(headers)
+    return [
+        (name, value)
+        for name, value in headers
+        if (low := name.lower()) not in dropped and not low.startswith((b"access-control-", b"x-reservoir-"))
+    ]
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    return {
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+    }
+
+
+class Answer:
+    """A provider's answer, its body still to come."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers: Headers = list(response.headers.raw)
+        self.encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as they arrive. Raises ProviderError when it breaks off."""
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise _translated(error) from error
+
+    async def read(self) -> bytes:
+        """The whole body. Raises ProviderError when it breaks off."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def close(self) -> None:
+        await self._response.aclose()
+
+
+class Upstream:
+    """The client to all providers. One for each event loop."""
+
+    def __init__(self, *, connect_seconds: float, read_seconds: float) -> None:
+        self._timeout = httpx.Timeout(read_seconds, connect=connect_seconds, pool=connect_seconds)
+        self._client = httpx.AsyncClient(
+            transport=AiohttpTransport(client=self._session),
+            trust_env=False,
+            timeout=self._timeout,
+            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    def _session(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=httpx.create_ssl_context()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            trust_env=False,
+            auto_decompress=False,
+            read_bufsize=2**16,
+        )
+        session._retry_connection = False  # aiohttp would send an idempotent request a second time
+        return session
+
+    async def send(self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes]) -> Answer:
+        """Ask a provider once. Raises ProviderUnreachable or ProviderTimeout when no answer begins."""
+        request = httpx.Request(method, url, headers=headers, content=content)
+        request.extensions["timeout"] = self._timeout.as_dict()
+        try:
+            return Answer(await self._client.send(request, stream=True, follow_redirects=False))
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise _translated(error) from error
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _translated(error: Exception) -> ProviderError:
+    """httpx-aiohttp reports refused and broken connections as timeouts: the cause tells."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(c, aiohttp.ConnectionTimeoutError) for c in causes):
+        return ProviderTimeout("The provider could not be connected to in time. Try again later.")
+    if any(isinstance(c, aiohttp.ClientConnectorError) for c in causes):
+        return ProviderUnreachable("The provider cannot be reached: see its base URL and that it runs.")
+    if any(isinstance(c, TimeoutError | aiohttp.ServerTimeoutError) for c in causes):
+        return ProviderTimeout("The provider did not answer in time.", code="provider_timeout")
+    return ProviderUnreachable("The provider's connection broke before its answer was complete.")

@@ -1,0 +1,78 @@
+"""The ASGI application: the guard in front of the API and the admin, and what lives as long as the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from typing import cast
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reservoir_site.settings")
+
+import django
+
+django.setup()
+
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+
+from proxy import runtime  # noqa: E402
+from proxy.handler import ApiHandler  # noqa: E402
+from reservoir_site import database  # noqa: E402
+from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
+from reservoir_site.postgres import EmbeddedPostgres, PostgresError  # noqa: E402
+
+WATCH_SECONDS = 0.5
+
+log = logging.getLogger("reservoir.database")
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    elif scope["type"] == "http":
+        await _guard(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008})
+
+
+_guard = Guard(api=cast(App, ApiHandler()), site=cast(App, ASGIHandler()))
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Start what serves requests before the first one, and stop it after the last."""
+    await receive()
+    try:
+        await asyncio.to_thread(database.reach)
+        running = await runtime.start()
+        watching = asyncio.create_task(_keep_database_running())
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    await running.stop()
+    if server := database.embedded():
+        await asyncio.to_thread(server.release)
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _keep_database_running() -> None:
+    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes."""
+    server = database.embedded()
+    while server is not None:
+        await asyncio.sleep(WATCH_SECONDS)
+        if not server.is_alive():
+            await asyncio.to_thread(_restart, server)
+
+
+def _restart(server: EmbeddedPostgres) -> None:
+    log.warning("the embedded PostgreSQL has stopped and is started again")
+    try:
+        server.ensure_running()
+        log.info("the embedded PostgreSQL runs again")
+    except PostgresError as error:
+        log.error("%s", error)

@@ -1,0 +1,86 @@
+"""Where the database is: the server that DATABASE_URL names, or the embedded one."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import OperationalError, connection
+from psycopg.conninfo import conninfo_to_dict
+
+from reservoir_site.postgres import EmbeddedPostgres, PostgresError, embedded_location
+
+# Recall filters vectors by scope: a generic plan or a non-iterative index scan silently finds nothing.
+SESSION_OPTIONS = "-c plan_cache_mode=force_custom_plan -c hnsw.iterative_scan=relaxed_order -c jit=off"
+
+
+def database_settings(url: str, home: Path) -> dict[str, Any]:
+    """Django's settings of the database; nothing is started or contacted.
+
+    Raises ValueError, with what to write instead, for a URL that is not PostgreSQL's.
+    """
+    common: dict[str, Any] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "CONN_MAX_AGE": None,  # a few threads keep their connections
+        "CONN_HEALTH_CHECKS": False,
+        "OPTIONS": {"options": SESSION_OPTIONS, "connect_timeout": 5},
+    }
+    if not url:
+        where = embedded_location(home)
+        return common | {
+            "NAME": where.dbname,
+            "USER": where.user,
+            "PASSWORD": where.password,
+            "HOST": where.host,
+            "PORT": str(where.port),
+        }
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        given = {}
+    if not given.get("dbname"):
+        raise ValueError("DATABASE_URL is not understood: write postgresql://user:password@host:5432/database.")
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    options = {key: value for key, value in given.items() if key not in names.values()}
+    options["options"] = f"{SESSION_OPTIONS} {given.get('options', '')}".strip()
+    return (
+        common
+        | {ours: str(given.get(theirs) or "") for ours, theirs in names.items()}
+        | {"OPTIONS": common["OPTIONS"] | options}
+    )
+
+
+@cache
+def embedded() -> EmbeddedPostgres | None:
+    """The embedded server; None where DATABASE_URL names another."""
+    where = embedded_location(settings.RESERVOIR_HOME)
+    if settings.DATABASES["default"]["HOST"] != where.host:
+        return None
+    return EmbeddedPostgres(settings.RESERVOIR_HOME)
+
+
+def reach() -> None:
+    """See to it that the database answers, starting the embedded one if it is ours.
+
+    Raises PostgresError, with the remedy, when it cannot be reached or lacks pgvector.
+    """
+    if server := embedded():
+        server.hold()
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
+            (available,) = cursor.fetchone() or (0,)
+    except OperationalError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        raise PostgresError(
+            f"The database of DATABASE_URL cannot be reached ({reason}): see that it runs and the URL is right."
+        ) from error
+    if not available:
+        raise PostgresError(
+            "The server of DATABASE_URL lacks the vector extension: install pgvector there (0.8 or newer), "
+            "for example with the image pgvector/pgvector:pg18."
+        )

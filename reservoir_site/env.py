@@ -1,0 +1,77 @@
+"""Typed readers of environment variables that fail loudly.
+
+A wrong value stops the process with one sentence that says what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+YES = frozenset({"1", "true", "yes", "on"})
+NO = frozenset({"0", "false", "no", "off"})
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable as it is, without white space around it; the default when unset or empty."""
+    return os.environ.get(name, "").strip() or default
+
+
+def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number within bounds."""
+    given = text(name)
+    if not given:
+        return default
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    try:
+        value = int(given)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is {given!r}: write a whole number {bounds}, such as {default}.") from None
+    if value < least or (most is not None and value > most):
+        raise ImproperlyConfigured(f"{name} is {value}: write a whole number {bounds}, such as {default}.")
+    return value
+
+
+def boolean(name: str, default: bool) -> bool:
+    """yes or no."""
+    given = text(name).lower()
+    if not given:
+        return default
+    if given not in YES | NO:
+        raise ImproperlyConfigured(f"{name} is {given!r}: write yes or no.")
+    return given in YES
+
+
+def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
+    """A list, its items separated by commas."""
+    given = text(name)
+    return [word.strip() for word in given.split(",") if word.strip()] if given else list(default)
+
+
+def folder(name: str, default: Path) -> Path:
+    """An absolute path."""
+    return Path(text(name, str(default))).expanduser().absolute()
+
+
+def secret(name: str, kept_in: Path) -> str:
+    """The variable, else a random secret that is made once and kept in a file only its owner can read."""
+    if given := text(name):
+        return given
+    try:
+        return kept_in.read_text()
+    except FileNotFoundError:
+        pass
+    kept_in.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = kept_in.with_name(f".{kept_in.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(secrets.token_urlsafe(50))
+    try:
+        os.link(draft, kept_in)  # of several processes that start at once, one wins
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return kept_in.read_text()

@@ -1,0 +1,151 @@
+"""Who may come in: what every request meets before Django sees it. Plain ASGI.
+
+A page on any web site can make its visitor's browser call a server on the visitor's machine. So a request must ask
+for a host name that is ours, and must not come from a foreign origin unless a setting lists it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from proxy.errors import BadRequest, BodyTooLarge, Forbidden, ReservoirError
+
+Event = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+API = ("/v1/", "/partition/")
+PARSED = ("/chat/completions", "/recall")  # the ends of paths whose bodies we read
+NOT_ENCODED = "".join(map(chr, range(33, 127)))
+
+log = logging.getLogger("reservoir.access")
+
+
+class Guard:
+    """Lets in what may come in, to `api` or, for all other paths, to `site`. Writes the access log."""
+
+    def __init__(self, *, api: App, site: App) -> None:
+        self._api = api
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.perf_counter(), 0
+        # As the client wrote it: decoded, a name with a %2F in it could not be told from two segments.
+        path = quote(scope.get("raw_path") or scope["path"].encode(), safe=NOT_ENCODED)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        origin = _listed_origin(headers)
+
+        async def watched_send(event: Event) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+                if origin:
+                    event["headers"] = [*event["headers"], *_cors(origin)]
+            await send(event)
+
+        try:
+            try:
+                _admit(scope, headers, path)
+                is_api = path.startswith(API) or path in ("/live", "/ready")
+                if is_api and origin and _is_preflight(scope["method"], headers):
+                    await _respond(watched_send, 204, _preflight(headers), b"")
+                    return
+                limited = _limited(receive, _limit(path), headers)
+                if is_api:
+                    await self._api({**scope, "path": path}, limited, watched_send)
+                else:
+                    await self._site(scope, limited, watched_send)
+            except ReservoirError as refusal:
+                if not status:
+                    await _respond(watched_send, refusal.status, refusal.headers, refusal.body())
+        finally:
+            elapsed = (time.perf_counter() - started) * 1000
+            # No query string: it may hold what nobody should read in a log.
+            log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed)
+
+
+def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
+    """Raises a refusal for a request that may not come in."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    domain, _ = split_domain_port(host)
+    if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
+        raise Forbidden(
+            "The host name of this request is not allowed: list it in RESERVOIR_ALLOWED_HOSTS.",
+            code="host_not_allowed",
+        )
+    if b"origin" in headers or headers.get(b"sec-fetch-site") == b"cross-site":
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        own = bool(origin) and urlsplit(origin).netloc == host
+        cross_site = headers.get(b"sec-fetch-site") == b"cross-site"
+        if origin not in settings.RESERVOIR_ALLOWED_ORIGINS and (cross_site or not own):
+            raise Forbidden(
+                "Requests from other web origins are refused: list the origin in RESERVOIR_ALLOWED_ORIGINS.",
+                code="origin_not_allowed",
+            )
+    if b"websocket" in headers.get(b"upgrade", b"").lower():
+        raise BadRequest("WebSockets are not supported here: use HTTP.", code="websocket_not_supported")
+    if not scope.get("query_string", b"").isascii():
+        raise BadRequest("The query string must be percent-encoded.", code="invalid_query")
+
+
+def _limit(path: str) -> int:
+    passed_through = path.startswith(API) and not path.endswith(PARSED)
+    return settings.RESERVOIR_UPLOAD_LIMIT if passed_through else settings.RESERVOIR_BODY_LIMIT
+
+
+def _limited(receive: Receive, limit: int, headers: dict[bytes, bytes]) -> Receive:
+    """`receive` that raises BodyTooLarge as soon as that is known."""
+    too_large = BodyTooLarge(f"The body of the request is larger than {limit} bytes.")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    received = 0
+
+    async def receive_limited() -> Event:
+        nonlocal received
+        event = await receive()
+        received += len(event.get("body", b""))
+        if received > limit:
+            raise too_large
+        return event
+
+    return receive_limited
+
+
+def _listed_origin(headers: dict[bytes, bytes]) -> bytes:
+    origin = headers.get(b"origin", b"")
+    return origin if origin.decode("latin-1") in settings.RESERVOIR_ALLOWED_ORIGINS else b""
+
+
+def _is_preflight(method: str, headers: dict[bytes, bytes]) -> bool:
+    return method == "OPTIONS" and b"access-control-request-method" in headers
+
+
+def _preflight(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+        (b"access-control-allow-headers", headers.get(b"access-control-request-headers", b"")),
+        (b"access-control-max-age", b"600"),
+    ]
+
+
+def _cors(origin: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-expose-headers", b"*"),
+        (b"vary", b"Origin"),
+    ]
+
+
+async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

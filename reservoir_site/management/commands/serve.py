@@ -1,0 +1,17 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from reservoir_site import server
+
+
+class Command(BaseCommand):
+    help = "Run Reservoir: start the database, bring it up to date, and serve until stopped."
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        say = self.stdout.write
+        server.prepare(say)
+        server.announce(say)
+        self.stdout.flush()
+        server.run()

@@ -1,0 +1,92 @@
+"""Serving: what is made ready before the first request, and the web server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+
+import uvicorn
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection
+
+from conversations.actions import interrupt_open_exchanges
+from conversations.embedders import make_embedder
+from proxy.providers import Providers
+from reservoir_site import database
+
+EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104
+MIGRATION_LOCK = 0x5265_7365  # of several servers that start at once, one migrates
+
+
+def prepare(say: Callable[[str], object]) -> None:
+    """Check the configuration, start and migrate the database, and make the first admin.
+
+    Raises ImproperlyConfigured or PostgresError, with the remedy.
+    """
+    try:
+        Providers.from_environment(os.environ)
+        make_embedder(
+            settings.RESERVOIR_EMBEDDER,
+            api_key=settings.RESERVOIR_EMBEDDER_KEY or None,
+            dimensions=settings.RESERVOIR_EMBEDDER_DIMENSIONS or None,
+        )
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
+    database.reach()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+            _make_first_admin(say)
+            interrupt_open_exchanges()
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
+    connection.close()
+
+
+def announce(say: Callable[[str], object]) -> None:
+    """Where to point an app, and where to look."""
+    host = settings.RESERVOIR_BIND if settings.RESERVOIR_BIND not in EVERYWHERE else "localhost"
+    root = f"http://{host}:{settings.RESERVOIR_PORT}"
+    say(f"Reservoir  {root}/v1/partition/{{partition}}/instance/{{instance}}")
+    say(f"Admin      {root}/admin/   (login: {settings.RESERVOIR_HOME / 'admin_login'})")
+    if settings.RESERVOIR_BIND not in ("127.0.0.1", "::1", "localhost"):
+        say(f"Listening on {settings.RESERVOIR_BIND}: everybody who reaches this port can read every partition.")
+
+
+def run() -> None:
+    """Serve until told to stop. SIGTERM lets running answers finish within RESERVOIR_SHUTDOWN_SECONDS."""
+    uvicorn.run(
+        "reservoir_site.asgi:application",
+        host=settings.RESERVOIR_BIND,
+        port=settings.RESERVOIR_PORT,
+        workers=settings.RESERVOIR_WORKERS if settings.RESERVOIR_WORKERS > 1 else None,
+        loop="auto",
+        lifespan="on",
+        ws="none",
+        access_log=False,  # ours has no query strings
+        log_config=None,
+        server_header=False,
+        date_header=False,  # the provider's is relayed
+        proxy_headers=False,
+        timeout_graceful_shutdown=settings.RESERVOIR_SHUTDOWN_SECONDS,
+        backlog=2048,
+    )
+
+
+def _make_first_admin(say: Callable[[str], object]) -> None:
+    users = get_user_model().objects
+    if users.exists():
+        return
+    password = secrets.token_urlsafe(12)
+    users.create_superuser("admin", password=password)
+    login = settings.RESERVOIR_HOME / "admin_login"
+    login.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    login.unlink(missing_ok=True)
+    login.touch(mode=0o600)
+    login.write_text(f"user admin\npassword {password}\n")
+    say(f"First start: admin login  user admin  password {password}")

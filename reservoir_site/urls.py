@@ -1,0 +1,25 @@
+"""Mounting only."""
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import path
+from django.views.defaults import page_not_found
+
+from proxy.api import api, not_found
+from reservoir_site.guard import API
+from reservoir_site.health import live, ready
+
+urlpatterns = [
+    path("", lambda request: redirect("admin:index")),
+    path("live", live),
+    path("ready", ready),
+    path("admin/", admin.site.urls),
+    path("", api.urls),
+]
+
+
+def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if request.path.startswith(API):
+        return not_found(request, exception)
+    return page_not_found(request, exception)

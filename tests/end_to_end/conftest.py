@@ -1,0 +1,82 @@
+"""The real server in front of the fake provider.
+
+server         one for the whole run; give every test its own scope, by `scope` or `client`
+start_server   starts more, to be killed, stopped or set differently; by default in a home of their own
+provider       what the servers ask; forgets everything between tests
+client         the real `openai` library, pointed at a fresh scope of `server`
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from tests.fake_provider import FakeProvider
+from tests.server import Server
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def session_provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(session_provider: FakeProvider) -> Iterator[FakeProvider]:
+    """The provider, with nothing scripted and nothing received."""
+    session_provider.reset()
+    yield session_provider
+    assert not session_provider.errors, session_provider.errors
+
+
+@pytest.fixture(scope="session")
+def session_server(session_provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("reservoir"), session_provider.base_url) as server:
+        yield server
+
+
+@pytest.fixture
+def server(session_server: Server, provider: FakeProvider) -> Server:
+    """The server that all tests share. Leave it running."""
+    assert session_server.is_running, f"A test before this one ended the shared server.\n{session_server.log}"
+    return session_server
+
+
+@pytest.fixture
+def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer]:
+    """Start a server of the test's own; all are stopped after it.
+
+    `settings` are environment variables. `home` may be that of another server, to share its PostgreSQL.
+    """
+    with ExitStack() as servers:
+
+        def start(
+            settings: Mapping[str, str] | None = None,
+            *,
+            home: Path | None = None,
+            database_url: str | None = None,
+        ) -> Server:
+            home = home or tmp_path / "reservoir"
+            return servers.enter_context(Server(home, provider.base_url, database_url=database_url, settings=settings))
+
+        yield start
+
+
+@pytest.fixture
+def scope() -> tuple[str, str]:
+    """A partition and an instance that no other test uses."""
+    return f"partition-{uuid.uuid4().hex[:12]}", "my-application"
+
+
+@pytest.fixture
+def client(server: Server, scope: tuple[str, str]) -> Iterator[OpenAI]:
+    """The real library, its base URL a fresh scope of the shared server."""
+    with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=30) as client:
+        yield client

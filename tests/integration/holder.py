@@ -1,0 +1,11 @@
+"""Holds the embedded PostgreSQL of a home in a process of its own, until its standard input ends."""
+
+import sys
+from pathlib import Path
+
+from reservoir_site.postgres import EmbeddedPostgres
+
+if __name__ == "__main__":
+    EmbeddedPostgres(Path(sys.argv[1])).hold()
+    print("holding", flush=True)
+    sys.stdin.read()  # and then an ordinary exit, with nobody calling release()

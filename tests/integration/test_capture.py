@@ -1,0 +1,223 @@
+"""Whatever a client resends, each turn is kept once. Real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from conversations import actions
+from conversations.capture import turn
+from conversations.models import Exchange, Instance, Message
+from conversations.querysets import Scope
+
+pytestmark = pytest.mark.django_db
+
+SCOPE = Scope("tests", "capture")
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def ask(messages: Sequence[dict[str, Any]], scope: Scope = SCOPE) -> actions.Asked:
+    asked = actions.Asked(
+        trace_id=uuid.uuid4(),
+        scope=scope,
+        created=timezone.now(),
+        model="gpt-4",
+        provider="openai",
+        streamed=False,
+        turns=tuple(turn(json.dumps(message), message) for message in messages),
+    )
+    actions.open_exchange(asked=asked)
+    return asked
+
+
+def answer(asked: actions.Asked, *texts: str, ended: str = Exchange.Ended.ANSWERED) -> None:
+    turns = tuple(turn(json.dumps(assistant(text)), assistant(text)) for text in texts)
+    actions.close_exchange(
+        asked=asked, answered=actions.Answered(finished=timezone.now(), ended=ended, status=200, turns=turns)
+    )
+
+
+def exchange(messages: Sequence[dict[str, Any]], *texts: str, ended: str = Exchange.Ended.ANSWERED) -> None:
+    answer(ask(messages), *texts, ended=ended)
+
+
+def kept(**where: Any) -> list[str]:
+    messages = Message.objects.in_scope(SCOPE).filter(**where).order_by("id")
+    return list(messages.values_list("content", flat=True))
+
+
+WHOLE = [user("one"), assistant("a"), user("two"), assistant("b"), user("three"), assistant("c")]
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 100])
+def test_the_same_history_is_left_however_much_of_it_is_resent(window: int) -> None:
+    for end in (1, 3, 5):
+        exchange(WHOLE[max(0, end - window) : end], WHOLE[end]["content"])
+    assert kept() == ["one", "a", "two", "b", "three", "c"]
+    assert kept(abandoned=True) == []
+
+
+def test_a_client_that_leaves_the_answers_out_leaves_the_same_history_too() -> None:
+    exchange([user("one")], "a")
+    exchange([user("one"), user("two")], "b")
+    exchange([user("one"), user("two"), user("three")], "c")
+    assert kept() == ["one", "a", "two", "b", "three", "c"]
+    assert kept(abandoned=True) == []
+
+
+def test_a_sentence_said_twice_is_two_turns() -> None:
+    exchange([user("yes")], "a")
+    exchange([user("yes")], "b")
+    assert kept() == ["yes", "a", "yes", "b"]
+
+
+def test_a_sentence_said_twice_in_a_resent_history_is_two_turns() -> None:
+    exchange([user("yes")], "a")
+    exchange([user("yes"), assistant("a"), user("yes")], "b")
+    exchange([user("yes"), assistant("a"), user("yes"), assistant("b"), user("yes")], "c")
+    assert kept() == ["yes", "a", "yes", "b", "yes", "c"]
+
+
+@pytest.mark.parametrize("ended", [Exchange.Ended.FAILED, Exchange.Ended.GONE, Exchange.Ended.INTERRUPTED])
+def test_the_same_question_after_an_unfinished_exchange_is_a_retry(ended: str) -> None:
+    exchange([user("one")], ended=ended)
+    exchange([user("one")], "a")
+    assert kept() == ["one", "a"]
+
+
+def test_a_retry_after_a_partial_answer_abandons_the_partial_answer() -> None:
+    exchange([user("one")], "a bro", ended=Exchange.Ended.CUT)
+    exchange([user("one")], "a whole answer")
+    assert kept() == ["one", "a bro", "a whole answer"]
+    assert kept(abandoned=True) == ["a bro"]
+    assert kept(partial=True) == ["a bro"]
+
+
+def test_a_question_that_is_being_answered_is_not_taken_for_a_retry() -> None:
+    first, second = ask([user("ping")]), ask([user("ping")])
+    answer(first, "a")
+    answer(second, "b")
+    assert kept() == ["ping", "ping", "a", "b"]
+
+
+def test_an_edited_question_is_a_fork_and_the_old_branch_is_abandoned() -> None:
+    exchange([user("one")], "a")
+    exchange([user("one"), assistant("a"), user("two")], "b")
+    exchange([user("one"), assistant("a"), user("two, edited")], "c")
+    assert kept() == ["one", "a", "two", "b", "two, edited", "c"]
+    assert kept(abandoned=True) == ["two", "b"]
+
+
+def test_going_back_to_an_abandoned_branch_brings_it_to_life() -> None:
+    exchange([user("one")], "a")
+    exchange([user("one"), assistant("a"), user("two")], "b")
+    exchange([user("one"), assistant("a"), user("two, edited")], "c")
+    exchange([user("one"), assistant("a"), user("two"), assistant("b"), user("three")], "d")
+    assert kept(abandoned=False) == ["one", "a", "two", "b", "three", "d"]
+    assert kept(abandoned=True) == ["two, edited", "c"]
+
+
+def test_an_answer_asked_for_again_replaces_the_first() -> None:
+    exchange([user("one")], "a")
+    exchange([user("one"), assistant("a"), user("two")], "b")
+    exchange([user("one"), assistant("a"), user("two")], "b again")
+    assert kept() == ["one", "a", "two", "b", "b again"]
+    assert kept(abandoned=True) == ["b"]
+
+
+def test_of_several_choices_the_one_that_the_client_goes_on_with_lives() -> None:
+    exchange([user("one")], "a", "b")
+    assert kept(abandoned=True) == []
+    exchange([user("one"), assistant("b"), user("two")], "c")
+    assert kept() == ["one", "a", "b", "two", "c"]
+    assert kept(abandoned=True) == ["a"]
+
+
+def test_a_window_whose_head_is_a_summary_repeats_nothing() -> None:
+    for end in (1, 3, 5):
+        exchange(WHOLE[:end], WHOLE[end]["content"])
+    exchange([user("In short: one, two."), *WHOLE[3:], user("four")], "d")
+    assert kept() == ["one", "a", "two", "b", "three", "c", "In short: one, two.", "four", "d"]
+
+
+def test_two_conversations_that_begin_alike_do_not_abandon_each_other() -> None:
+    for _ in range(2):
+        exchange([user("hello")], "hi")
+    exchange([user("hello"), assistant("hi"), user("cats")], "meow")
+    exchange([user("hello"), assistant("hi"), user("dogs")], "woof")
+    assert kept(abandoned=True) == []
+
+
+def test_an_answer_is_recognised_however_the_client_spells_it() -> None:
+    exchange([user("one")], "a")
+    spelled = {"role": "assistant", "content": [{"type": "text", "text": " a\n"}], "refusal": None, "audio": None}
+    exchange([user("one"), spelled, user("two")], "b")
+    assert kept() == ["one", "a", "two", "b"]
+
+
+def test_tool_calls_and_their_results_are_kept_once() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "42"}
+    first = ask([user("one")])
+    actions.close_exchange(
+        asked=first,
+        answered=actions.Answered(
+            finished=timezone.now(),
+            ended=Exchange.Ended.ANSWERED,
+            turns=(turn(json.dumps(calling), calling),),
+        ),
+    )
+    exchange([user("one"), calling, result], "It is 42.")
+    exchange([user("one"), calling, result, assistant("It is 42."), user("thanks")], "welcome")
+    assert kept() == ["one", "", "42", "It is 42.", "thanks", "welcome"]
+
+
+def test_what_postgresql_cannot_hold_is_kept_in_the_payload_and_replaced_in_the_text() -> None:
+    message = {"role": "user", "content": "nul \x00 and half \ud83d a pair"}
+    exchange([message], "a")
+    stored = Message.objects.in_scope(SCOPE).get(role="user")
+    assert stored.content == "nul \ufffd and half \ufffd a pair"
+    assert json.loads(stored.payload) == message
+
+
+def test_opening_and_closing_twice_is_once() -> None:
+    asked = ask([user("one")])
+    actions.open_exchange(asked=asked)
+    answer(asked, "a")
+    answer(asked, "a")
+    assert kept() == ["one", "a"]
+    assert Instance.objects.get().message_count == 2
+    assert Instance.objects.get().exchange_count == 1
+
+
+def test_history_never_crosses_an_instance() -> None:
+    exchange([user("one")], "a")
+    other = Scope("tests", "other")
+    ask([user("one"), assistant("a"), user("two")], other)
+    assert Message.objects.in_scope(other).count() == 3
+    assert kept() == ["one", "a"]
+
+
+def test_a_long_history_that_was_never_seen_is_kept_in_order() -> None:
+    exchange([m for i in range(300) for m in (user(f"q{i}"), assistant(f"a{i}"))] + [user("last")], "z")
+    assert kept() == [t for i in range(300) for t in (f"q{i}", f"a{i}")] + ["last", "z"]
+
+
+def test_the_same_message_a_thousand_times_is_stored_swiftly_and_once() -> None:
+    history = [m for _ in range(500) for m in (user("x"), assistant("y"))]
+    exchange([*history, user("x")], "y")
+    exchange([*history, user("x"), assistant("y"), user("x")], "y")
+    assert Message.objects.in_scope(SCOPE).count() == 1004

