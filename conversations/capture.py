@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def turn(raw: str, payload: Mapping[str, Any]) -> Turn:
     """A message of the API made ready for the store."""
     name = payload.get("name")
     return Turn(
-        role=str(payload.get("role") or "")[:16],
+        role=storable(str(payload.get("role") or ""))[:16],
         name=storable(name)[:200] if isinstance(name, str) else "",
         content=plain_text(payload),
         payload=raw,
@@ -50,6 +51,21 @@ def turn(raw: str, payload: Mapping[str, Any]) -> Turn:
 def storable(text: str) -> str:
     """The text with what cannot be stored replaced by U+FFFD."""
     return UNSTORABLE.sub("\ufffd", text)
+
+
+def storable_json(value: Any) -> Any:
+    """A JSON value from outside as PostgreSQL's jsonb can hold it: no NUL, no half pairs, no NaN."""
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable(str(key)): storable_json(item) for key, item in value.items()}
+        case list():
+            return [storable_json(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:

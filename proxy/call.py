@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from proxy.errors import BadRequest
@@ -16,6 +18,10 @@ from proxy.upstream import Headers
 
 NAME_LENGTH = 200
 CHUNK = 2**16
+QUICKLY_DONE = 2**18  # bytes of a request that is taken apart, counted and put together in a few milliseconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
 CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
 
 
@@ -56,6 +62,12 @@ class Call:
         budget = _budget(ours.get(b"x-reservoir-budget", ""), budget)
         return cls(method, wishes, budget, headers, query, body, size, closing)
 
+    async def think(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work that takes longer the larger the request: beside the event loop, where it takes too long."""
+        if self.size < QUICKLY_DONE:
+            return work(*args, **kwargs)
+        return await asyncio.to_thread(work, *args, **kwargs)
+
     def read(self) -> bytes:
         """The whole body."""
         self.body.seek(0)
@@ -66,6 +78,10 @@ class Call:
         self.body.seek(0)
         while chunk := self.body.read(CHUNK):
             yield chunk
+
+    def with_body(self, body: bytes) -> Call:
+        """The same with another body."""
+        return replace(self, body=BytesIO(body), size=len(body))
 
     def model(self, parse_limit: int) -> str:
         """The model that a JSON body names; empty where there is none."""

@@ -65,6 +65,7 @@ class Turn:
 
     id: int
     message: ChatMessage
+    created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,24 +187,38 @@ def decode(body: bytes) -> Chat:
     return Chat(text, fields, messages, span, spans.get("model"))
 
 
+def rename_model(body: bytes, model: str) -> bytes:
+    """A JSON object with another value for its `model`, all else to the byte as it was.
+
+    Raises BadRequest or ValueError for what is no JSON object.
+    """
+    text = body.decode()
+    start, end = _object_with_spans(text)[1]["model"]
+    return f"{text[:start]}{json.dumps(model)}{text[end:]}".encode()
+
+
 def decode_reply(body: bytes) -> Reply:
     """The answer of a call that was not streamed; an empty Reply for what is no such answer."""
     try:
-        text = body.decode()
-        fields = json.loads(text)
+        fields = json.loads(body.decode(), parse_constant=lambda name: None)
         choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]
         choices.sort(key=lambda choice: choice.get("index") or 0)
     except (ValueError, RecursionError, AttributeError, TypeError):
         return Reply()
     usage, model = fields.get("usage"), fields.get("model")
     return Reply(
-        messages=tuple(ChatMessage.make({"role": "assistant"} | choice["message"]) for choice in choices),
+        messages=tuple(ChatMessage.make(_answer(choice["message"])) for choice in choices),
         finish_reasons=tuple(str(choice.get("finish_reason") or "") for choice in choices),
         model=model if isinstance(model, str) else "",
         usage=usage if isinstance(usage, dict) else None,
         error=fields.get("error"),
         complete=bool(choices),
     )
+
+
+def _answer(payload: Json) -> Json:
+    """An answer's message, in the order that it came; one that names no role is the assistant's."""
+    return payload if isinstance(payload.get("role"), str) else payload | {"role": "assistant"}
 
 
 def _checked(payload: Any, index: int) -> Json:

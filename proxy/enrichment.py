@@ -112,6 +112,11 @@ def pack(memories: Sequence[Memory], budget: int, count: Count) -> Packed:
     return Packed(dropped=dropped)
 
 
+def note_tokens(memory: Memory, count: Count) -> int:
+    """Tokens of a memory's own lines in the block."""
+    return count(_note(memory) + "\n")
+
+
 def messages_to_add(additions: Additions, block: str, memory_role: MemoryRole) -> tuple[ChatMessage, ...]:
     """The messages that a request gains: the turns, oldest first, then the block."""
     messages = [turn.message for turn in as_turns(additions.turns)]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from proxy.chat import Additions, Chat
-from proxy.enrichment import Count, MemoryRole, enrich, messages_to_add, pack, render, splice
+from proxy.chat import Additions, Chat, ChatMessage, Turn
+from proxy.enrichment import Count, MemoryRole, as_turns, enrich, messages_to_add, pack, render, splice
 from proxy.window import Limit, fit, message_tokens
+
+
+class Reused(NamedTuple):
+    """What was injected when this user message was first asked: JSON texts, ids of stored messages, tokens."""
+
+    messages: tuple[str, ...]
+    shown: tuple[int, ...]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,7 @@ def inject(
     chat: Chat,
     additions: Additions,
     *,
+    reused: Reused | None,
     budget: int,
     role: MemoryRole,
     limit: Limit,
@@ -33,10 +44,18 @@ def inject(
 ) -> Injection:
     """Put into the chat the turns, and the memories that the budget and the window have room for.
 
-    `window` is the one to assume where the limit is not known.
+    `window` is the one to assume where the limit is not known. `reused` is put in as it is, or, where the
+    window has no room for all of it, not at all.
     """
+    if reused is not None:
+        again = tuple(Turn(0, ChatMessage(raw, json.loads(raw))) for raw in reused.messages)
+        fitted = fit(chat, Additions(again), limit, count, render=render, default_window=window)
+        if fitted.additions.turns != again:
+            return Injection(fitted.chat)
+        return Injection(splice(fitted.chat, reused.messages), *reused)
     packed = pack(additions.memories, budget, count)
-    fitted = fit(chat, Additions(additions.turns, packed.kept), limit, count, render=render, default_window=window)
+    offered = Additions(as_turns(additions.turns), packed.kept)
+    fitted = fit(chat, offered, limit, count, render=render, default_window=window)
     turns, kept = fitted.additions.turns, fitted.additions.memories
     added = messages_to_add(fitted.additions, fitted.block, role)
     return Injection(
@@ -46,8 +65,3 @@ def inject(
         tokens=sum(message_tokens(message.payload, count) for message in added),
         reasons={**packed.dropped, **fitted.dropped},
     )
-
-
-def inject_again(chat: Chat, messages: tuple[str, ...], shown: tuple[int, ...], tokens: int) -> Injection:
-    """What was sent for the same user message before, byte for byte (in a tool loop)."""
-    return Injection(splice(chat, messages), messages, shown, tokens)

@@ -37,10 +37,12 @@ from conversations.embedders.pieces import Piece
 from conversations.models import Exchange, Message
 from conversations.models import Ledger as KeptLedger
 from conversations.querysets import Scope
-from conversations.recall import Candidate, recall
+from conversations.recall import CANDIDATES, Candidate, recall
 from proxy.chat import Additions, Chat, ChatMessage, Json, Memory, Reply, Turn
-from proxy.injection import Injection
+from proxy.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
+from proxy.injection import Injection, Reused
 from proxy.providers import Target
+from proxy.window import WINDOW
 
 __all__ = ["Door", "Ended", "Recollection", "Record", "Result", "Scope", "Wishes"]
 
@@ -65,14 +67,7 @@ class Wishes(NamedTuple):
     scope: Scope
     recall: bool
     store: bool
-
-
-class Reused(NamedTuple):
-    """What was injected when this user message was first asked: JSON texts, ids of stored messages, tokens."""
-
-    messages: tuple[str, ...]
-    shown: tuple[int, ...]
-    tokens: int
+    candidates: int = CANDIDATES  # how many messages to consider
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +141,15 @@ class Door:
         """What the scope knows that matters for the chat's last user message, within the deadline."""
         if chat.last_user is None:
             return Recollection("on")
-        work = partial(self._recall, wishes.scope, chat, count)
+        work = partial(
+            look,
+            self.embedder,
+            scope=wishes.scope,
+            chat=chat,
+            count=count,
+            candidates=wishes.candidates,
+            milliseconds=settings.RESERVOIR_RECALL_DEADLINE_MS,
+        )
         future = asyncio.get_running_loop().run_in_executor(self._recalling, work)
         try:
             async with asyncio.timeout(settings.RESERVOIR_RECALL_DEADLINE_MS / 1000):
@@ -156,23 +159,6 @@ class Door:
         except Exception as error:
             log.error("recall for %s failed and was left out (%s)", wishes.trace_id, _named(error))
         return Recollection("degraded")
-
-    def _recall(self, scope: Scope, chat: Chat, count: Count) -> Recollection:
-        if chat.in_tool_loop and (kept := _on_database(lambda: _sent_before(scope, chat))):
-            return Recollection("on", reused=Reused(tuple(kept.injected), tuple(kept.message_ids), kept.tokens))
-        last = chat.last_user
-        assert last is not None
-        question = capture.plain_text(chat.messages[last].payload)
-        state, vector, model = "on", None, ""
-        if question.strip():
-            try:
-                embedder = self.embedder()
-                vector, model = embedder.embed([question]), embedder.name
-            except EmbedderError as error:
-                log.warning("recall goes by words alone: %s", error)
-                state = "degraded"
-        found = _on_database(lambda: _look_up(scope, chat, question, vector, model, count))
-        return replace(found, state=state)
 
     async def health(self) -> dict[str, str | None]:
         """Each part and what is wrong with it, None for nothing."""
@@ -213,11 +199,12 @@ class Record:
             trace_id=wishes.trace_id,
             scope=wishes.scope,
             created=timezone.now(),
-            model=target.model,
+            model=capture.storable(target.model),
             provider=target.provider.name,
             streamed=chat.stream,
         )
         self._opening: asyncio.Future[None] | None = None
+        self._finished = False
         self._shown = self._tokens = 0
 
     async def recall(self) -> Recollection:
@@ -250,17 +237,18 @@ class Record:
 
     async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
         """Store what came back, and wait until that is committed. Goes on when the waiting task is cancelled."""
-        if self._opening is None:
+        if self._opening is None or self._finished:
             return
+        self._finished = True
         usage = result.reply.usage or {}
         answered = actions.Answered(
             finished=timezone.now(),
             ended=result.ended,
             status=result.status,
             turns=tuple(capture.turn(m.raw, m.payload) for m in result.reply.messages if _says_anything(m)),
-            finish_reason=",".join(filter(None, result.reply.finish_reasons))[:100],
+            finish_reason=capture.storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
             error=capture.storable(result.error),
-            usage=usage,
+            usage=capture.storable_json(usage),
             cost=cost(usage),
             timings=timings(),
         )
@@ -285,7 +273,7 @@ class Record:
             turns=tuple(capture.turn(m.raw, m.payload) for m in messages if not m.is_system),
             prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
             parameters=self._chat.without_messages(),
-            ledger=_ledger(self._chat, self._recalled, injection) if self._wishes.recall else None,
+            ledger=_ledger(self._chat, self._recalled, injection, self._count) if self._wishes.recall else None,
         )
         exchange = actions.open_exchange(asked=self._asked, count=self._count)
         vector, question = self._recalled.vector, self._recalled.question
@@ -306,41 +294,70 @@ def _says_anything(message: ChatMessage) -> bool:
     )
 
 
-def _ledger(chat: Chat, recalled: Recollection, injection: Injection) -> actions.Ledger:
-    """Every candidate with its ranks and scores, and whether and why it is shown."""
-    shown = set(injection.shown)
-    offered = {memory.id for memory in recalled.additions.memories}
-    entries: list[Json] = [
-        {
-            "id": turn.id,
-            "arm": "latest",
-            "kept": turn.id in shown,
-            "why": injection.reasons.get(turn.id, "one of the latest turns"),
-        }
-        for turn in recalled.additions.turns
-    ]
-    for candidate in recalled.candidates:
-        why = "relevant" if candidate.id in shown else "already in the request"
-        if candidate.id in offered:
-            why = injection.reasons.get(candidate.id, why)
-        entries.append(
-            {
-                "id": candidate.id,
-                "arm": "recall",
-                "score": round(candidate.score, 4),
-                "vector": [candidate.vector_rank, round(candidate.vector_score, 4)],
-                "words": [candidate.word_rank, round(candidate.word_score, 4)],
-                "kept": candidate.id in shown,
-                "why": why,
-            }
-        )
+def _ledger(chat: Chat, recalled: Recollection, injection: Injection, count: Count) -> actions.Ledger:
     return actions.Ledger(
         key=_key(chat),
-        candidates=tuple(entries),
+        candidates=tuple(entries(recalled, injection, count)),
         injected=injection.messages,
         message_ids=injection.shown,
         tokens=injection.tokens,
     )
+
+
+# Why a message is not shown, for readers who have never seen the code.
+REASONS = {
+    BUDGET: "left out: no room for it in the budget for memories",
+    DUPLICATE: "left out: the same text is shown already",
+    EMPTY: "left out: it has no text that could be shown",
+    WINDOW: "left out: the request would not have fitted the model's window",
+}
+
+
+def entries(recalled: Recollection, injection: Injection, count: Count) -> list[Json]:
+    """The ledger: every message that was considered, the latest turns first, then the recalled ones, best first.
+
+    Each has its id, where it came from, whether it is shown and why; a recalled one its score, each arm's rank
+    (from 1) and score, which piece of its text (offsets) is meant, and the tokens it takes in the block.
+    """
+    shown = set(injection.shown)
+    turns = recalled.additions.turns
+    found: list[Json] = [
+        {
+            "id": turn.id,
+            "arm": "latest",
+            "tokens": count(str(turn.message.payload["content"])),
+            "kept": turn.id in shown,
+            "why": REASONS.get(injection.reasons.get(turn.id, ""), "shown: one of the latest messages"),
+        }
+        for turn in turns
+    ]
+    latest = {turn.id for turn in turns}
+    offered = {memory.id: memory for memory in recalled.additions.memories}
+    for candidate in recalled.candidates:
+        if candidate.id in shown:
+            why = "shown: relevant"
+        elif candidate.id in latest:
+            why = "not repeated: it is among the latest messages, which are added as turns"
+        elif candidate.id in offered:
+            why = REASONS.get(injection.reasons.get(candidate.id, ""), "left out")
+        else:
+            why = "not repeated: the request holds it already"
+        memory = offered.get(candidate.id) or as_memory(candidate)
+        found.append(
+            {
+                "id": candidate.id,
+                "arm": "recall",
+                "score": round(candidate.score, 4),
+                "arms": {
+                    "vector": {"rank": candidate.vector_rank, "score": round(candidate.vector_score, 4)},
+                    "words": {"rank": candidate.word_rank, "score": round(candidate.word_score, 4)},
+                },
+                "tokens": note_tokens(memory, count),
+                "kept": candidate.id in shown,
+                "why": why,
+            }
+        )
+    return found
 
 
 def _key(chat: Chat) -> bytes:
@@ -359,6 +376,36 @@ def _sent_before(scope: Scope, chat: Chat) -> KeptLedger | None:
     return ledgers.order_by("-pk").first()
 
 
+def look(
+    embedder: Callable[[], Embedder],
+    *,
+    scope: Scope,
+    chat: Chat,
+    count: Count,
+    candidates: int = CANDIDATES,
+    milliseconds: int = 0,
+) -> Recollection:
+    """What the scope knows that matters for the chat's last user message, which there must be. Blocks.
+
+    The server gives up a query after `milliseconds` (0: never). Raises django.db.Error.
+    """
+    if chat.in_tool_loop and (kept := _on_database(lambda: _sent_before(scope, chat))):
+        return Recollection("on", reused=Reused(tuple(kept.injected), tuple(kept.message_ids), kept.tokens))
+    last = chat.last_user
+    assert last is not None
+    question = capture.plain_text(chat.messages[last].payload)
+    state, vector, model = "on", None, ""
+    if question.strip():
+        try:
+            used = embedder()
+            vector, model = used.embed([question]), used.name
+        except EmbedderError as error:
+            log.warning("recall goes by words alone: %s", error)
+            state = "degraded"
+    asked = partial(_look_up, scope, chat, question, vector, model, count, candidates, milliseconds)
+    return replace(_on_database(asked), state=state)
+
+
 def _look_up(
     scope: Scope,
     chat: Chat,
@@ -366,25 +413,35 @@ def _look_up(
     vector: Vectors | None,
     model: str,
     count: Count,
+    limit: int,
+    milliseconds: int,
 ) -> Recollection:
     """The database's part of recall: one transaction that the server gives up when the deadline has passed."""
     present = {capture.digest(message.payload) for message in chat.messages}
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {settings.RESERVOIR_RECALL_DEADLINE_MS:d}")
+            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
         turns = () if chat.has_history else _latest_turns(scope, present, count)
         candidates = recall(
-            scope=scope, query=question, vector=None if vector is None else vector[0].tolist(), model=model
+            scope=scope,
+            query=question,
+            vector=None if vector is None else vector[0].tolist(),
+            model=model,
+            limit=limit,
         )
     shown = present | {capture.digest(turn.message.payload) for turn in turns}
-    memories = tuple(
-        Memory(c.id, c.role, c.name, c.created, c.content, c.score) for c in candidates if c.digest not in shown
-    )
     return Recollection(
-        additions=Additions(turns, memories),
+        additions=Additions(turns, tuple(as_memory(c) for c in candidates if c.digest not in shown)),
         candidates=tuple(candidates),
         vector=vector,
         question=question,
+    )
+
+
+def as_memory(candidate: Candidate) -> Memory:
+    """A candidate as it would be shown to the model."""
+    return Memory(
+        candidate.id, candidate.role, candidate.name, candidate.created, candidate.content, candidate.score
     )
 
 
@@ -393,13 +450,13 @@ def _latest_turns(scope: Scope, present: set[bytes], count: Count) -> tuple[Turn
     left = settings.RESERVOIR_RECENT_TOKENS
     turns: list[Turn] = []
     rows = Message.objects.in_scope(scope).recallable().recent(settings.RESERVOIR_RECENT_MESSAGES)
-    for row in rows.values("id", "role", "name", "content", "digest"):
+    for row in rows.values("id", "role", "name", "content", "created", "digest"):
         left -= count(row["content"]) + 4
         if left < 0:
             break
         if bytes(row["digest"]) not in present:
             payload = {"role": row["role"], "content": row["content"]} | ({"name": row["name"]} if row["name"] else {})
-            turns.insert(0, Turn(row["id"], ChatMessage.make(payload)))
+            turns.insert(0, Turn(row["id"], ChatMessage.make(payload), row["created"]))
     while turns and turns[0].message.role != "user":
         turns.pop(0)
     return tuple(turns)

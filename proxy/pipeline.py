@@ -10,9 +10,9 @@ from django.conf import settings
 
 from proxy import relay, tokens
 from proxy.call import Call
-from proxy.chat import decode
+from proxy.chat import decode, rename_model
 from proxy.errors import ProviderError
-from proxy.injection import inject, inject_again
+from proxy.injection import inject
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 from proxy.window import Limit, admit
@@ -30,27 +30,26 @@ class Outcome:
 async def complete(call: Call, run: Runtime) -> Outcome:
     """A chat completion: recall what matters for it, add that, ask, relay the answer, remember both."""
     watch = relay.Stopwatch()
-    chat = decode(call.read())
+    chat = await call.think(decode, call.read())
     target = run.providers.select(chat.model)
     counter = tokens.counter(target.model)
     limit = Limit(run.providers.window(target), counter.exact)
-    admit(chat, limit, counter.count)
+    await call.think(admit, chat, limit, counter.count)
 
     memory = run.memory.begin(wishes=call.wishes, chat=chat, target=target, count=counter.count)
     recalled = await memory.recall()
     watch.lap("recall")
-    if recalled.reused is not None:
-        injection = inject_again(chat, *recalled.reused)
-    else:
-        injection = inject(
-            chat,
-            recalled.additions,
-            budget=call.budget,
-            role=target.provider.memory_role,
-            limit=limit,
-            window=settings.RESERVOIR_DEFAULT_WINDOW,
-            count=counter.count,
-        )
+    injection = await call.think(
+        inject,
+        chat,
+        recalled.additions,
+        reused=recalled.reused,
+        budget=call.budget,
+        role=target.provider.memory_role,
+        limit=limit,
+        window=settings.RESERVOIR_DEFAULT_WINDOW,
+        count=counter.count,
+    )
     watch.lap("enrich")
 
     memory.remember_question(injection)  # while the provider thinks
@@ -78,9 +77,12 @@ async def complete(call: Call, run: Runtime) -> Outcome:
 
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     """Anything else that the provider's API offers, untouched and in constant memory."""
-    provider = run.providers.select(call.model(settings.RESERVOIR_BODY_LIMIT)).provider
-    headers = outgoing(call.headers, key=provider.key, parsed=False, size=call.size)
-    url = address(provider.base_url, rest, call.query)
+    model = call.model(settings.RESERVOIR_BODY_LIMIT)
+    target = run.providers.select(model)
+    if target.model != model:
+        call = call.with_body(rename_model(call.read(), target.model))
+    headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
+    url = address(target.provider.base_url, rest, call.query)
     answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")
     call.closing.push_async_callback(answer.close)
     return Outcome(answer.status, relayed(answer.headers), answer.chunks())

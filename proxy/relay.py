@@ -12,7 +12,7 @@ from proxy.chat import decode_reply
 from proxy.errors import ProviderError
 from proxy.memory import Ended, Result
 from proxy.providers import Providers, Target
-from proxy.sse import StreamCopy, error_frame
+from proxy.sse import StreamCopy
 from proxy.upstream import Answer
 
 Remember = Callable[[Result], Awaitable[None]]
@@ -62,10 +62,8 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
         if not remembered:
             await remember(_streamed(answer, copy, broken, left=False))
             remembered = True
-        if tail := b"" if decoder.active else copy.release():
-            yield tail
-        if broken:
-            yield b"\n\n" + error_frame(broken.body())
+        if tail := copy.fail(broken) if broken else copy.release():
+            yield tail if not decoder.active else b""
     finally:
         if not remembered:
             await remember(_streamed(answer, copy, broken, left=left))

@@ -96,6 +96,8 @@ class Answer:
             async for chunk in self._response.aiter_raw():
                 yield chunk
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            if rest := _received(self._response):
+                yield rest
             raise _translated(error) from error
 
     async def read(self) -> bytes:
@@ -141,6 +143,12 @@ class Upstream:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _received(response: httpx.Response) -> bytes:
+    """What had arrived when a connection broke: aiohttp raises before it hands that out."""
+    content = response.stream._stream._aiohttp_response.content  # type: ignore[union-attr]
+    return bytes(content._read_nowait(-1)) if content._buffer else b""
 
 
 def _translated(error: Exception) -> ProviderError:

@@ -197,6 +197,16 @@ def test_a_memory_that_is_too_long_makes_room_for_less_relevant_ones() -> None:
     assert packed.dropped == {2: BUDGET}
 
 
+def test_a_budget_is_used_to_its_last_token() -> None:
+    def words(text: str) -> int:
+        return len(text.split())
+
+    found = [memory(1, "a b"), memory(2, "c d"), memory(3, "e f", minutes=24 * 60)]
+    all_of_it = words(render(found)) + 4
+    assert pack(found, all_of_it, words).kept == tuple(found)
+    assert pack(found, all_of_it - 1, words).kept == tuple(found[:2])
+
+
 def test_a_text_that_stands_twice_is_kept_once() -> None:
     packed = pack([memory(1, "Same  text"), memory(2, "Same text\n"), memory(3, "other"), memory(4, " ")], 500, count)
     assert [m.id for m in packed.kept] == [1, 3]

@@ -75,6 +75,7 @@ STREAMS = {
     "comments and fields": b": hello\nevent: message\nid: 7\nretry: 10\n" + TEXT_STREAM + b": bye\n\n",
     "raw UTF-8": b'data: {"choices":[{"index":0,"delta":{"content":"\xf0\x9f\x91\x8b \xc3\xbc"}}]}\n\n' + DONE,
     "only the end, after a byte order mark": b"\xef\xbb\xbfdata:[DONE]",
+    "CRLF within an event": b'data: {"choices":\r\ndata: [{"delta":{"content":"Hi"}}]}\r\n\r\n' + DONE,
     "no end": TEXT_STREAM.removesuffix(DONE),
 }
 
@@ -239,6 +240,19 @@ def test_a_line_beginning_is_held_only_as_long_as_it_may_become_the_end() -> Non
     assert copy.held == b"data: "
     assert copy.feed(b"{") == b"data: {"
     assert copy.held == b""
+
+
+def test_a_line_of_nothing_but_spaces_is_not_held_without_end() -> None:
+    copy = StreamCopy()
+    out = b"".join(copy.feed(part) for part in [b"data:"] + [b" "] * 1000)
+    assert out + copy.held == b"data:" + b" " * 1000
+    assert len(copy.held) <= 32
+
+
+def test_nothing_is_no_complete_answer() -> None:
+    copy = StreamCopy()
+    copy.close()
+    assert copy.reply() == Reply()
 
 
 def test_a_terminal_event_without_a_line_end_counts_when_the_stream_has_ended() -> None:
@@ -459,6 +473,14 @@ def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: 
     reply = copy.reply()
     assert reply.messages[0].payload["content"] == "x" * 9000
     assert reply.finish_reasons == ("stop",)
+
+
+def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "COPY_LIMIT", 2000)
+    stream = [chunk(delta(content=text)) for text in ("start", "x" * 3000, "end")]
+    assert payload_of(*stream)["content"] == "start"
 
 
 def test_an_event_that_is_too_large_is_left_out_and_the_next_one_is_read(

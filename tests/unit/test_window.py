@@ -200,6 +200,7 @@ wild_messages = st.lists(
     st.fixed_dictionaries({}, optional={"tools": tools, "functions": tools, "response_format": json_values}),
 )
 @example([{"role": "user"}], {})
+@example([{"role": "user", "content": "\N{WAVING HAND SIGN}" * 50}], {})
 @example([{"role": "user"}], {"tools": [{"name": ""}]})
 def test_bytes_are_an_upper_bound_of_tokens(messages: list[dict[str, Any]], fields: dict[str, Any]) -> None:
     body = json.dumps({"messages": messages} | fields, ensure_ascii=False, separators=(",", ":"))

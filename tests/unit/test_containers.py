@@ -1,0 +1,119 @@
+"""What can be checked of Dockerfile and docker-compose.yml without a Docker engine."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.unit.test_docs import settings_read
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DATABASE, APP = COMPOSE["services"]["database"], COMPOSE["services"]["app"]
+IMAGES_OWN = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PATH"}
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and their arguments, continued lines joined."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
+    parts = (line.partition(" ") for line in text.splitlines() if line.strip())
+    return [(name, rest.strip()) for name, _, rest in parts]
+
+
+def arguments(instruction: str) -> list[str]:
+    return [rest for name, rest in instructions() if name == instruction]
+
+
+def ignored(path: str) -> bool:
+    """Whether .dockerignore keeps a top-level path from the builder: the last line that fits decides."""
+    verdict = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#") and fnmatch.fnmatch(path, line.removeprefix("!")):
+            verdict = not line.startswith("!")
+    return verdict
+
+
+def test_every_copied_path_exists_and_reaches_the_builder() -> None:
+    sources = [source for copy in arguments("COPY") if "--from=" not in copy for source in shlex.split(copy)[:-1]]
+    assert sources
+    assert [source for source in sources if not (ROOT / source).exists() or ignored(source)] == []
+
+
+def test_every_package_of_the_project_is_in_the_image() -> None:
+    copied = " ".join(arguments("COPY"))
+    for package in ("manage.py", "reservoir_site", "conversations", "proxy"):
+        assert package in copied
+
+
+def test_nothing_private_reaches_the_builder() -> None:
+    for path in (".git", ".venv", ".reservoir", ".env", "tests", "docs"):
+        assert ignored(path), path
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    names = [name for name, _ in instructions()]
+    user = arguments("USER")[-1]
+    assert user.isdigit()
+    assert int(user) > 0
+    after = names[len(names) - names[::-1].index("USER") :]
+    assert not {"RUN", "COPY", "ADD"} & set(after), "what follows would be run or owned by that user"
+
+
+def test_the_image_serves_and_is_probed() -> None:
+    assert json.loads(arguments("CMD")[-1]) == ["python", "manage.py", "serve"]
+    assert arguments("EXPOSE") == ["3017"]
+    assert "/live" in arguments("HEALTHCHECK")[0]
+    probe = json.loads(arguments("HEALTHCHECK")[0].partition("CMD ")[2])
+    compile(probe[-1], "healthcheck", "exec")
+
+
+def test_no_compiler_in_the_final_image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    final = text[text.rindex("\nFROM ") :]
+    assert not re.search(r"apt-get|gcc|build-essential|pip install", final)
+
+
+def test_the_image_has_a_python_that_the_project_takes() -> None:
+    images = {re.split(r"\s", image)[0] for image in arguments("FROM")}
+    (image,) = images
+    version = re.fullmatch(r"python:3\.(\d+)-slim", image)
+    assert version
+    assert int(version[1]) >= 11
+
+
+def test_every_variable_of_image_and_compose_is_a_known_setting() -> None:
+    in_image = set(re.findall(r"(\w+)=", " ".join(arguments("ENV")))) - IMAGES_OWN
+    assert in_image | set(APP["environment"]) <= settings_read()
+
+
+def test_the_database_is_pgvectors_postgresql_18() -> None:
+    assert DATABASE["image"] == "pgvector/pgvector:pg18"
+    assert DATABASE["volumes"] == ["database:/var/lib/postgresql"]
+    assert "ports" not in DATABASE, "only the app is to reach it"
+    assert "pg_isready" in DATABASE["healthcheck"]["test"][1]
+    assert set(COMPOSE["volumes"]) == {"database", "home"}
+
+
+def test_the_app_waits_for_the_database_and_uses_it() -> None:
+    assert APP["depends_on"]["database"]["condition"] == "service_healthy"
+    url = APP["environment"]["DATABASE_URL"]
+    password = DATABASE["environment"]["POSTGRES_PASSWORD"]
+    assert url == f"postgresql://reservoir:{password}@database:5432/reservoir"
+    assert DATABASE["environment"]["POSTGRES_USER"] == DATABASE["environment"]["POSTGRES_DB"] == "reservoir"
+
+
+def test_the_app_is_reachable_from_this_machine_only() -> None:
+    assert APP["environment"]["RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES"] == "0.0.0.0"
+    assert APP["ports"] == ["127.0.0.1:${RESERVOIR_PORT:-3017}:3017"]
+    assert "/live" in APP["healthcheck"]["test"][-1]
+
+
+def test_a_container_gets_longer_to_stop_than_its_answers_to_finish() -> None:
+    assert int(APP["stop_grace_period"].removesuffix("s")) > 30

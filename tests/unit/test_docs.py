@@ -1,0 +1,135 @@
+"""Documentation that cannot rot: what the code reads and offers stands in README, and nothing else does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+CODE = ("reservoir_site", "proxy", "conversations")
+SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
+# Names of Django settings that are no environment variable: what they are read from is in the table.
+DERIVED = {"RESERVOIR_BIND"}
+
+
+def sources() -> Iterator[Path]:
+    for package in CODE:
+        yield from (path for path in (ROOT / package).rglob("*.py") if "migrations" not in path.parts)
+
+
+def section(title: str) -> str:
+    """A section of README, up to the next of its level."""
+    match = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert match, f"README has no section {title!r}"
+    return match[1]
+
+
+def rows(title: str) -> list[str]:
+    """What the first column of a section's tables names."""
+    return re.findall(r"^\| `([^`]+)` \|", section(title), re.MULTILINE)
+
+
+def settings_read() -> set[str]:
+    """Every string of the code that is a setting's name and nothing else."""
+    nodes = (node for path in sources() for node in ast.walk(ast.parse(path.read_text())))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if SETTING.fullmatch(text)} - DERIVED
+
+
+def commands() -> set[str]:
+    return {
+        path.stem
+        for package in CODE
+        for path in (ROOT / package / "management" / "commands").glob("*.py")
+        if path.stem != "__init__"
+    }
+
+
+def test_every_setting_that_is_read_is_documented() -> None:
+    assert settings_read() - set(rows("Settings")) == set()
+
+
+def test_every_documented_setting_is_read() -> None:
+    assert set(rows("Settings")) - settings_read() == set()
+
+
+def test_no_setting_is_documented_twice() -> None:
+    names = rows("Settings")
+    assert len(names) == len(set(names))
+
+
+def test_every_command_is_documented_and_every_documented_one_exists() -> None:
+    documented = {row.split("manage.py ")[1].split()[0] for row in rows("Commands") if "manage.py " in row}
+    assert documented == commands()
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_what_documents_name_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    scripts = re.findall(r"(?:^|[\s`])((?:script|\.ci)/[a-z]+)", text)
+    assert links or scripts
+    assert [name for name in (*links, *scripts) if not (ROOT / name).exists()] == []
+
+
+def test_the_map_names_modules_that_exist() -> None:
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    block = re.search(r"```\n(reservoir_site/.*?)```", architecture, re.DOTALL)
+    assert block
+    missing, package = [], ""
+    for line in block[1].splitlines():
+        names = re.match(r" *((?:[a-z_]+(?:\.py|/) *)+)", line)
+        if not names:
+            continue
+        if not line.startswith(" "):
+            package = names[1].strip()
+        missing += [
+            name for name in names[1].split() if not (ROOT / name).exists() and not (ROOT / package / name).exists()
+        ]
+    assert missing == []
+
+
+def test_every_module_is_on_the_map() -> None:
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    unmentioned = {"__init__.py", "apps.py"}
+    modules = {path.name for package in CODE for path in (ROOT / package).glob("*.py")}
+    assert sorted(name for name in modules - unmentioned if name not in architecture) == []
+
+
+def test_every_direct_dependency_says_why() -> None:
+    for name in ("requirements.in", "requirements-dev.in"):
+        lines = (ROOT / name).read_text().splitlines()
+        unexplained = [
+            line
+            for before, line in zip(["", *lines], lines, strict=False)
+            if line and not line.startswith(("#", "-r")) and not before.startswith("#")
+        ]
+        assert unexplained == [], name
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_requirements_are_pinned_and_name_no_index(name: str) -> None:
+    text = (ROOT / f"{name}.txt").read_text()
+    assert "script/lock" in text.splitlines()[1]
+    assert not re.search(r"://|--index|--extra|--find-links|--trusted", text)
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert [line for line in lines if not re.match(r"[a-z0-9-]+(\[[a-z,]+\])?==[^ ]+( ; .+)?$", line)] == []
+    pinned = {line.partition("==")[0].partition("[")[0] for line in lines}
+    wanted = {
+        re.split(r"[\[~=<>; ]", line)[0].lower()
+        for line in (ROOT / f"{name}.in").read_text().splitlines()
+        if line and not line.startswith(("#", "-"))
+    }
+    assert wanted <= pinned, "run script/lock"
+
+
+def test_development_uses_the_versions_that_run() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+==[^ \n]+)", (ROOT / name).read_text(), re.MULTILINE))
+
+    assert pins("requirements.txt") <= pins("requirements-dev.txt")
