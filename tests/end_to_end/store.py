@@ -21,7 +21,7 @@ def rows(server: Server, query: str, *parameters: object) -> list[dict[str, Any]
         ) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute(query, parameters)  # type: ignore[call-overload]
+        cursor.execute(query, parameters)
         return cursor.fetchall()
 
 
