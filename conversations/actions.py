@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -78,9 +78,10 @@ def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
     if already := Exchange.objects.filter(trace_id=asked.trace_id).first():
         return already
     known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
-    questions = Message.objects.filter(instance=instance, role="user").order_by("-id")
-    latest = questions.values_list("pk", flat=True).first() if len(asked.turns) == 1 else None
-    where = align(asked.turns, known, latest)
+    alone = len(asked.turns) == 1
+    where = align(asked.turns, known, _latest(instance, role="user") if alone else None)
+    if alone and where.parent is None:
+        where = replace(where, parent=_latest(instance))
     exchange = Exchange(
         trace_id=asked.trace_id,
         instance=instance,
@@ -93,7 +94,7 @@ def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
         prompts=[list(prompt) for prompt in asked.prompts],
     )
     exchange.save(force_insert=True)
-    ids = _store_turns(instance, exchange, asked.turns, where, count)
+    ids = _store_turns(instance, exchange, asked.turns, where, count, alone=alone)
     _follow(path=[*where.path], keep=ids, ends=where.parent)
     exchange.request_ids = ids
     exchange.question_id = next(
@@ -173,7 +174,13 @@ def interrupt_open_exchanges() -> int:
 
 
 def _store_turns(
-    instance: Instance, exchange: Exchange, turns: Sequence[Turn], where: Alignment, count: Count
+    instance: Instance,
+    exchange: Exchange,
+    turns: Sequence[Turn],
+    where: Alignment,
+    count: Count,
+    *,
+    alone: bool,
 ) -> list[int]:
     """Insert the new turns, each growing from the one before it; the ids of all, in order."""
     fresh = iter(_reserve_ids(where.ids.count(None)))
@@ -184,10 +191,18 @@ def _store_turns(
         if where.ids[i] is None:
             parent = where.parent if i == last_known + 1 else (ids[i - 1] if i else None)
             messages.append(
-                _message(instance, exchange, turn, count, id=pk, created=exchange.created, parent_id=parent)
+                _message(
+                    instance, exchange, turn, count, id=pk, created=exchange.created, parent_id=parent, alone=alone
+                )
             )
     Message.objects.bulk_create(messages)
     return ids
+
+
+def _latest(instance: Instance, **where: str) -> int | None:
+    """The instance's latest message."""
+    latest = Message.objects.filter(instance=instance, **where).order_by("-created", "-id")
+    return latest.values_list("pk", flat=True).first()
 
 
 def _reserve_ids(count: int) -> list[int]:
@@ -224,6 +239,7 @@ def _follow(*, path: Sequence[int], keep: Sequence[int], ends: int | None) -> No
     """The client has gone down this path: it lives again, and what forks off it is abandoned."""
     if not path:
         return
+    Message.objects.filter(pk__in=path, alone=True, parent__in=path).update(alone=False)
     revived = Message.objects.filter(pk__in=path, abandoned=True).update(abandoned=False)
     # A fork further up was seen when it came about, unless the client is going back to an abandoned branch.
     near_end = Message.objects.filter(pk=ends).values_list("pk", "parent_id") if ends else ()
@@ -238,9 +254,11 @@ def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:
         cursor.execute(
             """
             WITH RECURSIVE branch AS (
-                SELECT id FROM conversations_message WHERE parent_id = ANY(%(parents)s) AND id <> ALL(%(keep)s)
+                SELECT id FROM conversations_message
+                WHERE parent_id = ANY(%(parents)s) AND NOT alone AND id <> ALL(%(keep)s)
                 UNION ALL
                 SELECT child.id FROM conversations_message child JOIN branch ON child.parent_id = branch.id
+                WHERE NOT child.alone
             )
             UPDATE conversations_message SET abandoned = true
             WHERE id IN (SELECT id FROM branch) AND NOT abandoned

@@ -9,7 +9,8 @@ laid along those trees, and what does not lie there is new:
 - A window whose head was rewritten (a summary in place of old turns) is known from where it
   lies on a branch.
 - A single turn has no history to lie along: it is new, unless it is the scope's latest question and was never
-  answered. Then it is a retry.
+  answered. Then it is a retry. A new one grows from the scope's latest message, marked as sent alone: that is
+  no fork, and becomes history when a client resends it as such.
 """
 
 from __future__ import annotations
@@ -126,11 +127,12 @@ class Known:
     parent: int | None = None
     parent_digest: bytes = b""
     parent_role: str = ""
+    parent_first: bool = False  # its parent is where a conversation begins
     grandparent: int | None = None
     grandparent_digest: bytes = b""
     answer: int | None = None  # its latest answer, if it is a question
     answered: bool = False  # in full, or being answered right now
-    leaf: bool = True
+    leaf: bool = True  # no client has gone on from here
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,12 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
         return Alignment((None,) * len(turns))
     # From the first turn on if possible; then as far as possible; then the branch that nothing continues.
     start, end, last = runs[0]
+    if start == 0 and end == len(turns) - 1 and by_id[last].answered:
+        # Asked again for another answer, unless all but the last turn lie where nobody has gone on: then the
+        # window has slid over a sentence that is said again.
+        start, end, last = next(
+            (run for run in runs if run[:2] == (0, end - 1) and by_id[run[2]].leaf), (start, end, last)
+        )
     if start > 0 and (end - start < 1 or _edited_first(turns, by_id, start, end, last)):
         return Alignment((None,) * len(turns))
     ids: list[int | None] = [None] * len(turns)
@@ -223,4 +231,4 @@ def _edited_first(turns: Sequence[Turn], by_id: Mapping[int, Known], start: int,
         if before is None:
             return False
         node = before
-    return start == 1 and node.parent_role == turns[0].role and node.grandparent is None
+    return start == 1 and node.parent_role == turns[0].role and node.parent_first

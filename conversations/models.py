@@ -131,6 +131,8 @@ class Message(models.Model):
     exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
     # The turn before it in the client's conversation; forks share a parent.
     parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
+    # Sent without any history: `parent` is then just what was said before it in the scope.
+    alone = models.BooleanField(default=False)
     choice = models.PositiveSmallIntegerField(default=0)
     created = models.DateTimeField()
     role = models.CharField(max_length=16)

@@ -4,15 +4,22 @@ says what a scope may see."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from django.conf import settings
+from django.contrib.postgres.search import SearchQuery
 from django.db import models
-from django.db.models import Exists, OuterRef, Subquery
+from django.db.models import Exists, Min, OuterRef, Subquery
+from pgvector.django import CosineDistance
 
 from conversations.capture import Known
 
 if TYPE_CHECKING:
     from conversations.models import Exchange, Instance, Message  # noqa: F401, named in the bases below
+
+
+SCRATCH = "reservoir-evaluation-"  # how names of partitions begin that no client may use
 
 
 class Scope(NamedTuple):
@@ -37,6 +44,28 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def in_scope(self, scope: Scope) -> Self:
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
+    def within(self, partition: str | None = None, instance: str | None = None) -> Self:
+        """For operators, who may look across scopes: narrowed to a partition, or a scope, where one is given."""
+        rows = self if partition is None else self.filter(instance__partition__name=partition)
+        return rows if instance is None else rows.filter(instance__name=instance)
+
+    def between(self, since: datetime | None = None, before: datetime | None = None) -> Self:
+        """Those of a time: `since` included, `before` not."""
+        rows = self if since is None else self.filter(created__gte=since)
+        return rows if before is None else rows.filter(created__lt=before)
+
+    def matching(self, words: str) -> Self:
+        """Those that hold the words: all of them, "phrases", -exclusions. No input is an error."""
+        query = SearchQuery(
+            words.replace("\x00", " ")[:1000], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
+        )
+        return self.filter(lexemes=query)
+
+    def nearest(self, vector: Sequence[float], model: str) -> Self:
+        """Those with a vector under this embedding model, the nearest piece's `distance` first (cosine, 0 to 2)."""
+        distance = Min(CosineDistance("embeddings__vector", vector))
+        return self.filter(embeddings__model__name=model).annotate(distance=distance).order_by("distance", "-id")
+
     def recallable(self) -> Self:
         """What the model may be shown again: said by a person or a model, in words, on a living branch."""
         return self.filter(role__in=("user", "assistant"), abandoned=False).exclude(content="")
@@ -59,7 +88,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         rows = (
             self.filter(instance_id=instance_id, digest__in=digests)
             .annotate(
-                leaf=~Exists(children),
+                leaf=~Exists(children.filter(alone=False)),
                 answer=Subquery(answers.values("pk")[:1]),
                 answered=Exists(children.filter(role="assistant", partial=False)) | Exists(asking),
             )
@@ -71,6 +100,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 "parent_id",
                 "parent__digest",
                 "parent__role",
+                "parent__alone",
                 "parent__parent_id",
                 "parent__parent__digest",
                 "answer",
@@ -86,11 +116,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 parent=row[3],
                 parent_digest=bytes(row[4] or b""),
                 parent_role=row[5] or "",
-                grandparent=row[6],
-                grandparent_digest=bytes(row[7] or b""),
-                answer=row[8],
-                answered=row[9],
-                leaf=row[10],
+                parent_first=bool(row[6]) or row[7] is None,
+                grandparent=row[7],
+                grandparent_digest=bytes(row[8] or b""),
+                answer=row[9],
+                answered=row[10],
+                leaf=row[11],
             )
             for row in rows
         ]

@@ -83,6 +83,7 @@ class Migration(migrations.Migration):
             name='Message',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('alone', models.BooleanField(default=False)),
                 ('choice', models.PositiveSmallIntegerField(default=0)),
                 ('created', models.DateTimeField()),
                 ('role', models.CharField(max_length=16)),
