@@ -116,15 +116,23 @@ def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
 
 
 @transaction.atomic
-def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted) -> None:
-    """Store what came back. Opens the exchange first where that has not succeeded yet."""
+def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted, opened: bool = False) -> None:
+    """Store what came back. Opens the exchange first where that has not succeeded yet.
+
+    Where it has (`opened`) and the exchange is not there, it was forgotten meanwhile, and nothing is stored.
+    """
+    if opened and not Exchange.objects.filter(trace_id=asked.trace_id).exists():
+        return
     lock_instance(scope=asked.scope)
     exchange = Exchange.objects.filter(trace_id=asked.trace_id).select_related("instance").first()
+    if exchange is None and opened:
+        return
     exchange = exchange or open_exchange(asked=asked, count=count)
     if exchange.ended not in (Exchange.Ended.OPEN, Exchange.Ended.INTERRUPTED):
         return
-    last: int | None = exchange.request_ids[-1] if exchange.request_ids else None
-    abandoned = last is not None and Message.objects.filter(pk=last, abandoned=True).exists()
+    before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also where it was forgotten
+    last = before.pk if before else None
+    abandoned = before is not None and before.abandoned
     partial = answered.ended != Exchange.Ended.ANSWERED
     answers = [
         _message(

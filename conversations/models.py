@@ -20,6 +20,7 @@ class Partition(models.Model):
 
     name = models.CharField(max_length=NAME_LENGTH, unique=True)
     created = models.DateTimeField(auto_now_add=True)
+    keep_days = models.PositiveIntegerField(null=True, blank=True)  # what is older is forgotten; None keeps it
 
     class Meta:
         ordering = ["name"]
@@ -146,11 +147,16 @@ class Message(models.Model):
     lexemes = SearchVectorField(null=True)
     # When the backlog should see to it (a lease while somebody does); None when there is nothing to do.
     embed_due = models.DateTimeField(null=True)
+    # Who it was where it was imported from, so that importing it again finds it; None for what was said here.
+    origin = models.UUIDField(null=True)
 
     objects = MessageQuerySet.as_manager()
 
     class Meta:
         ordering = ["created", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["origin"], name="imported_once", condition=Q(origin__isnull=False))
+        ]
         indexes = [
             models.Index(fields=["instance", "created", "id"], name="message_by_scope_and_time"),
             models.Index(fields=["instance", "digest"], name="message_by_digest"),
@@ -188,3 +194,20 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.message_id}[{self.start}:{self.end}]"
+
+
+class AuditEntry(models.Model):
+    """What was forgotten: who asked, when, by which criteria, how much. Never what it said."""
+
+    created = models.DateTimeField(auto_now_add=True)
+    by = models.TextField()  # a user of the admin, "command line", "api", "retention"
+    criteria = models.JSONField()  # as Selection.described() has them
+    counts = models.JSONField()  # as forgetting.Counts has them
+
+    class Meta:
+        ordering = ["-created", "-id"]
+        verbose_name_plural = "audit entries"
+        indexes = [models.Index(fields=["-created"], name="audit_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.by}, {self.created:%Y-%m-%d %H:%M}"

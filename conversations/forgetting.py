@@ -1,0 +1,353 @@
+"""Forgetting: what is selected goes from everywhere, in one transaction, and a line remains that says so.
+
+The dry run and the deed mark what goes with the same statements, so that what the one counts the other removes.
+All of it is set-based: one message and a million take the same few statements.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Func, IntegerField
+from django.utils import timezone
+
+from conversations.models import AuditEntry, Instance, Message, Partition
+from conversations.querysets import MessageQuerySet
+
+log = logging.getLogger(__name__)
+
+# Called before anything is marked: whoever keeps messages outside the database brings them in, so that they are
+# forgotten with the rest. Registered from above, since nothing here knows of it.
+bring_in: list[Callable[[], object]] = []
+
+# A chain of forgotten turns longer than this is not climbed to find what a remaining turn grows from now.
+LONGEST_CHAIN = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which messages. Criteria narrow each other, and None is no criterion.
+
+    A whole instance or partition is asked for by `whole`, never by leaving criteria out. Raises ValueError, with
+    what to do, for a selection that says too little or contradicts itself.
+    """
+
+    partition: str | None = None
+    instance: str | None = None
+    ids: tuple[int, ...] | None = None
+    since: datetime | None = None  # included
+    before: datetime | None = None  # not included
+    larger_than: int | None = None  # bytes of a message as the API sent it
+    role: str | None = None
+    search: str | None = None  # words that all stand in it; "phrases", -exclusions
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        narrowing = (self.ids, self.since, self.before, self.larger_than, self.role, self.search)
+        narrowed = any(criterion is not None for criterion in narrowing)
+        if self.instance is not None and self.partition is None:
+            raise ValueError("An instance is named without its partition: name both.")
+        if "" in (self.partition, self.instance, self.role) or (self.search is not None and not self.search.strip()):
+            raise ValueError("A criterion is empty: give it a value, or leave it out.")
+        if self.ids == ():
+            raise ValueError("No message is selected: select at least one.")
+        if self.larger_than is not None and self.larger_than < 0:
+            raise ValueError("A size is negative: give a number of bytes.")
+        if self.since and self.before and self.since >= self.before:
+            raise ValueError("The span of time is empty: its end must be after its beginning.")
+        if any(moment and moment.tzinfo is None for moment in (self.since, self.before)):
+            raise ValueError("A time has no time zone: give one, such as UTC.")
+        if self.whole and (narrowed or self.partition is None):
+            raise ValueError("A whole partition or instance is named by its names alone, without other criteria.")
+        if not self.whole and not narrowed:
+            raise ValueError("Nothing says which messages: give a criterion, or ask for the whole.")
+
+    @property
+    def takes_exchanges(self) -> bool:
+        """Whether exchanges go that hold no message: those of a scope and a time do."""
+        return (self.ids, self.larger_than, self.role, self.search) == (None,) * 4
+
+    def messages(self) -> MessageQuerySet:
+        """The messages that are selected."""
+        rows = Message.objects.within(self.partition, self.instance).between(self.since, self.before)
+        if self.ids is not None:
+            rows = rows.filter(pk__in=self.ids)
+        if self.larger_than is not None:
+            rows = rows.alias(size=_bytes("payload")).filter(size__gt=self.larger_than)
+        if self.role is not None:
+            rows = rows.filter(role=self.role)
+        return rows if self.search is None else rows.matching(self.search)
+
+    def described(self) -> dict[str, Any]:
+        """For the audit: the criteria as JSON, without the words searched for, which may quote a message."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        said |= {key: said[key].isoformat() for key in ("since", "before") if said[key]}
+        if self.ids is not None:
+            said["ids"] = list(self.ids) if len(self.ids) <= 100 else f"{len(self.ids)} messages"
+        if self.search is not None:
+            said["search"] = "words, not kept"
+        return {key: value for key, value in said.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What goes, in rows; `bytes` is the size of their texts and vectors.
+
+    `ledgers` go whole or lose their mention of a forgotten message. `cleared` are exchanges that stay, since they
+    hold other messages, but lose the texts of their request.
+    """
+
+    messages: int = 0
+    embeddings: int = 0
+    exchanges: int = 0
+    ledgers: int = 0
+    cleared: int = 0
+    instances: int = 0
+    partitions: int = 0
+    bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    def __add__(self, other: Counts) -> Counts:
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{key: mine[key] + theirs[key] for key in mine})
+
+
+def count(selection: Selection) -> Counts:
+    """The dry run: what forgetting this selection removes. Changes nothing."""
+    _bring_in()
+    with transaction.atomic():
+        _mark(selection)
+        return _counts(selection)
+
+
+def forget(selection: Selection, *, by: str) -> Counts:
+    """Remove what is selected from everywhere, and write who (`by`) removed how much. Returns what went.
+
+    Everything or nothing goes. An exchange that is being answered right now loses its question and is not stored
+    again when the answer comes.
+    """
+    _bring_in()
+    with transaction.atomic():
+        _lock(selection)
+        _mark(selection)
+        counts = _counts(selection)
+        if not counts:
+            return counts
+        with connection.cursor() as cursor:
+            for statement in REMOVE:
+                cursor.execute(statement, {"chain": LONGEST_CHAIN})
+        if selection.whole:
+            _remove_whole(selection)
+        AuditEntry.objects.create(by=by, criteria=selection.described(), counts=asdict(counts))
+        transaction.on_commit(_forget_statistics)
+    return counts
+
+
+def expired() -> list[Selection]:
+    """What partitions with a retention have kept for longer than that."""
+    now = timezone.now()
+    kept = Partition.objects.filter(keep_days__isnull=False).values_list("name", "keep_days")
+    return [Selection(partition=name, before=now - timedelta(days=days)) for name, days in kept if days is not None]
+
+
+def _bring_in() -> None:
+    for function in bring_in:
+        function()
+
+
+def _remove_whole(selection: Selection) -> None:
+    """The names themselves. By the ORM, which knows everything that hangs on them."""
+    instances = Instance.objects.filter(partition__name=selection.partition)
+    if selection.instance is None:
+        instances.delete()
+        Partition.objects.filter(name=selection.partition).delete()
+    else:
+        instances.filter(name=selection.instance).delete()
+
+
+def _lock(selection: Selection) -> None:
+    """Scopes are written in turn: lock those that are concerned, always in the same order."""
+    concerned = Instance.objects.all()
+    if selection.partition is not None:
+        concerned = concerned.filter(partition__name=selection.partition)
+    if selection.instance is not None:
+        concerned = concerned.filter(name=selection.instance)
+    if selection.partition is None:
+        concerned = concerned.filter(pk__in=selection.messages().order_by().values("instance_id"))
+    list(concerned.order_by("pk").select_for_update(of=("self",)).values_list("pk", flat=True))
+
+
+def _mark(selection: Selection) -> None:
+    """Fill the temporary tables `doomed` (messages), `touched` (exchanges) and `mentioning` (ledgers)."""
+    marked = selection.messages().order_by().annotate(size=_bytes("payload") + _bytes("content"))
+    statement, values = marked.values("id", "instance_id", "exchange_id", "parent_id", "size").query.sql_with_params()
+    time_and_scope = {key: getattr(selection, key) for key in ("since", "before", "partition", "instance")}
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.doomed, pg_temp.touched, pg_temp.mentioning")
+        cursor.execute("SET LOCAL work_mem = '64MB'")
+        cursor.execute(f"CREATE TEMP TABLE doomed ON COMMIT DROP AS {statement}", values)
+        cursor.execute("CREATE UNIQUE INDEX ON doomed (id)")
+        cursor.execute("ANALYZE doomed")
+        cursor.execute(MARK_EXCHANGES)
+        if selection.takes_exchanges:
+            cursor.execute(MARK_EMPTY_EXCHANGES, time_and_scope)
+        cursor.execute("ANALYZE touched")
+        cursor.execute(MARK_LEDGERS)
+        cursor.execute("ANALYZE mentioning")
+
+
+def _counts(selection: Selection) -> Counts:
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT)
+        messages, embeddings, exchanges, ledgers, cleared, size = cursor.fetchone() or (0,) * 6
+    instances = partitions = 0
+    if selection.whole:
+        named = Instance.objects.filter(partition__name=selection.partition)
+        partitions = int(selection.instance is None and Partition.objects.filter(name=selection.partition).exists())
+        instances = named.count() if selection.instance is None else named.filter(name=selection.instance).count()
+    return Counts(messages, embeddings, exchanges, ledgers, cleared, instances, partitions, int(size))
+
+
+def _forget_statistics() -> None:
+    """The planner keeps a sample of the words in messages; take one that knows only what is left."""
+    with suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("ANALYZE conversations_message (lexemes)")
+
+
+def _bytes(column: str) -> Func:
+    return Func(F(column), function="octet_length", output_field=IntegerField())
+
+
+# Exchanges that brought a message, or sent it along. One goes when neither its question nor any message that it
+# brought remains.
+MARK_EXCHANGES = """
+CREATE TEMP TABLE touched ON COMMIT DROP AS
+SELECT e.id, e.instance_id,
+       NOT EXISTS (
+           SELECT FROM conversations_message m
+           WHERE m.exchange_id = e.id AND NOT EXISTS (SELECT FROM doomed d WHERE d.id = m.id)
+       ) AND (e.question_id IS NULL OR EXISTS (SELECT FROM doomed d WHERE d.id = e.question_id)) AS goes
+FROM conversations_exchange e
+WHERE e.id IN (
+    SELECT exchange_id FROM doomed WHERE exchange_id IS NOT NULL
+    UNION
+    SELECT sent.id FROM (
+        SELECT id, unnest(request_ids) AS message_id FROM conversations_exchange
+        WHERE instance_id IN (SELECT instance_id FROM doomed)
+    ) sent JOIN doomed d ON d.id = sent.message_id
+)
+"""
+
+# They have system prompts, perhaps, and an error, and nothing else would ever remove them.
+MARK_EMPTY_EXCHANGES = """
+INSERT INTO touched
+SELECT e.id, e.instance_id, true
+FROM conversations_exchange e
+JOIN conversations_instance i ON i.id = e.instance_id JOIN conversations_partition p ON p.id = i.partition_id
+WHERE (%(partition)s::text IS NULL OR p.name = %(partition)s) AND (%(instance)s::text IS NULL OR i.name = %(instance)s)
+  AND (%(since)s::timestamptz IS NULL OR e.created >= %(since)s)
+  AND (%(before)s::timestamptz IS NULL OR e.created < %(before)s)
+  AND e.question_id IS NULL
+  AND NOT EXISTS (SELECT FROM conversations_message m WHERE m.exchange_id = e.id)
+  AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id)
+"""
+
+# Ledgers of exchanges that stay. `shown`: the injected text quotes a message that goes.
+MARK_LEDGERS = """
+CREATE TEMP TABLE mentioning ON COMMIT DROP AS
+SELECT id, shown FROM (
+    SELECT l.id,
+           EXISTS (SELECT FROM unnest(l.message_ids) s(id) JOIN doomed d ON d.id = s.id) AS shown,
+           EXISTS (
+               SELECT FROM jsonb_array_elements(l.candidates) c JOIN doomed d ON d.id = (c ->> 'id')::bigint
+           ) AS considered
+    FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id
+    WHERE e.instance_id IN (SELECT instance_id FROM doomed)
+      AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id AND t.goes)
+) mentions WHERE shown OR considered
+"""
+
+COUNT = """
+SELECT (SELECT count(*) FROM doomed),
+       vectors.rows, leaving.rows, ledgers.rows + (SELECT count(*) FROM mentioning),
+       (SELECT count(*) FROM touched WHERE NOT goes),
+       (SELECT coalesce(sum(size), 0) FROM doomed) + vectors.bytes + leaving.bytes + ledgers.bytes
+FROM (
+    SELECT count(*) AS rows, coalesce(sum(pg_column_size(v.vector)), 0) AS bytes
+    FROM conversations_embedding v JOIN doomed d ON d.id = v.message_id
+) vectors, (
+    SELECT count(*) AS rows,
+           coalesce(sum(octet_length(e.parameters) + octet_length(e.error) + pg_column_size(e.prompts)), 0) AS bytes
+    FROM conversations_exchange e JOIN touched t ON t.id = e.id WHERE t.goes
+) leaving, (
+    SELECT count(*) AS rows, coalesce(sum(pg_column_size(l.candidates) + pg_column_size(l.injected)), 0) AS bytes
+    FROM conversations_ledger l JOIN touched t ON t.id = l.exchange_id WHERE t.goes
+) ledgers
+"""
+
+REMOVE = (
+    # What quotes a message: what was injected, the list of candidates, the other texts of requests that held it.
+    """
+    UPDATE conversations_ledger l
+    SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
+        message_ids = CASE WHEN m.shown THEN '{}' ELSE l.message_ids END,
+        tokens = CASE WHEN m.shown THEN 0 ELSE l.tokens END,
+        candidates = coalesce((
+            SELECT jsonb_agg(c.entry ORDER BY c.place)
+            FROM jsonb_array_elements(l.candidates) WITH ORDINALITY c(entry, place)
+            WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = (c.entry ->> 'id')::bigint)
+        ), '[]'::jsonb)
+    FROM mentioning m WHERE m.id = l.id
+    """,
+    """
+    UPDATE conversations_exchange e
+    SET parameters = '', prompts = '[]'::jsonb, error = '',
+        question_id = CASE WHEN EXISTS (SELECT FROM doomed d WHERE d.id = e.question_id) THEN NULL
+                      ELSE e.question_id END
+    FROM touched t WHERE t.id = e.id AND NOT t.goes
+    """,
+    # What grew from a forgotten turn grows from what that one grew from.
+    """
+    WITH RECURSIVE climb AS (
+        SELECT m.id, d.parent_id, 1 AS steps
+        FROM doomed d JOIN conversations_message m ON m.parent_id = d.id
+        WHERE NOT EXISTS (SELECT FROM doomed o WHERE o.id = m.id)
+        UNION ALL
+        SELECT climb.id, d.parent_id, climb.steps + 1
+        FROM climb JOIN doomed d ON d.id = climb.parent_id WHERE climb.steps < %(chain)s
+    ), top AS (
+        SELECT DISTINCT ON (id) id, parent_id FROM climb ORDER BY id, steps DESC
+    )
+    UPDATE conversations_message m
+    SET parent_id = CASE WHEN EXISTS (SELECT FROM doomed d WHERE d.id = top.parent_id) THEN NULL
+                    ELSE top.parent_id END
+    FROM top WHERE top.id = m.id
+    """,
+    # Messages before their vectors: whoever is writing vectors holds the message's row, so none is left behind.
+    "DELETE FROM conversations_message m USING doomed d WHERE d.id = m.id",
+    "DELETE FROM conversations_embedding v USING doomed d WHERE d.id = v.message_id",
+    "DELETE FROM conversations_ledger l USING touched t WHERE t.id = l.exchange_id AND t.goes",
+    "DELETE FROM conversations_exchange e USING touched t WHERE t.id = e.id AND t.goes",
+    """
+    UPDATE conversations_instance i
+    SET message_count = greatest(0, i.message_count - gone.messages),
+        exchange_count = greatest(0, i.exchange_count - gone.exchanges),
+        last_active = (SELECT max(m.created) FROM conversations_message m WHERE m.instance_id = i.id)
+    FROM (
+        SELECT instance_id, sum(messages) AS messages, sum(exchanges) AS exchanges FROM (
+            SELECT instance_id, count(*) AS messages, 0 AS exchanges FROM doomed GROUP BY instance_id
+            UNION ALL
+            SELECT instance_id, 0, count(*) FROM touched WHERE goes GROUP BY instance_id
+        ) counted GROUP BY instance_id
+    ) gone
+    WHERE gone.instance_id = i.id
+    """,
+)

@@ -1,0 +1,337 @@
+"""What is forgotten is gone everywhere, and exactly what the dry run said. Real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from conversations import actions, forgetting
+from conversations.backlog import save_vectors
+from conversations.capture import turn
+from conversations.embedders.pieces import Piece
+from conversations.forgetting import Counts, Selection
+from conversations.models import AuditEntry, Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message, Partition
+from conversations.querysets import Scope
+
+pytestmark = pytest.mark.django_db
+
+SCOPE = Scope("tests", "forgetting")
+MARKER = "zyxwvq"  # its own stem
+
+
+def said(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def exchange(
+    messages: Sequence[dict[str, Any]],
+    answer: str,
+    *,
+    scope: Scope = SCOPE,
+    at: datetime | None = None,
+    prompt: str = "",
+    error: str = "",
+    shows: Sequence[int] = (),
+    considers: Sequence[int] = (),
+) -> Exchange:
+    """One exchange as the proxy stores it; `shows` are messages quoted in what was injected."""
+    at = at or timezone.now()
+    texts = list(Message.objects.filter(pk__in=shows).values_list("content", flat=True))
+    asked = actions.Asked(
+        trace_id=uuid.uuid4(),
+        scope=scope,
+        created=at,
+        model="gpt-4",
+        provider="openai",
+        streamed=False,
+        turns=tuple(turn(json.dumps(m), m) for m in messages),
+        prompts=((0, json.dumps(said("system", prompt))),) if prompt else (),
+        parameters=json.dumps({"model": "gpt-4", "messages": [], "user": prompt}),
+        ledger=actions.Ledger(
+            key=b"k" * 16,
+            candidates=tuple({"id": pk, "kept": pk in shows} for pk in (*shows, *considers)),
+            injected=tuple(json.dumps(said("system", text)) for text in texts),
+            message_ids=tuple(shows),
+            tokens=7,
+        ),
+    )
+    actions.open_exchange(asked=asked)
+    answered = actions.Answered(
+        finished=at + timedelta(seconds=1),
+        ended=Exchange.Ended.ANSWERED,
+        status=200,
+        error=error,
+        turns=(turn(json.dumps(said("assistant", answer)), said("assistant", answer)),),
+    )
+    actions.close_exchange(asked=asked, answered=answered)
+    return Exchange.objects.get(trace_id=asked.trace_id)
+
+
+def embed(message: Message) -> None:
+    model, _ = EmbeddingModel.objects.get_or_create(name="tests", defaults={"dimensions": 3})
+    save_vectors(
+        message_id=message.pk,
+        instance_id=message.instance_id,
+        model=model,
+        pieces=[Piece(0, 1), Piece(1, 2)],
+        vectors=np.array([[1, 0, 0], [0, 1, 0]], np.float32),
+    )
+
+
+def message(text: str) -> Message:
+    return Message.objects.get(content=text)
+
+
+def kept(scope: Scope = SCOPE) -> list[str]:
+    return list(Message.objects.in_scope(scope).order_by("id").values_list("content", flat=True))
+
+
+def rows() -> dict[str, int]:
+    """How many rows there are of each thing that Counts counts."""
+    return {
+        "messages": Message.objects.count(),
+        "embeddings": Embedding.objects.count(),
+        "exchanges": Exchange.objects.count(),
+        "instances": Instance.objects.count(),
+        "partitions": Partition.objects.count(),
+    }
+
+
+def forget(selection: Selection) -> Counts:
+    """Forget, and see that the dry run's counts are what went."""
+    expected, before = forgetting.count(selection), rows()
+    assert rows() == before, "the dry run removed something"
+    went = forgetting.forget(selection, by="tests")
+    after = rows()
+    assert went == expected
+    assert {key: before[key] - after[key] for key in before} == {key: asdict(went)[key] for key in before}
+    for instance in Instance.objects.all():
+        assert instance.message_count == instance.messages.count()
+        assert instance.exchange_count == instance.exchanges.count()
+    connection.check_constraints()
+    return went
+
+
+def holding(marker: str) -> list[str]:
+    """The columns of the whole database that hold the marker, the planner's statistics included."""
+    found = []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT table_name, column_name FROM information_schema.columns
+               WHERE table_schema = 'public' AND data_type NOT IN ('integer', 'bigint', 'boolean')"""
+        )
+        for table, column in cursor.fetchall():
+            text = f"convert_from(\"{column}\", 'LATIN1')" if column in ("key", "digest") else f'"{column}"::text'
+            cursor.execute(f'SELECT count(*) FROM "{table}" WHERE {text} ILIKE %s', [f"%{marker}%"])
+            if (cursor.fetchone() or (0,))[0]:
+                found.append(f"{table}.{column}")
+        cursor.execute(
+            """SELECT tablename || '.' || attname FROM pg_stats WHERE schemaname = 'public' AND concat(
+               most_common_vals::text, histogram_bounds::text, most_common_elems::text) ILIKE %s""",
+            [f"%{marker}%"],
+        )
+        found += [f"statistics of {row[0]}" for row in cursor.fetchall()]
+    return found
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "selection",
+    [Selection(partition="tests", search=MARKER), Selection(partition="tests", whole=True)],
+    ids=["by search", "whole partition"],
+)
+def test_what_is_forgotten_is_gone_from_every_column_of_every_table(selection: Selection) -> None:
+    first = exchange([said("user", f"my secret is {MARKER}")], f"noted, {MARKER}", prompt=f"you serve {MARKER}")
+    ids = list(first.messages.values_list("pk", flat=True))
+    for stored in first.messages.all():
+        embed(stored)
+    history = [said("user", f"my secret is {MARKER}"), said("assistant", f"noted, {MARKER}"), said("user", "thanks")]
+    exchange(history, "welcome", prompt=f"once more {MARKER}", error=f"quoted {MARKER}")
+    exchange([said("user", "what do you know?")], "nothing", shows=ids[:1], considers=ids[1:])
+    exchange([said("user", "elsewhere")], "fine", scope=Scope("other", "scope"))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    before = holding(MARKER)
+    assert {"conversations_message.payload", "conversations_message.lexemes"} <= set(before)
+    assert "conversations_exchange.prompts" in before
+    assert "conversations_ledger.injected" in before
+    assert "statistics of conversations_message.lexemes" in before
+    forget(selection)
+    assert holding(MARKER) == []
+    assert kept(Scope("other", "scope")) == ["elsewhere", "fine"]
+
+
+def test_the_counts_and_the_rows_agree_for_every_criterion() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for day in range(6):
+        for scope in (SCOPE, Scope("tests", "other"), Scope("third", "forgetting")):
+            text = f"{'long ' * 50 * day} question {day} of {scope.partition} {scope.instance}"
+            stored = exchange([said("user", text)], f"answer {day}", scope=scope, at=start + timedelta(days=day))
+            embed(stored.messages.get(role="user"))
+    assert forget(Selection(role="assistant", partition="third")).messages == 6
+    assert forget(Selection(larger_than=1000)).messages == 6  # the long questions of days 4 and 5, in three scopes
+    went = forget(Selection(before=start + timedelta(days=1), partition="tests"))
+    assert (went.messages, went.embeddings, went.exchanges, went.ledgers) == (4, 4, 2, 2)
+    assert went.bytes > 0
+    assert forget(Selection(search='"question 2"', instance="other", partition="tests")).messages == 1
+    only = Message.objects.in_scope(SCOPE).filter(role="user").first()
+    assert only
+    assert forget(Selection(ids=(only.pk,))).messages == 1
+    assert forget(Selection(partition="tests", instance="other", whole=True)).instances == 1
+    assert forget(Selection(partition="tests", whole=True)).partitions == 1
+    assert forget(Selection(since=start)).messages == 4
+    assert Message.objects.count() == Exchange.objects.count() == Ledger.objects.count() == 0
+    assert Partition.objects.get().name == "third"  # its messages were selected, not the whole of it
+
+
+def test_an_exchange_stays_while_one_of_its_messages_does_and_loses_the_texts_of_its_request() -> None:
+    stored = exchange([said("user", "one")], "two", prompt="a prompt", error="an error")
+    went = forget(Selection(ids=(message("one").pk,)))
+    assert (went.messages, went.exchanges, went.cleared) == (1, 0, 1)
+    stored.refresh_from_db()
+    assert (stored.prompts, stored.parameters, stored.error, stored.question) == ([], "", "", None)
+    went = forget(Selection(ids=(message("two").pk,)))
+    assert (went.exchanges, went.ledgers) == (1, 1)
+
+
+def test_an_exchange_that_only_repeated_a_question_goes_with_it() -> None:
+    turns = (turn(json.dumps(said("user", "one")), said("user", "one")),)
+    for _ in range(2):
+        asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
+        actions.open_exchange(asked=asked)
+        failed = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.FAILED, status=500)
+        actions.close_exchange(asked=asked, answered=failed)
+    assert (Message.objects.count(), Exchange.objects.count()) == (1, 2)
+    assert forget(Selection(role="user")).exchanges == 2
+
+
+def test_old_exchanges_without_a_message_go_by_age_and_scope_but_not_by_what_a_message_says() -> None:
+    prompt = (0, json.dumps(said("system", MARKER)))
+    asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, prompts=(prompt,))
+    actions.open_exchange(asked=asked)
+    assert forget(Selection(partition="tests", role="user")) == Counts()
+    assert forget(Selection(partition="tests", before=timezone.now())).exchanges == 1
+
+
+def test_a_ledger_loses_the_candidate_and_what_was_injected_only_if_it_quotes_it() -> None:
+    exchange([said("user", "one")], "two")
+    shown, considered = message("one"), message("two")
+    later = exchange([said("user", "three")], "four", shows=[shown.pk], considers=[considered.pk])
+    assert forget(Selection(ids=(considered.pk,))).ledgers == 1
+    ledger = Ledger.objects.get(exchange=later)
+    assert [c["id"] for c in ledger.candidates] == [shown.pk]
+    assert len(ledger.injected) == 1
+    forget(Selection(ids=(shown.pk,)))
+    ledger.refresh_from_db()
+    assert (ledger.candidates, ledger.injected, ledger.message_ids, ledger.tokens) == ([], [], [], 0)
+
+
+def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() -> None:
+    exchange([said("user", "one")], "two")
+    exchange([said("user", "one"), said("assistant", "two"), said("user", "three")], "four")
+    forget(Selection(ids=(message("two").pk, message("three").pk)))
+    assert message("four").parent == message("one")
+    # A client that took the same turns out of its history lies along what is left.
+    exchange([said("user", "one"), said("assistant", "four"), said("user", "five")], "six")
+    assert kept() == ["one", "four", "five", "six"]
+    forget(Selection(ids=(message("one").pk,)))
+    assert message("four").parent is None
+
+
+def test_the_answer_to_a_question_that_was_forgotten_meanwhile_is_stored_without_it() -> None:
+    exchange([said("user", "one")], "two")
+    turns = tuple(turn(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x")))
+    asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
+    actions.open_exchange(asked=asked)
+    exchange([said("user", "unrelated")], "words")
+    forget(Selection(ids=(message("two").pk, message("x").pk, message("one").pk)))
+    answer = (turn(json.dumps(said("assistant", "y")), said("assistant", "y")),)
+    answered = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.ANSWERED, turns=answer)
+    actions.close_exchange(asked=asked, answered=answered, opened=True)
+    assert kept() == ["unrelated", "words"]
+
+
+def test_the_last_activity_is_that_of_what_is_left() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    exchange([said("user", "one")], "two", at=start)
+    exchange([said("user", "three")], "four", at=start + timedelta(days=5))
+    forget(Selection(since=start + timedelta(days=1)))
+    assert Instance.objects.get().last_active == start + timedelta(seconds=1)
+
+
+def test_retention_selects_what_is_older_than_a_partition_keeps() -> None:
+    exchange([said("user", "old")], "older", at=timezone.now() - timedelta(days=31))
+    exchange([said("user", "new")], "newer", at=timezone.now() - timedelta(days=29))
+    exchange([said("user", "kept")], "too", at=timezone.now() - timedelta(days=400), scope=Scope("forever", "x"))
+    Partition.objects.filter(name="tests").update(keep_days=30)
+    (selection,) = forgetting.expired()
+    forget(selection)
+    assert kept() == ["new", "newer"]
+    assert kept(Scope("forever", "x")) == ["kept", "too"]
+
+
+def test_the_audit_says_who_and_how_much_and_never_what() -> None:
+    exchange([said("user", MARKER)], "two")
+    went = forget(Selection(partition="tests", search=MARKER))
+    entry = AuditEntry.objects.get()
+    assert (entry.by, entry.counts["messages"], entry.counts["bytes"]) == ("tests", 1, went.bytes)
+    assert entry.criteria == {"partition": "tests", "search": "words, not kept"}
+    assert MARKER not in json.dumps([entry.criteria, entry.counts])
+
+
+def test_what_selects_nothing_leaves_no_audit() -> None:
+    assert not forgetting.forget(Selection(ids=(12345,)), by="tests")
+    assert not AuditEntry.objects.exists()
+
+
+def test_what_lies_elsewhere_is_brought_in_before_anything_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "bring_in", [lambda: exchange([said("user", "spooled")], "two")])
+    assert forgetting.count(Selection(partition="tests", whole=True)).messages == 2
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {},
+        {"partition": "p"},
+        {"instance": "i", "whole": True},
+        {"partition": "p", "ids": ()},
+        {"partition": "p", "search": "  "},
+        {"partition": "p", "role": ""},
+        {"partition": "p", "whole": True, "role": "user"},
+        {"whole": True},
+        {"since": datetime(2026, 1, 2, tzinfo=UTC), "before": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"before": datetime(2026, 1, 1)},
+        {"larger_than": -1},
+    ],
+)
+def test_a_selection_that_says_too_little_or_contradicts_itself_is_refused(criteria: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"[A-Z].*\.$"):
+        Selection(**criteria)
+
+
+def test_search_words_are_never_read_as_anything_else() -> None:
+    exchange([said("user", "one")], "two")
+    for words in ("'); DROP TABLE", "& | ! ( :*", "\x00", "the of and", "%s %(x)s {}"):
+        assert forgetting.count(Selection(search=words)) == Counts()
+
+
+def test_everything_that_hangs_on_a_message_or_an_exchange_is_known_here() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT conrelid::regclass::text FROM pg_constraint
+               WHERE contype = 'f' AND confrelid IN ('conversations_message'::regclass,
+                                                     'conversations_exchange'::regclass)"""
+        )
+        tables = {row[0] for row in cursor.fetchall()}
+    known = {"conversations_message", "conversations_exchange", "conversations_ledger", "conversations_embedding"}
+    assert tables == known, "a new table hangs on what is forgotten: see to it in forgetting.REMOVE"
