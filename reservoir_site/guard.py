@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from proxy.errors import BadRequest, BodyTooLarge, Forbidden, ReservoirError
+from proxy.errors import BadRequest, BodyTooLarge, Forbidden, Overloaded, ReservoirError
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -36,6 +36,7 @@ class Guard:
     def __init__(self, *, api: App, site: App) -> None:
         self._api = api
         self._site = site
+        self._running = 0  # requests to the API
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
@@ -60,7 +61,9 @@ class Guard:
                     await _respond(watched_send, 204, _preflight(headers), b"")
                     return
                 limited = _limited(receive, _limit(path), headers)
-                if is_api:
+                if path.startswith(API):
+                    await self._in_turn({**scope, "path": path}, limited, watched_send)
+                elif is_api:
                     await self._api({**scope, "path": path}, limited, watched_send)
                 else:
                     await self._site(scope, limited, watched_send)
@@ -71,6 +74,16 @@ class Guard:
             elapsed = (time.perf_counter() - started) * 1000
             # No query string: it may hold what nobody should read in a log.
             log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed)
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Some are refused at once rather than everybody served slowly. Raises Overloaded."""
+        if self._running >= settings.RESERVOIR_MAX_REQUESTS:
+            raise Overloaded("There are too many requests at once here: try again in a second.")
+        self._running += 1
+        try:
+            await self._api(scope, receive, send)
+        finally:
+            self._running -= 1
 
 
 def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:

@@ -25,6 +25,8 @@ ALLOWED_HOSTS = env.words("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", 
 RESERVOIR_ALLOWED_ORIGINS = env.words("RESERVOIR_ALLOWED_ORIGINS")
 # Server processes. One serves many clients at once; more use more cores.
 RESERVOIR_WORKERS = env.integer("RESERVOIR_WORKERS", 1, least=1, most=64)
+# More requests than this at once, in one process, are answered 503 at once, rather than everybody slowly.
+RESERVOIR_MAX_REQUESTS = env.integer("RESERVOIR_MAX_REQUESTS", 1000, least=1)
 # How long running answers may take to finish after SIGTERM.
 RESERVOIR_SHUTDOWN_SECONDS = env.integer("RESERVOIR_SHUTDOWN_SECONDS", 30)
 # The largest body that is parsed (a chat request), and the largest that is passed through (an upload).
@@ -34,6 +36,8 @@ RESERVOIR_UPLOAD_LIMIT = env.integer("RESERVOIR_UPLOAD_LIMIT", 2**30, least=1024
 # --- memory ----------------------------------------------------------------------------------------
 # A recall that takes longer than this is given up, and the request goes on without it.
 RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 300, least=1)
+# Bytes of exchanges that wait on disk while the database is away; beyond that, clients are served and not remembered.
+RESERVOIR_SPOOL_LIMIT = env.integer("RESERVOIR_SPOOL_LIMIT", 2**30, least=2**20)
 # Tokens, as rendered, of the block of recalled memories.
 RESERVOIR_MEMORY_BUDGET = env.integer("RESERVOIR_MEMORY_BUDGET", 1000)
 # The latest messages that are added as turns when the client sends no history, and their tokens.
