@@ -135,7 +135,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     abandoned = before is not None and before.abandoned
     partial = answered.ended != Exchange.Ended.ANSWERED
     answers = [
-        _message(
+        unsaved_message(
             exchange.instance,
             exchange,
             turn,
@@ -191,7 +191,7 @@ def _store_turns(
     alone: bool,
 ) -> list[int]:
     """Insert the new turns, each growing from the one before it; the ids of all, in order."""
-    fresh = iter(_reserve_ids(where.ids.count(None)))
+    fresh = iter(reserve_ids(where.ids.count(None)))
     ids = [next(fresh) if pk is None else pk for pk in where.ids]
     last_known = max((i for i, pk in enumerate(where.ids) if pk is not None), default=-1)
     messages = []
@@ -199,7 +199,7 @@ def _store_turns(
         if where.ids[i] is None:
             parent = where.parent if i == last_known + 1 else (ids[i - 1] if i else None)
             messages.append(
-                _message(
+                unsaved_message(
                     instance, exchange, turn, count, id=pk, created=exchange.created, parent_id=parent, alone=alone
                 )
             )
@@ -213,7 +213,8 @@ def _latest(instance: Instance, **where: str) -> int | None:
     return latest.values_list("pk", flat=True).first()
 
 
-def _reserve_ids(count: int) -> list[int]:
+def reserve_ids(count: int) -> list[int]:
+    """Ids for so many messages, ascending."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence('conversations_message', 'id')) FROM generate_series(1, %s)",
@@ -226,7 +227,8 @@ def _reserve_ids(count: int) -> list[int]:
 INDEXED_CHARACTERS = 60_000
 
 
-def _message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
+def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
+    """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
     words = f"{turn.name}: {turn.content}" if turn.name else turn.content
     return Message(
         instance=instance,

@@ -39,6 +39,11 @@ class ExchangeQuerySet(models.QuerySet["Exchange"]):
     def in_scope(self, scope: Scope) -> Self:
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
+    def within(self, partition: str | None = None, instance: str | None = None) -> Self:
+        """For operators: narrowed to a partition, or a scope, where one is given."""
+        rows = self if partition is None else self.filter(instance__partition__name=partition)
+        return rows if instance is None else rows.filter(instance__name=instance)
+
 
 class MessageQuerySet(models.QuerySet["Message"]):
     def in_scope(self, scope: Scope) -> Self:

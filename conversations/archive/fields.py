@@ -1,0 +1,106 @@
+"""What of a message, an exchange and a ledger is written, and how a value that is read is checked.
+
+The fields are those of the models, so that a field added there is not forgotten here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from conversations.capture import UNSTORABLE, storable_json
+from conversations.models import Exchange, Ledger, Message
+
+Json = dict[str, Any]
+Fields = Mapping[str, "models.Field[Any, Any]"]
+
+NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
+
+# Left out are keys, what is made anew from the rest, and what concerns one database only.
+NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
+NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question"}
+NOT_OF_LEDGER = {"id", "exchange", "key"}
+
+
+def _fields(model: type[models.Model], without: set[str]) -> Fields:
+    return {f.name: f for f in model._meta.concrete_fields if f.name not in without}
+
+
+MESSAGE = _fields(Message, NOT_OF_MESSAGE)
+EXCHANGE = _fields(Exchange, NOT_OF_EXCHANGE)
+LEDGER = _fields(Ledger, NOT_OF_LEDGER)
+# Of an exchange, what stands at its first message only: as long as its request, or longer.
+AT_LENGTH = ("parameters", "prompts", "request_ids")
+
+
+def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:
+    """Who a message is, in whichever database it lies."""
+    if message.origin:
+        return message.origin
+    moment = message.created.astimezone(UTC).isoformat()
+    return uuid.uuid5(NAMESPACE, f"{trace_id}/{message.pk}/{moment}/{bytes(message.digest).hex()}")
+
+
+def written(value: Any) -> Any:
+    """A field's value as JSON has it."""
+    match value:
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case Decimal():
+            return str(value)
+        case _:
+            return value
+
+
+def checked(fields: Fields, given: Json, what: str) -> Json:
+    """Those of the fields that are given, as the model has them. Raises ValueError for a value that cannot be."""
+    found = {}
+    for name, field in fields.items():
+        if name not in given:
+            continue
+        value = given[name]
+        try:
+            found[name] = None if value is None and field.null else _value(field, value)
+        except (ValidationError, ValueError, TypeError, OverflowError):
+            raise ValueError(f"{what}{name} is not what it should be") from None
+    return found
+
+
+def _value(field: models.Field[Any, Any], value: Any) -> Any:
+    kinds: type | tuple[type, ...] = object
+    if isinstance(field, models.CharField | models.TextField | models.DateTimeField):
+        kinds = str
+    elif isinstance(field, models.BooleanField):
+        kinds = bool
+    elif isinstance(field, models.IntegerField):
+        kinds = int
+    elif isinstance(field, models.JSONField) and field.has_default():
+        kinds = type(field.get_default())
+    elif isinstance(field, ArrayField):
+        kinds = list
+    if value is None or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise ValueError
+    if isinstance(value, str) and UNSTORABLE.search(value):
+        raise ValueError
+    if isinstance(field, models.JSONField):
+        if storable_json(value) != value:
+            raise ValueError
+        return value
+    made = field.to_python(value)
+    if isinstance(made, datetime) and made.tzinfo is None:
+        raise ValueError
+    if isinstance(field, ArrayField):
+        if not all(isinstance(each, int) and abs(each) < 2**63 for each in made):
+            raise ValueError
+        return made
+    if field.choices and made not in dict(field.flatchoices):
+        raise ValueError
+    field.run_validators(made)
+    return made

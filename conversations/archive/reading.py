@@ -1,0 +1,231 @@
+"""Import, first half: what a file says, checked line by line before anything is stored."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
+from conversations.archive.json_stream import Broken, values
+from conversations.capture import UNSTORABLE, Turn, turn
+from conversations.models import NAME_LENGTH
+from conversations.querysets import Scope
+
+DIMENSIONS = 16_000  # of the longest vector that PostgreSQL's halfvec holds
+LARGEST = 65_504  # number in it
+CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
+
+
+class BadLine(ValueError):
+    """What is not imported: `line` counts from 1. The message quotes nothing of it."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A vector of a part of a message."""
+
+    model: str
+    start: int
+    end: int
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message. `source` and `parent` are numbers that hold within the file."""
+
+    uid: uuid.UUID
+    source: int | None
+    parent: int | None
+    turn: Turn
+    fields: Json  # of the model, `created` among them
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line, found good: a message with its exchange, or one of both.
+
+    `exchange` are fields of the model, `references` those that name messages, where the line brings them.
+    """
+
+    line: int
+    scope: Scope
+    trace_id: uuid.UUID
+    exchange: Json | None
+    references: Json | None = None
+    ledger: Json | None = None
+    said: Said | None = field(default=None)
+
+
+def read(stream: IO[bytes]) -> Iterator[Item | BadLine]:
+    """The lines of an export, ours or the original Reservoir's, as JSON Lines or as one array.
+
+    A file of any size takes no more memory than its largest object.
+    """
+    for line, value in values(stream):
+        if isinstance(value, Broken):
+            yield BadLine(line, value.reason)
+            continue
+        try:
+            yield _item(line, value)
+        except ValueError as error:
+            yield BadLine(line, str(error))
+
+
+def _item(line: int, value: Any) -> Item:
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    scope = Scope(_name(value, "partition"), _name(value, "instance"))
+    trace_id = _uuid(value, "trace_id")
+    moment = _moment(value)
+    said = _said(value, trace_id, moment) if "role" in value or "content" in value else None
+    if "exchange" not in value:  # the original Reservoir's form
+        if said is None:
+            raise ValueError("role is missing")
+        answered = {"created": moment, "finished": moment, "ended": "answered"}
+        return Item(line, scope, trace_id, answered, said=said)
+    given = value["exchange"]
+    if given is None:
+        if said is None:
+            raise ValueError("it holds neither a message nor an exchange")
+        return Item(line, scope, trace_id, None, said=said)
+    if not isinstance(given, dict):
+        raise ValueError("exchange is no object")
+    fields = checked(EXCHANGE, given, "exchange.")
+    if "created" not in fields:
+        raise ValueError("exchange.created is missing")
+    references, ledger = None, None
+    if all(name in given for name in AT_LENGTH):
+        question = given.get("question")
+        if question is not None and not _is_id(question):
+            raise ValueError("exchange.question is no number of a message")
+        references = {"request_ids": fields.pop("request_ids"), "question": question}
+        ledger = None if given.get("ledger") is None else _ledger(given["ledger"])
+    return Item(line, scope, trace_id, fields, references, ledger, said)
+
+
+def _said(value: Json, trace_id: uuid.UUID, moment: datetime) -> Said:
+    role, content = value.get("role"), value.get("content")
+    if not isinstance(role, str) or not role.strip() or len(role) > 16 or UNSTORABLE.search(role):
+        raise ValueError("role is missing, or no role")
+    if content is not None and not isinstance(content, str):
+        raise ValueError("content is no text")
+    made = _turn(value, role, content)
+    made_of_payload = ("role", "name", "content", "payload")
+    fields = checked({name: f for name, f in MESSAGE.items() if name not in made_of_payload}, value, "")
+    parent, source = value.get("parent"), value.get("id")
+    if not all(number is None or _is_id(number) for number in (parent, source)):
+        raise ValueError("id or parent is no number of a message")
+    if "uid" in value:
+        who = _uuid(value, "uid")
+    else:
+        who = uuid.uuid5(NAMESPACE, json.dumps([str(trace_id), role, value.get("timestamp"), content]))
+    return Said(who, source, parent, made, fields | {"created": moment}, _pieces(value, len(made.content)))
+
+
+def _turn(value: Json, role: str, content: str | None) -> Turn:
+    if "payload" not in value:
+        payload: Any = {"role": role, "content": content or ""}
+        return turn(json.dumps(payload), payload)
+    raw = value["payload"]
+    if not isinstance(raw, str) or UNSTORABLE.search(raw):
+        raise ValueError("payload is no text that can be stored")
+    try:
+        payload = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ValueError("payload is not the JSON text of a message") from None
+    if not isinstance(payload, dict):
+        raise ValueError("payload is not the JSON text of a message")
+    made = turn(raw, payload)
+    if (made.role, made.content) != (role, content or ""):
+        raise ValueError("payload says something else than role and content")
+    return made
+
+
+def _ledger(given: Any) -> Json:
+    if not isinstance(given, dict):
+        raise ValueError("exchange.ledger is no object")
+    fields = checked(LEDGER, given, "exchange.ledger.")
+    try:
+        key = bytes.fromhex(given.get("key", ""))
+    except (TypeError, ValueError):
+        key = b""
+    if len(key) != 16 or fields.keys() != LEDGER.keys():
+        raise ValueError("exchange.ledger is not complete")
+    if not all(isinstance(entry, dict) and _is_id(entry.get("id")) for entry in fields["candidates"]):
+        raise ValueError("exchange.ledger.candidates is not what it should be")
+    if not all(isinstance(text, str) for text in fields["injected"]):
+        raise ValueError("exchange.ledger.injected is not what it should be")
+    return fields | {"key": key}
+
+
+def _pieces(value: Json, length: int) -> tuple[Piece, ...]:
+    """The vectors that name their model. The original Reservoir's do not: they are made anew."""
+    given = value.get("embeddings") or []
+    if not isinstance(given, list) or not all(isinstance(piece, dict) for piece in given):
+        raise ValueError("embeddings is not what it should be")
+    found = []
+    for piece in given:
+        vector = piece.get("vector", value.get("embedding"))
+        model, start, end = piece.get("model"), piece.get("start"), piece.get("end")
+        if not isinstance(model, str) or not model or UNSTORABLE.search(model):
+            raise ValueError("an embedding does not name its model")
+        if not (_is_id(start) and _is_id(end) and 0 <= start <= end <= length):
+            raise ValueError("an embedding lies outside its message")
+        if not isinstance(vector, list) or not 0 < len(vector) <= DIMENSIONS or not all(map(_fits, vector)):
+            raise ValueError("an embedding is no list of numbers that can be stored")
+        found.append(Piece(model, start, end, tuple(vector)))
+    if len({(piece.model, piece.start) for piece in found}) < len(found):
+        raise ValueError("two embeddings are of the same part of the message")
+    return tuple(found)
+
+
+def _fits(number: Any) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number) and abs(number) <= LARGEST
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _name(value: Json, what: str) -> str:
+    name = value.get(what)
+    if not isinstance(name, str) or not name.strip() or len(name) > NAME_LENGTH:
+        raise ValueError(f"{what} is no name of 1 to {NAME_LENGTH} characters")
+    if CONTROLS.intersection(name) or UNSTORABLE.search(name):
+        raise ValueError(f"{what} holds control characters")
+    return name
+
+
+def _uuid(value: Json, what: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(value.get(what))
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{what} is no UUID") from None
+
+
+def _moment(value: Json) -> datetime:
+    """When it was said: `created`, which is exact, else `timestamp`."""
+    created, milliseconds = value.get("created"), value.get("timestamp")
+    try:
+        if created is not None:
+            moment = datetime.fromisoformat(created)
+        elif isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
+            raise ValueError
+        else:
+            moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        raise ValueError("timestamp is no number of milliseconds since 1970") from None
