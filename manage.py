@@ -16,9 +16,24 @@ def main() -> None:
     # A clean exit also when told to stop: whoever exits last stops the embedded PostgreSQL.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        _prepare(sys.argv[1:])
         execute_from_command_line(sys.argv)
     except (ImproperlyConfigured, PostgresError) as error:
         sys.exit(f"{error}")
+
+
+def _prepare(arguments: list[str]) -> None:
+    """See to the database before a command of ours that works on it: the server need not run."""
+    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
+        return
+    import django
+    from django.core.management import get_commands
+
+    django.setup()
+    if get_commands().get(arguments[0]) in ("conversations", "proxy"):
+        from reservoir_site import server
+
+        server.prepare_database()
 
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, overload
 
-from django.conf import settings
-from django.contrib.postgres.search import SearchVector
 from django.db import connection, transaction
-from django.db.models import F, Value
+from django.db.models import F
 from django.utils import timezone
 
 from conversations import models
 from conversations.capture import Alignment, Turn, align
+from conversations.commits import commit_soon
+from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
 
@@ -73,16 +73,28 @@ class Answered:
 
 @transaction.atomic
 def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
-    """Store a request: its exchange, and those of its messages that are new. Twice is once (by trace id)."""
+    """Store a request: its exchange, and those of its messages that are new. Twice is once (by trace id).
+
+    Safe on disk when the exchange is closed, which is before the client has an answer.
+    """
+    commit_soon()
+    return _open(asked, count)
+
+
+def _open(asked: Asked, count: Count) -> Exchange:
     instance = lock_instance(scope=asked.scope)
     if already := Exchange.objects.filter(trace_id=asked.trace_id).first():
         return already
     known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
     alone = len(asked.turns) == 1
-    where = align(asked.turns, known, _latest(instance, role="user") if alone else None)
+    question, latest = _latest(instance) if alone else (None, None)
+    where = align(asked.turns, known, question)
     if alone and where.parent is None:
-        where = replace(where, parent=_latest(instance))
+        where = replace(where, parent=latest)
+    exchange_id, ids = _reserve_ids_for(where)
+    questions = [pk for pk, turn in zip(ids, asked.turns, strict=True) if turn.role == "user"]
     exchange = Exchange(
+        id=exchange_id,
         trace_id=asked.trace_id,
         instance=instance,
         created=asked.created,
@@ -90,18 +102,16 @@ def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
         provider=asked.provider,
         streamed=asked.streamed,
         memory=asked.memory,
+        memories=len(asked.ledger.message_ids) if asked.ledger else 0,
+        memory_tokens=asked.ledger.tokens if asked.ledger else 0,
         parameters=asked.parameters,
         prompts=[list(prompt) for prompt in asked.prompts],
+        request_ids=ids,
+        question_id=questions[-1] if questions else None,
     )
     exchange.save(force_insert=True)
-    ids = _store_turns(instance, exchange, asked.turns, where, count, alone=alone)
-    _follow(path=[*where.path], keep=ids, ends=where.parent)
-    exchange.request_ids = ids
-    exchange.question_id = next(
-        (pk for pk, turn in zip(reversed(ids), reversed(asked.turns), strict=True) if turn.role == "user"),
-        None,
-    )
-    exchange.save(update_fields=["request_ids", "question"])
+    Message.objects.bulk_create(_new_messages(exchange, asked.turns, where, count, alone=alone))
+    _follow(where, keep=ids)
     if ledger := asked.ledger:
         models.Ledger.objects.create(
             exchange=exchange,
@@ -121,13 +131,11 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
 
     Where it has (`opened`) and the exchange is not there, it was forgotten meanwhile, and nothing is stored.
     """
-    if opened and not Exchange.objects.filter(trace_id=asked.trace_id).exists():
+    instance = lock_instance(scope=asked.scope, make=not opened)
+    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
+    if instance is None or (exchange is None and opened):
         return
-    lock_instance(scope=asked.scope)
-    exchange = Exchange.objects.filter(trace_id=asked.trace_id).select_related("instance").first()
-    if exchange is None and opened:
-        return
-    exchange = exchange or open_exchange(asked=asked, count=count)
+    exchange = exchange or _open(asked, count)
     if exchange.ended not in (Exchange.Ended.OPEN, Exchange.Ended.INTERRUPTED):
         return
     before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also where it was forgotten
@@ -136,7 +144,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     partial = answered.ended != Exchange.Ended.ANSWERED
     answers = [
         unsaved_message(
-            exchange.instance,
+            instance,
             exchange,
             turn,
             count,
@@ -149,8 +157,8 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
         for choice, turn in enumerate(answered.turns)
     ]
     Message.objects.bulk_create(answers)
-    if answers and last is not None:
-        _abandon_siblings(parents=[last], keep=[answer.pk for answer in answers])
+    if answers and before and before.exchange_id != exchange.pk:  # asked before, and perhaps answered
+        _abandon_siblings(parents=[before.pk], keep=[answer.pk for answer in answers])
     usage = answered.usage or {}
     exchange.finished = answered.finished
     exchange.ended = answered.ended
@@ -162,14 +170,58 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     exchange.output_tokens = _whole(usage.get("completion_tokens"))
     exchange.cost = answered.cost
     exchange.timings = dict(answered.timings)
-    exchange.save()
-    _count(instance=exchange.instance, messages=len(answers), exchanges=0, active=answered.finished)
+    exchange.save(
+        update_fields=[
+            "finished",
+            "ended",
+            "status",
+            "finish_reason",
+            "error",
+            "usage",
+            "input_tokens",
+            "output_tokens",
+            "cost",
+            "timings",
+        ]
+    )
+    _count(instance=instance, messages=len(answers), exchanges=0, active=answered.finished)
 
 
-def lock_instance(*, scope: Scope) -> Instance:
-    """The scope's instance, made if need be, locked until the transaction ends: a scope is written in turn."""
-    find = Instance.objects.of_scope(scope).select_for_update(of=("self",)).select_related("partition")
-    if instance := find.first():
+@transaction.atomic
+def add_messages(
+    *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = uncounted, embed: bool = True
+) -> list[int]:
+    """Store a conversation that came by no exchange: its turns and when each was said, oldest first.
+
+    Each turn grows from the one before it. With `embed` they go onto the backlog; without, whoever adds them sees
+    to their vectors. Returns the ids, in order.
+    """
+    instance = lock_instance(scope=scope)
+    ids = reserve_ids(len(messages))
+    rows = [
+        unsaved_message(instance, None, turn, count, id=pk, created=created, parent_id=parent)
+        for pk, parent, (turn, created) in zip(ids, [None, *ids], messages, strict=False)
+    ]
+    if not embed:
+        for row in rows:
+            row.embed_due = None
+    Message.objects.bulk_create(rows, batch_size=500)
+    if messages:
+        _count(instance=instance, messages=len(messages), exchanges=0, active=max(created for _, created in messages))
+    return ids
+
+
+@overload
+def lock_instance(*, scope: Scope) -> Instance: ...
+@overload
+def lock_instance(*, scope: Scope, make: bool) -> Instance | None: ...
+def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
+    """The scope's instance, locked until the transaction ends: a scope is written in turn.
+
+    One that does not exist is made, or, without `make`, None. The lock leaves references to the instance alone.
+    """
+    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
+    if (instance := find.first()) or not make:
         return instance
     partition, _ = Partition.objects.get_or_create(name=scope.partition)
     Instance.objects.get_or_create(partition=partition, name=scope.instance)
@@ -181,36 +233,57 @@ def interrupt_open_exchanges() -> int:
     return Exchange.objects.filter(ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
 
 
-def _store_turns(
-    instance: Instance,
-    exchange: Exchange,
-    turns: Sequence[Turn],
-    where: Alignment,
-    count: Count,
-    *,
-    alone: bool,
-) -> list[int]:
-    """Insert the new turns, each growing from the one before it; the ids of all, in order."""
-    fresh = iter(reserve_ids(where.ids.count(None)))
-    ids = [next(fresh) if pk is None else pk for pk in where.ids]
+def _new_messages(
+    exchange: Exchange, turns: Sequence[Turn], where: Alignment, count: Count, *, alone: bool
+) -> list[Message]:
+    """The messages that are new, each growing from the one before it."""
     last_known = max((i for i, pk in enumerate(where.ids) if pk is not None), default=-1)
-    messages = []
-    for i, (turn, pk) in enumerate(zip(turns, ids, strict=True)):
-        if where.ids[i] is None:
-            parent = where.parent if i == last_known + 1 else (ids[i - 1] if i else None)
-            messages.append(
-                unsaved_message(
-                    instance, exchange, turn, count, id=pk, created=exchange.created, parent_id=parent, alone=alone
-                )
-            )
-    Message.objects.bulk_create(messages)
-    return ids
+    return [
+        unsaved_message(
+            exchange.instance,
+            exchange,
+            turn,
+            count,
+            id=exchange.request_ids[i],
+            created=exchange.created,
+            parent_id=where.parent if i == last_known + 1 else (exchange.request_ids[i - 1] if i else None),
+            alone=alone,
+        )
+        for i, turn in enumerate(turns)
+        if where.ids[i] is None
+    ]
 
 
-def _latest(instance: Instance, **where: str) -> int | None:
-    """The instance's latest message."""
-    latest = Message.objects.filter(instance=instance, **where).order_by("-created", "-id")
-    return latest.values_list("pk", flat=True).first()
+def _latest(instance: Instance) -> tuple[int | None, int | None]:
+    """The instance's latest user message, and its latest message at all."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT (SELECT id FROM conversations_message WHERE instance_id = %(instance)s AND role = 'user'
+                    ORDER BY created DESC, id DESC LIMIT 1),
+                   (SELECT id FROM conversations_message WHERE instance_id = %(instance)s
+                    ORDER BY created DESC, id DESC LIMIT 1)
+            """,
+            {"instance": instance.pk},
+        )
+        row: tuple[int | None, int | None] = cursor.fetchone()
+        return row
+
+
+def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
+    """An id for the exchange, and the ids of its messages: of known ones their own, of new ones fresh ones."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT nextval(pg_get_serial_sequence('conversations_exchange', 'id')),
+                   ARRAY(SELECT nextval(pg_get_serial_sequence('conversations_message', 'id'))
+                         FROM generate_series(1, %s))
+            """,
+            [where.ids.count(None)],
+        )
+        row: tuple[int, list[int]] = cursor.fetchone()
+    ids = iter(row[1])
+    return row[0], [next(ids) if pk is None else pk for pk in where.ids]
 
 
 def reserve_ids(count: int) -> list[int]:
@@ -223,13 +296,8 @@ def reserve_ids(count: int) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
-# to_tsvector refuses to make more than 1 MB; what stands beyond this many characters is found by vector alone.
-INDEXED_CHARACTERS = 60_000
-
-
 def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
     """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
-    words = f"{turn.name}: {turn.content}" if turn.name else turn.content
     return Message(
         instance=instance,
         exchange=exchange,
@@ -239,24 +307,21 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
         payload=turn.payload,
         digest=turn.digest,
         tokens=count(turn.content),
-        lexemes=SearchVector(Value(words[:INDEXED_CHARACTERS]), config=settings.RESERVOIR_LANGUAGE),
+        asks=asks(turn.content),
+        lexemes=search_vector(instance.pk, turn.name, turn.content),
         embed_due=timezone.now() if turn.content.strip() else None,
         **fields,
     )
 
 
-def _follow(*, path: Sequence[int], keep: Sequence[int], ends: int | None) -> None:
+def _follow(where: Alignment, *, keep: Sequence[int]) -> None:
     """The client has gone down this path: it lives again, and what forks off it is abandoned."""
-    if not path:
-        return
-    Message.objects.filter(pk__in=path, alone=True, parent__in=path).update(alone=False)
-    revived = Message.objects.filter(pk__in=path, abandoned=True).update(abandoned=False)
-    # A fork further up was seen when it came about, unless the client is going back to an abandoned branch.
-    near_end = Message.objects.filter(pk=ends).values_list("pk", "parent_id") if ends else ()
-    parents = set(path) if revived else {pk for row in near_end for pk in row if pk is not None}
-    if ends == keep[-1]:  # asked again: its answers stay until there is another one
-        parents.discard(ends)
-    _abandon_siblings(parents=[*parents], keep=[*path, *keep])
+    if where.joined:
+        Message.objects.filter(pk__in=where.path, alone=True, parent__in=where.path).update(alone=False)
+    if where.revived:
+        Message.objects.filter(pk__in=where.path, abandoned=True).update(abandoned=False)
+    if where.forks:
+        _abandon_siblings(parents=[*where.forks], keep=[*where.path, *keep])
 
 
 def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
+from conversations import indexes
 from conversations.embedders import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
+from conversations.embedding import model_of
 from conversations.models import Embedding, EmbeddingModel, Message
 
 log = logging.getLogger(__name__)
@@ -23,13 +26,9 @@ log = logging.getLogger(__name__)
 BATCH = 16
 LEASE = timedelta(minutes=5)
 RETRY = timedelta(minutes=1)
+OVERTAKEN = timedelta(seconds=10)  # by then this process has noticed that another model is in use
+INDEX_SECONDS = 60.0  # between two looks whether a scope has grown so large that it has earned an index
 IDLE_SECONDS = 5.0  # how soon what another process left is noticed
-
-
-def embedding_model(embedder: Embedder) -> EmbeddingModel:
-    """The row of the embedder's model, made on first use."""
-    model, _ = EmbeddingModel.objects.get_or_create(name=embedder.name, defaults={"dimensions": embedder.dimensions})
-    return model
 
 
 def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
@@ -41,7 +40,7 @@ def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
     if not messages:
         return 0
     try:
-        _embed(embedder, messages)
+        embed(embedder, messages)
     except EmbedderError:
         if len(messages) == 1:
             raise
@@ -54,25 +53,35 @@ def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
 def save_vectors(
     *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
 ) -> None:
-    """Write a message's vectors and take it off the backlog."""
+    """Write a message's vectors and take it off the backlog, unless another model has come into use meanwhile."""
     with transaction.atomic():
         if not Message.objects.filter(pk=message_id).select_for_update().exists():
             return  # forgotten meanwhile
-        Embedding.objects.bulk_create(
-            [
-                Embedding(
-                    message_id=message_id,
-                    instance_id=instance_id,
-                    model=model,
-                    start=piece.start,
-                    end=piece.end,
-                    vector=vector,
-                )
-                for piece, vector in zip(pieces, vectors, strict=True)
-            ],
-            ignore_conflicts=True,
-        )
-        Message.objects.filter(pk=message_id).update(embed_due=None)
+        add_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)
+        # Asked after writing: whoever changes the model waits until nobody writes (see reembedding.py).
+        overtaken = EmbeddingModel.objects.filter(active=True).exclude(pk=model.pk).exists()
+        due = timezone.now() + OVERTAKEN if overtaken else None
+        Message.objects.filter(pk=message_id).update(embed_due=due)
+
+
+def add_vectors(
+    *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
+) -> None:
+    """Write a message's vectors, of which the model may have some already."""
+    Embedding.objects.bulk_create(
+        [
+            Embedding(
+                message_id=message_id,
+                instance_id=instance_id,
+                model=model,
+                start=piece.start,
+                end=piece.end,
+                vector=vector,
+            )
+            for piece, vector in zip(pieces, vectors, strict=True)
+        ],
+        ignore_conflicts=True,
+    )
 
 
 def _lease(batch: int) -> list[Message]:
@@ -84,14 +93,15 @@ def _lease(batch: int) -> list[Message]:
     return messages
 
 
-def _embed(embedder: Embedder, messages: Sequence[Message]) -> None:
+def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., None] = save_vectors) -> None:
+    """Make and write the vectors of these messages; `save` writes those of one. Raises EmbedderError, then of none."""
     pieces = [split(message.content, embedder.count) for message in messages]
     texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
     vectors = embedder.embed(texts)
-    model = embedding_model(embedder)
+    model = model_of(embedder)
     at = 0
     for message, parts in zip(messages, pieces, strict=True):
-        save_vectors(
+        save(
             message_id=message.pk,
             instance_id=message.instance_id,
             model=model,
@@ -103,7 +113,7 @@ def _embed(embedder: Embedder, messages: Sequence[Message]) -> None:
 
 def _embed_alone(embedder: Embedder, message: Message) -> bool:
     try:
-        _embed(embedder, [message])
+        embed(embedder, [message])
     except EmbedderError as error:
         log.warning("message %s could not be embedded and is tried again in a minute: %s", message.pk, error)
         Message.objects.filter(pk=message.pk).update(embed_due=timezone.now() + RETRY)
@@ -119,22 +129,31 @@ class Worker(threading.Thread):
         self._embedder = embedder
         self._wake = threading.Event()
         self._stopping = False
+        self._indexed = float("-inf")
 
     def wake(self) -> None:
         """There is something new."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """Finish the batch at hand, then end."""
+    def stop(self, seconds: float = 10) -> None:
+        """Finish the batch at hand, then end; left behind where that takes longer (its lease runs out)."""
         self._stopping = True
         self._wake.set()
-        self.join()
+        self.join(seconds)
+
+    def _index(self) -> bool:
+        if time.monotonic() - self._indexed < INDEX_SECONDS:
+            return False
+        made = indexes.create_next()
+        if not made:
+            self._indexed = time.monotonic()
+        return made
 
     def run(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
-                busy = bool(work_off(self._embedder()))
+                busy = bool(work_off(self._embedder())) or self._index()
             except EmbedderError as error:
                 log.warning("embedding waits: %s", error)
                 busy = False

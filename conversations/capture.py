@@ -133,18 +133,24 @@ class Known:
     answer: int | None = None  # its latest answer, if it is a question
     answered: bool = False  # in full, or being answered right now
     leaf: bool = True  # no client has gone on from here
+    alone: bool = False  # sent without history
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """Where a request lies: for each turn the stored message's id or None, and what the new turns grow from.
 
-    `path` are the stored messages it runs along, answers that the client left out included.
+    `path` are the stored messages it runs along, answers that the client left out included. What else grows
+    from one of `forks` is a branch that the client has left.
     """
 
     ids: tuple[int | None, ...]
     parent: int | None = None
     path: frozenset[int] = frozenset()
+    forks: frozenset[int] = frozenset()
+    revived: bool = False  # part of the path was abandoned
+    joined: bool = False  # part of the path was sent alone, and has now been resent as history
 
 
 def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | None) -> Alignment:
@@ -194,7 +200,14 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     if end + 1 < len(turns) and turns[end + 1].role == tail.role == "user" and tail.answer:
         parent = tail.answer  # the client left the answer out
         path.add(parent)
-    return Alignment(tuple(ids), parent, frozenset(path))
+    nodes = [by_id[pk] for pk in path if pk in by_id]
+    revived = any(node.abandoned for node in nodes)
+    # A fork further up was seen when it came about, unless the client is going back to an abandoned branch.
+    forks = path if revived else {pk for pk in (parent, last, tail.parent) if pk is not None}
+    if end == len(turns) - 1:  # asked again: its answers stay until there is another one
+        forks = forks - {last}
+    joined = any(node.alone and node.parent in path for node in nodes)
+    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived, joined)
 
 
 def _runs(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
 from django.db.models import Q
@@ -83,6 +85,8 @@ class Exchange(models.Model):
     cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)  # US dollars
     timings = models.JSONField(default=dict)  # phase -> milliseconds
     memory = models.CharField(max_length=8, default="on")  # on, off, degraded
+    memories = models.PositiveIntegerField(default=0)  # how many messages were shown again; the ledger names them
+    memory_tokens = models.PositiveIntegerField(default=0)
 
     # The request without its messages, as sent; its messages: ids of stored ones, texts of system prompts.
     parameters = models.TextField(blank=True)
@@ -144,7 +148,8 @@ class Message(models.Model):
     tokens = models.PositiveIntegerField(default=0)
     partial = models.BooleanField(default=False)  # the answer was cut short
     abandoned = models.BooleanField(default=False)  # on a branch that the client has left
-    lexemes = SearchVectorField(null=True)
+    asks = models.BooleanField(default=False)  # is a question, see lexemes.asks()
+    lexemes = SearchVectorField(null=True)  # what it is found by, see lexemes.py
     # When the backlog should see to it (a lease while somebody does); None when there is nothing to do.
     embed_due = models.DateTimeField(null=True)
     # Who it was where it was imported from, so that importing it again finds it; None for what was said here.
@@ -161,6 +166,9 @@ class Message(models.Model):
             models.Index(fields=["instance", "created", "id"], name="message_by_scope_and_time"),
             models.Index(fields=["instance", "digest"], name="message_by_digest"),
             models.Index(fields=["embed_due"], name="message_backlog", condition=Q(embed_due__isnull=False)),
+            # Without its list of pending entries, which every search would have to read through.
+            GinIndex(fields=["lexemes"], name="message_by_words", fastupdate=False),
+            models.Index(fields=["instance", "name"], name="message_by_name", condition=~Q(name="")),
         ]
 
     def __str__(self) -> str:
@@ -173,6 +181,13 @@ class EmbeddingModel(models.Model):
     name = models.TextField(unique=True)
     dimensions = models.PositiveSmallIntegerField()
     created = models.DateTimeField(auto_now_add=True)
+    spec = models.TextField(blank=True)  # how to ask it, as in RESERVOIR_EMBEDDER
+    active = models.BooleanField(default=False)  # recall uses its vectors
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["active"], condition=Q(active=True), name="one_embedding_model_in_use")
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -194,6 +209,20 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.message_id}[{self.start}:{self.end}]"
+
+
+class StaffLimit(models.Model):
+    """A user who sees these partitions only. Without a limit, a user's permissions hold for all of them."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="limit")
+    partitions = models.ManyToManyField(Partition, related_name="+", blank=True)
+
+    class Meta:
+        verbose_name = "limit to partitions"
+        verbose_name_plural = "limits to partitions"
+
+    def __str__(self) -> str:
+        return "sees only these partitions"
 
 
 class AuditEntry(models.Model):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from django.conf import settings
 from django.contrib.postgres.search import SearchQuery
-from django.db import models
-from django.db.models import Exists, Min, OuterRef, Subquery
+from django.db import connection, models
+from django.db.models import Min
 from pgvector.django import CosineDistance
 
 from conversations.capture import Known
@@ -40,8 +40,10 @@ class ExchangeQuerySet(models.QuerySet["Exchange"]):
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
-        """For operators: narrowed to a partition, or a scope, where one is given."""
-        rows = self if partition is None else self.filter(instance__partition__name=partition)
+        """For operators: of a partition, of a scope, or of all but what is only there to measure with."""
+        if partition is None:
+            return self.exclude(instance__partition__name__startswith=SCRATCH)
+        rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
 
 
@@ -50,8 +52,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
-        """For operators, who may look across scopes: narrowed to a partition, or a scope, where one is given."""
-        rows = self if partition is None else self.filter(instance__partition__name=partition)
+        """For operators, who may look across scopes: as ExchangeQuerySet.within."""
+        if partition is None:
+            return self.exclude(instance__partition__name__startswith=SCRATCH)
+        rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
 
     def between(self, since: datetime | None = None, before: datetime | None = None) -> Self:
@@ -84,49 +88,48 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(embed_due__isnull=False).order_by("embed_due")
 
     def known(self, instance_id: int, digests: Sequence[bytes]) -> list[Known]:
-        """The instance's messages that share a digest with a turn, ready to be aligned; newest 2,000."""
-        children = self.model._default_manager.filter(parent=OuterRef("pk"))
-        answers = children.filter(role="assistant").order_by("abandoned", "-id")
-        asking = self.model._meta.get_field("asked_in").related_model._default_manager.filter(
-            question=OuterRef("pk"), ended="open"
-        )
-        rows = (
-            self.filter(instance_id=instance_id, digest__in=digests)
-            .annotate(
-                leaf=~Exists(children.filter(alone=False)),
-                answer=Subquery(answers.values("pk")[:1]),
-                answered=Exists(children.filter(role="assistant", partial=False)) | Exists(asking),
-            )
-            .order_by("-id")
-            .values_list(
-                "id",
-                "digest",
-                "role",
-                "parent_id",
-                "parent__digest",
-                "parent__role",
-                "parent__alone",
-                "parent__parent_id",
-                "parent__parent__digest",
-                "answer",
-                "answered",
-                "leaf",
-            )[:2000]
-        )
-        return [
-            Known(
-                id=row[0],
-                digest=bytes(row[1]),
-                role=row[2],
-                parent=row[3],
-                parent_digest=bytes(row[4] or b""),
-                parent_role=row[5] or "",
-                parent_first=bool(row[6]) or row[7] is None,
-                grandparent=row[7],
-                grandparent_digest=bytes(row[8] or b""),
-                answer=row[9],
-                answered=row[10],
-                leaf=row[11],
-            )
-            for row in rows
-        ]
+        """The instance's messages that share a digest with a turn, ready to be aligned; newest 2,000.
+
+        Asked with every request; as SQL, since Django takes longer to put it together than PostgreSQL to answer it.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(KNOWN, {"instance": instance_id, "digests": list(digests)})
+            return [
+                Known(
+                    id=row[0],
+                    digest=bytes(row[1]),
+                    role=row[2],
+                    parent=row[3],
+                    parent_digest=bytes(row[4] or b""),
+                    parent_role=row[5] or "",
+                    parent_first=bool(row[6]),
+                    grandparent=row[7],
+                    grandparent_digest=bytes(row[8] or b""),
+                    answer=row[9],
+                    answered=row[10],
+                    leaf=row[11],
+                    alone=row[12],
+                    abandoned=row[13],
+                )
+                for row in cursor.fetchall()
+            ]
+
+
+KNOWN = """
+SELECT m.id, m.digest, m.role,
+       p.id, p.digest, p.role, p.alone OR p.parent_id IS NULL,
+       g.id, g.digest,
+       (SELECT a.id FROM conversations_message a WHERE a.parent_id = m.id AND a.role = 'assistant'
+        ORDER BY a.abandoned, a.id DESC LIMIT 1),
+       EXISTS (SELECT FROM conversations_message a
+               WHERE a.parent_id = m.id AND a.role = 'assistant' AND NOT a.partial)
+       OR EXISTS (SELECT FROM conversations_exchange e WHERE e.question_id = m.id AND e.ended = 'open'),
+       NOT EXISTS (SELECT FROM conversations_message c WHERE c.parent_id = m.id AND NOT c.alone),
+       m.alone, m.abandoned
+FROM conversations_message m
+LEFT JOIN conversations_message p ON p.id = m.parent_id
+LEFT JOIN conversations_message g ON g.id = p.parent_id
+WHERE m.instance_id = %(instance)s AND m.digest = ANY(%(digests)s)
+ORDER BY m.id DESC
+LIMIT 2000
+"""

@@ -1,27 +1,76 @@
-"""Recall: scope + query -> ranked memories.
+"""Recall: scope + query -> ranked memories, cut where relevance ends.
 
-Two arms find candidates among the scope's messages: nearest by vector and matching by words. Each arm's scores
-are divided by its best and summed with equal weight (fusing by rank is worse at the top: the first rank of a weak
-arm outweighs everything). Packing into a budget and rendering are the proxy's.
+    ask      whose memory is asked: the scope's size, the query's words, whom it names, what text to embed
+    read     what the formula needs of the messages that may answer (frames.py)
+    rank     the formula (ranking.py)
+    fetch    the best of them, each with the part of a long text that answers (spans.py)
+
+Packing into a budget and rendering are the proxy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
+import numpy as np
 from django.conf import settings
 from django.db import connection
 
+from conversations.capture import storable
+from conversations.frames import Read, Wanted, Word, read
+from conversations.lexemes import split_by_script
+from conversations.names import in_first_person, named
 from conversations.querysets import Scope
+from conversations.ranking import WEIGHTS, Floats, parts
+from conversations.spans import WHOLE, Scored, best_span
 
 CANDIDATES = 50
+PARTS = (*WEIGHTS,)
+
+RELEVANT = 0.5
+"""The share of the best score below which a message is not shown."""
+
+EVIDENCE = ("vector", "words", "session", "nearby")
+"""Parts of which a candidate has at least one: who spoke, alone, answers nothing."""
+
+LONGEST_QUERY = 10_000  # characters whose words are looked for
+MOST_WORDS, FEWEST_WORDS = 64, 16
+COUNTED = 200_000  # how many times a word is looked up in a message, for all words of a query together
+MOST_NAMES = 200
+
+
+class Person(NamedTuple):
+    """A participant; `code` stands for the name in frames."""
+
+    name: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query, and whose memory it is put to. `wording` is the text whose vector recall() wants."""
+
+    text: str
+    wording: str
+    instance_id: int | None = None  # None: there is no such scope yet
+    messages: int = 0
+    words: tuple[Word, ...] = ()
+    about: Person | None = None
+
+
+class Part(NamedTuple):
+    """What one part of the formula adds to a score, and the message's place (from 1) among the scope's by it."""
+
+    rank: int | None
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stored message that answers a query, with each arm's rank (from 1) and score."""
+    """A stored message that may answer a query. `start` and `end` (offsets) are what to show of its content."""
 
     id: int
     role: str
@@ -29,69 +78,200 @@ class Candidate:
     created: datetime
     content: str
     digest: bytes
+    start: int
+    end: int
     score: float
-    vector_rank: int | None
-    vector_score: float
-    word_rank: int | None
-    word_score: float
+    relevant: bool
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """What to show; dots stand for what is left out."""
+        before = "… " if self.start > 0 else ""
+        after = " …" if self.end < len(self.content) else ""
+        return f"{before}{self.content[self.start : self.end].strip()}{after}"
 
 
-def recall(
-    *, scope: Scope, query: str, vector: Sequence[float] | None, model: str, limit: int = CANDIDATES
-) -> list[Candidate]:
-    """The scope's messages that answer the query, best first. `vector` is the query's under `model`."""
+def ask(*, scope: Scope, query: str) -> Question:
+    """Prepare a query, before anything is embedded."""
+    if not any(character.isalnum() for character in query):
+        return Question(query, query)  # emoji, punctuation: nothing that could be looked for
+    spaced, pairs = split_by_script(storable(query[:LONGEST_QUERY]))
     with connection.cursor() as cursor:
         cursor.execute(
-            SQL,
+            _ASK,
             {
                 "partition": scope.partition,
                 "instance": scope.instance,
                 "language": settings.RESERVOIR_LANGUAGE,
-                "query": query[:10_000],
-                "vector": None if vector is None else "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
-                "model": model,
-                "arm": 4 * limit,
-                "limit": limit,
+                "spaced": spaced,
+                "pairs": pairs,
+                "names": MOST_NAMES,
             },
         )
-        return [Candidate(*[*row[:5], bytes(row[5]), *row[6:]]) for row in cursor.fetchall()]
+        row = cursor.fetchone()
+    if row is None:
+        return Question(query, query)
+    instance_id, messages, names, codes, lexemes = row
+    people = [Person(name, code) for name, code in zip(names or (), codes or (), strict=True)]
+    meant = set(named(query, [person.name for person in people]))
+    return Question(
+        text=query,
+        wording=in_first_person(query, sorted(meant), settings.RESERVOIR_LANGUAGE) or query,
+        instance_id=instance_id,
+        messages=messages,
+        words=_chosen(lexemes or (), messages),
+        about=next((person for person in people if {person.name} == meant), None),
+    )
 
 
-# The OR of the query's own lexemes, so that its text is never parsed as query syntax.
-SQL = """
-WITH scope AS MATERIALIZED (
-    SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
+def recall(
+    *,
+    question: Question,
+    vector: Sequence[float] | None,
+    model: str,
+    limit: int = CANDIDATES,
+    without: Collection[str] = (),
+) -> list[Candidate]:
+    """The messages that answer the question, best first; `vector` is of its wording, under `model`.
+
+    `without`: parts of the formula to leave out. Of messages that say the same only the best is given.
+    """
+    if question.instance_id is None or limit < 1:
+        return []
+    found = read(
+        Wanted(
+            instance_id=question.instance_id,
+            messages=question.messages,
+            words=() if {"words", "session", "nearby"} <= set(without) else question.words,
+            vector=None if "vector" in without and "answer" in without else vector,
+            model=model,
+        )
+    )
+    scored = parts(found.frame, about=question.about.code if question.about else None)
+    for name in without:
+        scored[name] = np.zeros_like(scored[name])
+    score = np.sum([*scored.values()], axis=0)
+    best = _best(found, scored, score, limit)
+    return _fetch(question, model, vector, found, scored, score, best)
+
+
+def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
+    """The words to look for. Of a long query those that are not common, the first of them first."""
+    most = min(MOST_WORDS, max(FEWEST_WORDS, COUNTED // max(messages, 1)))
+    if len(lexemes) <= most and messages * len(lexemes) <= COUNTED:
+        return tuple(Word(lexeme) for lexeme in lexemes)
+    with connection.cursor() as cursor:
+        cursor.execute(_SHARES, {"lexemes": list(lexemes)})
+        shares = dict(cursor.fetchall())
+    words = [Word(lexeme, shares.get(lexeme, 0.0)) for lexeme in lexemes]
+    return tuple(sorted(words, key=lambda word: word.share)[:most])
+
+
+def _best(found: Read, scored: dict[str, Floats], score: Floats, limit: int) -> list[int]:
+    """Places of the best messages in the frame, one of each text. Of equals the latest comes first."""
+    evident = np.any([scored[name] > 0 for name in EVIDENCE], axis=0)
+    order = np.lexsort((-np.arange(len(score)), -score))
+    order = order[evident[order]]
+    _, first = np.unique(found.texts[order], return_index=True)
+    return [int(place) for place in order[np.sort(first)][:limit]]
+
+
+def _fetch(
+    question: Question,
+    model: str,
+    vector: Sequence[float] | None,
+    found: Read,
+    scored: dict[str, Floats],
+    score: Floats,
+    best: Sequence[int],
+) -> list[Candidate]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _FETCH,
+            {
+                "ids": [int(found.ids[place]) for place in best],
+                "instance": question.instance_id,
+                "model": model,
+                "whole": WHOLE,
+                "vector": None if vector is None else f"[{','.join(f'{x:.6g}' for x in vector)}]",
+            },
+        )
+        rows = {row[0]: row for row in cursor.fetchall()}
+    stems = [word.lexeme for word in question.words]
+    ranks = {name: np.sort(values) for name, values in scored.items()}
+
+    def part(name: str, place: int) -> Part:
+        value = float(scored[name][place])
+        better = len(score) - int(np.searchsorted(ranks[name], value, side="right"))
+        return Part(better + 1 if value > 0 else None, value)
+
+    candidates = []
+    for place in best:
+        if not (row := rows.get(int(found.ids[place]))):
+            continue  # forgotten meanwhile
+        id_, role, name, created, content, digest, starts, ends, cosines = row
+        pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
+        start, end = best_span(content, pieces, stems)
+        candidates.append(
+            Candidate(
+                id=id_,
+                role=role,
+                name=name,
+                created=created,
+                content=content,
+                digest=bytes(digest),
+                start=start,
+                end=end,
+                score=float(score[place]),
+                relevant=bool(score[place] >= RELEVANT * score[best[0]]),
+                parts={name: part(name, place) for name in scored},
+            )
+        )
+    return candidates
+
+
+# The participants are found by hopping from name to name in an index, however many messages there are.
+_ASK = """
+WITH RECURSIVE scope AS (
+    SELECT i.id, i.message_count FROM conversations_instance i
+    JOIN conversations_partition p ON p.id = i.partition_id
     WHERE p.name = %(partition)s AND i.name = %(instance)s
-), wanted AS MATERIALIZED (
-    SELECT string_agg(quote_literal(lexeme), ' | ')::tsquery AS words
-    FROM unnest(to_tsvector(%(language)s::regconfig, %(query)s))
-), by_vector AS (
-    SELECT e.message_id, max(1 - (e.vector <=> %(vector)s::halfvec)) AS score
-    FROM conversations_embedding e
-    WHERE %(vector)s IS NOT NULL AND e.instance_id = (SELECT id FROM scope)
-      AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
-    GROUP BY e.message_id ORDER BY score DESC LIMIT %(arm)s
-), by_words AS (
-    SELECT m.id AS message_id, ts_rank(m.lexemes, words, 1) AS score
-    FROM conversations_message m, wanted
-    WHERE m.instance_id = (SELECT id FROM scope) AND m.lexemes @@ words
-    ORDER BY score DESC LIMIT %(arm)s
-), ranked_vector AS (
-    SELECT message_id, rank() OVER (ORDER BY score DESC) AS rank, greatest(score, 0) AS score FROM by_vector
-), ranked_words AS (
-    SELECT message_id, rank() OVER (ORDER BY score DESC) AS rank, score FROM by_words
-), fused AS (
-    SELECT message_id,
-           coalesce(v.score / nullif(max(v.score) OVER (), 0), 0) / 2
-           + coalesce(w.score / nullif(max(w.score) OVER (), 0), 0) / 2 AS score,
-           v.rank AS vector_rank, coalesce(v.score, 0) AS vector_score,
-           w.rank AS word_rank, coalesce(w.score, 0) AS word_score
-    FROM ranked_vector v FULL JOIN ranked_words w USING (message_id)
+), person AS (
+    SELECT 1 AS number, (
+        SELECT m.name FROM conversations_message m
+        WHERE m.instance_id = (SELECT id FROM scope) AND m.name <> '' ORDER BY m.name LIMIT 1
+    ) AS name
+    UNION ALL
+    SELECT number + 1, (
+        SELECT m.name FROM conversations_message m
+        WHERE m.instance_id = (SELECT id FROM scope) AND m.name <> '' AND m.name > person.name
+        ORDER BY m.name LIMIT 1
+    ) FROM person WHERE name IS NOT NULL AND number < %(names)s
 )
-SELECT m.id, m.role, m.name, m.created, m.content, m.digest,
-       f.score, f.vector_rank, f.vector_score, f.word_rank, f.word_score
-FROM fused f JOIN conversations_message m ON m.id = f.message_id
-WHERE m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''
-ORDER BY f.score DESC, m.created DESC, m.id DESC
-LIMIT %(limit)s
+SELECT scope.id, scope.message_count, people.names, people.codes,
+    (SELECT array_agg(lexeme ORDER BY positions[1])
+     FROM unnest(to_tsvector(%(language)s::regconfig, %(spaced)s) || %(pairs)s::tsvector))
+FROM scope, (
+    SELECT array_agg(name) AS names, array_agg(hashtextextended(name, 0)) AS codes FROM person WHERE name IS NOT NULL
+) people
+"""
+
+# How common lexemes are among all messages, as far as ANALYZE has seen; the last two frequencies are bounds.
+_SHARES = """
+SELECT lexeme, share FROM pg_stats, unnest(most_common_elems::text::text[], most_common_elem_freqs) AS l(lexeme, share)
+WHERE schemaname = current_schema() AND tablename = 'conversations_message' AND attname = 'lexemes'
+  AND lexeme = ANY(%(lexemes)s)
+"""
+
+# Pieces are needed of those texts alone that are shown in part.
+_FETCH = """
+SELECT m.id, m.role, m.name, m.created, m.content, m.digest, piece.starts, piece.ends, piece.cosines
+FROM conversations_message m LEFT JOIN LATERAL (
+    SELECT array_agg(e.start ORDER BY e.start) AS starts, array_agg(e."end" ORDER BY e.start) AS ends,
+        array_agg(coalesce(-(e.vector <#> %(vector)s::halfvec), 0) ORDER BY e.start) AS cosines
+    FROM conversations_embedding e JOIN conversations_embeddingmodel model ON model.id = e.model_id
+    WHERE e.message_id = m.id AND model.name = %(model)s
+) piece ON length(m.content) > %(whole)s
+WHERE m.id = ANY(%(ids)s) AND m.instance_id = %(instance)s AND NOT m.abandoned
 """

@@ -13,11 +13,14 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import register_converter
 from ninja import NinjaAPI, Path, Router
+from ninja.errors import ValidationError
 
 from proxy import pipeline, runtime
 from proxy.call import Call
-from proxy.errors import BadRequest, NotFound, ReservoirError
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
+from proxy.memory_api import at_most, original_form
+from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -54,6 +57,40 @@ async def kept_completions(request: HttpRequest, partition: Path[str], instance:
     return await pass_through(request, partition, instance, "chat/completions")
 
 
+@router.api_operation(["GET", "POST"], "/recall")
+async def recall(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """What a chat completion with a text would be given of its memory, and why."""
+    return _encode(await pipeline.recall(_call(request, partition, instance), runtime.current()))
+
+
+@router.api_operation([method for method in ALL if method not in ("GET", "POST")], "/recall", include_in_schema=False)
+async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """This path is ours, not the provider's."""
+    raise MethodNotAllowed("Recall takes GET and POST.")
+
+
+@router.get("/command/view/{segment:count}", tags=["original"])
+async def view(request: HttpRequest, partition: Path[str], instance: Path[str], count: Path[int]) -> HttpResponseBase:
+    """The latest messages, oldest first, as the original Reservoir gives them."""
+    scope = _call(request, partition, instance).wishes.scope
+    return original_form(await runtime.current().history.view(at_most(count), **scope._asdict()))
+
+
+@router.get("/command/search/{segment:count}", tags=["original"])
+async def search(
+    request: HttpRequest,
+    partition: Path[str],
+    instance: Path[str],
+    count: Path[int],
+    term: str,
+    semantic: bool = False,
+) -> HttpResponseBase:
+    """Messages with these words, or near to them in meaning, as the original Reservoir gives them."""
+    scope = _call(request, partition, instance).wishes.scope
+    history = runtime.current().history
+    return original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
+
+
 @router.api_operation(ALL, "/{path:rest}", include_in_schema=False)
 async def pass_through(request: HttpRequest, partition: Path[str], instance: Path[str], rest: str) -> HttpResponseBase:
     """Everything else under the base URL goes to the provider untouched."""
@@ -66,7 +103,8 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
 old_router = Router()  # the path as clients of the original Reservoir write it
 old_router.api_operation(["POST"], "/chat/completions", include_in_schema=False)(chat_completions)
 
-api = NinjaAPI(title="Reservoir", docs_url=None, openapi_url=None)
+api = NinjaAPI(title="Reservoir", docs_url="/v1/docs", openapi_url="/v1/openapi.json")
+api.add_router("/v1/memory", memory_router)
 api.add_router("/v1" + BASE, router)
 api.add_router(BASE + "/v1", old_router)
 
@@ -75,6 +113,14 @@ api.add_router(BASE + "/v1", old_router)
 def refuse(request: HttpRequest, error: ReservoirError) -> HttpResponseBase:
     """OpenAI's error shape, the same on every route."""
     return WholeResponse(error.status, error.headers, error.body())
+
+
+@api.exception_handler(ValidationError)
+def refuse_parameters(request: HttpRequest, error: ValidationError) -> HttpResponseBase:
+    """What a parameter should be, without repeating what was sent."""
+    first = error.errors[0]
+    name = str(first["loc"][-1])
+    return refuse(request, BadRequest(f"{name}: {first['msg']}.", code="invalid_parameter", param=name))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:

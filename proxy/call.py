@@ -13,7 +13,7 @@ from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from proxy.errors import BadRequest
-from proxy.memory import Scope, Wishes
+from proxy.memory import SCRATCH, Scope, Wishes
 from proxy.upstream import Headers
 
 NAME_LENGTH = 200
@@ -106,6 +106,8 @@ def _name(raw: str, what: str) -> str:
         raise BadRequest(f"The {what} in the URL is empty.", param=what)
     if len(name) > NAME_LENGTH:
         raise BadRequest(f"The {what} in the URL is longer than {NAME_LENGTH} characters.", param=what)
+    if what == "partition" and name.startswith(SCRATCH):
+        raise BadRequest(f"Partitions whose name begins with {SCRATCH} are reserved.", param=what)
     if CONTROLS.intersection(name):
         raise BadRequest(f"The {what} in the URL holds control characters.", param=what)
     return name

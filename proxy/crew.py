@@ -67,6 +67,12 @@ class Crew:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
 
+    def leave(self, work: Callable[[], Any]) -> None:
+        """Do this last, and end. Does not wait."""
+        self._queue.put((Future(), work))
+        for _ in self._threads:
+            self._queue.put(None)
+
     def _serve(self) -> None:
         while item := self._queue.get():
             future, work = item

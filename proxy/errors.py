@@ -8,6 +8,7 @@
     ├── MethodNotAllowed        405    the route exists, the method does not
     ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
     ├── Overloaded              503    too many requests at once; carries Retry-After
+    ├── Unavailable             503    the memory API without the database; carries Retry-After
     └── ProviderError                  the provider could not be asked
         ├── ProviderUnreachable 502    refused, reset, name not resolved, not HTTP
         └── ProviderTimeout     504    no connection within RESERVOIR_CONNECT_SECONDS
@@ -84,6 +85,10 @@ class Overloaded(ReservoirError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.headers.append((b"retry-after", b"1"))
+
+
+class Unavailable(Overloaded):
+    default_code = "database_unavailable"
 
 
 class ProviderError(ReservoirError):

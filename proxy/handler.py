@@ -14,8 +14,9 @@ from typing import IO, Any
 
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.core.handlers.exception import convert_exception_to_response
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseNotAllowed, StreamingHttpResponse
 
+from proxy.errors import MethodNotAllowed
 from proxy.upstream import Headers
 
 Event = Mapping[str, Any]
@@ -75,8 +76,16 @@ class ApiHandler(ASGIHandler):
         async with AsyncExitStack() as closing:
             request = self.request_class(scope, body)
             request.closing = closing
-            response = await self.get_response_async(request)
+            response: Any = await self.get_response_async(request)
+            if isinstance(response, HttpResponseNotAllowed):
+                response = _not_allowed(response)
             await _send(response, send)
+
+
+def _not_allowed(response: HttpResponseNotAllowed) -> HttpResponse:
+    """In OpenAI's shape, like every other refusal."""
+    error = MethodNotAllowed(f"This path takes {response['Allow']}.")
+    return WholeResponse(error.status, [*error.headers, (b"allow", response["Allow"].encode())], error.body())
 
 
 async def _read(receive: Receive, body: IO[bytes]) -> bool:

@@ -2,20 +2,23 @@
 
 Django's ORM blocks, so its work is done on a few threads that keep their connections: some recall, others store, so
 that a slow recall delays no commit. No connection is held while a provider thinks. Nothing here raises on account
-of the memory: what fails is logged with the trace id, and the request goes on without it.
+of the memory: what fails is logged with the trace id, and the request goes on without it. While the database does not
+answer nobody asks it anything: there is no recall, and exchanges wait in the spool.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
@@ -25,26 +28,29 @@ from django.db import (
     OperationalError,
     ProgrammingError,
     connection,
-    transaction,
 )
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from conversations import actions, capture
-from conversations.backlog import Worker, embedding_model, save_vectors
-from conversations.embedders import Embedder, EmbedderError, Vectors, make_embedder
+from conversations.backlog import Worker, save_vectors
+from conversations.embedders import EmbedderError
 from conversations.embedders.pieces import Piece
+from conversations.embedding import EmbedderInUse, model_of
 from conversations.models import Exchange, Message
-from conversations.models import Ledger as KeptLedger
-from conversations.querysets import Scope
-from conversations.recall import CANDIDATES, Candidate, recall
-from proxy.chat import Additions, Chat, ChatMessage, Json, Memory, Reply, Turn
-from proxy.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
-from proxy.injection import Injection, Reused
+from conversations.querysets import SCRATCH, Scope
+from conversations.recall import CANDIDATES
+from proxy import tokens
+from proxy.breaker import Breaker
+from proxy.chat import Chat, ChatMessage, Json, Reply
+from proxy.crew import Crew, Late
+from proxy.injection import Injection
 from proxy.providers import Target
-from proxy.window import WINDOW
+from proxy.recollection import Recollection, entries, explained, look, question_key
+from proxy.segments import Entry
+from proxy.spool import Refused, Spool, SpoolBusy, SpoolError, replay, summary
 
-__all__ = ["Door", "Ended", "Recollection", "Record", "Result", "Scope", "Wishes"]
+__all__ = ["SCRATCH", "Door", "Ended", "Recollection", "Record", "Result", "Scope", "Wishes"]
 
 T = TypeVar("T")
 Count = Callable[[str], int]
@@ -56,6 +62,12 @@ Ended = Exchange.Ended
 
 RECALL_THREADS = 4
 STORE_THREADS = 4
+STORE_SECONDS = 2.0  # an exchange that the database has not taken by then goes to the spool
+REPLAY_EVERY = 0.5  # seconds between two looks for something to replay
+REPLAY_AFTER_FAILURE = 5.0
+NEARLY_NOTHING = 4  # records of a scope, which are stored in some hundredths of a second
+CATCH_UP_SECONDS = 0.25  # for the replay to finish with a scope that it is at
+STOP_SECONDS = 5.0  # for a thread to finish before it is left behind
 # A question this short is one piece, and the vector that recall made of it is the one to keep.
 WHOLE_QUESTION = 400  # characters
 
@@ -80,58 +92,50 @@ class Result:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Recollection:
-    """What recall brought for a request. `reused`, in a tool loop, is to be injected as it is."""
+class Kept(Enum):
+    """Where a half of an exchange has been kept."""
 
-    state: str = "off"  # on, off, degraded
-    additions: Additions = field(default_factory=Additions)
-    candidates: tuple[Candidate, ...] = ()
-    reused: Reused | None = None
-    vector: Vectors | None = None
-    question: str = ""
+    DATABASE = "database"
+    SPOOL = "spool"
+    NOWHERE = "nowhere"
 
 
 class Door:
     """Opened once for a server process."""
 
     def __init__(self) -> None:
-        self._recalling = ThreadPoolExecutor(RECALL_THREADS, thread_name_prefix="recall")
-        self._storing = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
-        self._embedder: Embedder | None = None
-        self._embedder_lock = threading.Lock()
+        self._recalling = Crew("recall", RECALL_THREADS)
+        self._storing = Crew("store", STORE_THREADS)
+        self._replaying = Crew("replay", 1)
+        self._database = Breaker()
+        self._spool = Spool(spool_folder(), limit=settings.RESERVOIR_SPOOL_LIMIT)
+        self._looking_after: list[asyncio.Task[None]] = []
+        self.embedder = EmbedderInUse()
         self._worker = Worker(self.embedder)
         self._unfinished: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Load the embedder, so that the first request does not wait for it, and work off the backlog."""
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._recalling, lambda: self.embedder().embed(["warm"]))
+            await self._recalling.run(lambda: self.embedder().embed(["warm"]), None)
         except EmbedderError as error:
             log.warning("recall goes by words alone: %s", error)
+        await self._replaying.run(self._spool.pending, None)  # reads what an earlier process left
         self._worker.start()
+        self._looking_after = [asyncio.create_task(self._watch()), asyncio.create_task(self._replay())]
 
     async def stop(self) -> None:
         """Finish what is being stored, then let go of everything."""
         while self._unfinished:
             await asyncio.wait(self._unfinished)
+        for task in self._looking_after:
+            task.cancel()
+        await asyncio.gather(*self._looking_after, return_exceptions=True)
+        await asyncio.to_thread(self._spool.close)
         await asyncio.to_thread(self._worker.stop)
-        for pool in (self._recalling, self._storing):
-            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
-        if self._embedder:
-            self._embedder.close()
-
-    def embedder(self) -> Embedder:
-        """The configured embedder, loaded on first use. Blocks."""
-        with self._embedder_lock:
-            if self._embedder is None:
-                self._embedder = make_embedder(
-                    settings.RESERVOIR_EMBEDDER,
-                    api_key=settings.RESERVOIR_EMBEDDER_KEY or None,
-                    dimensions=settings.RESERVOIR_EMBEDDER_DIMENSIONS or None,
-                )
-            return self._embedder
+        for crew in (self._recalling, self._storing, self._replaying):
+            await asyncio.to_thread(crew.stop, STOP_SECONDS)
+        self.embedder.close()
 
     def begin(self, *, wishes: Wishes, chat: Chat, target: Target, count: Count) -> Record:
         """An exchange begins."""
@@ -141,7 +145,7 @@ class Door:
         """What the scope knows that matters for the chat's last user message, within the deadline."""
         if chat.last_user is None:
             return Recollection("on")
-        work = partial(
+        looking = partial(
             look,
             self.embedder,
             scope=wishes.scope,
@@ -150,23 +154,30 @@ class Door:
             candidates=wishes.candidates,
             milliseconds=settings.RESERVOIR_RECALL_DEADLINE_MS,
         )
-        future = asyncio.get_running_loop().run_in_executor(self._recalling, work)
+        work = partial(_on_database, looking)
+        if self._database.is_open:
+            return Recollection("degraded")
         try:
-            async with asyncio.timeout(settings.RESERVOIR_RECALL_DEADLINE_MS / 1000):
-                return await future
-        except TimeoutError:
+            return await self._recalling.run(work, settings.RESERVOIR_RECALL_DEADLINE_MS / 1000)
+        except Late:
+            self._database.suspect()
             log.warning("recall for %s took too long and was left out", wishes.trace_id)
         except Exception as error:
+            self._note(error)
             log.error("recall for %s failed and was left out (%s)", wishes.trace_id, _named(error))
         return Recollection("degraded")
 
     async def health(self) -> dict[str, str | None]:
         """Each part and what is wrong with it, None for nothing."""
-        loop = asyncio.get_running_loop()
-        parts = await loop.run_in_executor(self._storing, _database_health)
+        parts: dict[str, str | None] = {"database": "it does not answer", "migrations": None}
+        if not self._database.is_open:
+            with suppress(Late):
+                parts = await self._storing.run(_database_health, STORE_SECONDS)
         try:
-            await loop.run_in_executor(self._recalling, lambda: self.embedder().embed(["ready"]))
+            await self._recalling.run(lambda: self.embedder().embed(["ready"]), STORE_SECONDS)
             return parts | {"embedder": None}
+        except Late:
+            return parts | {"embedder": "it does not answer in time"}
         except EmbedderError as error:
             return parts | {"embedder": str(error)}
 
@@ -176,9 +187,81 @@ class Door:
         task.add_done_callback(self._unfinished.discard)
         return task
 
-    def save(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Do blocking work on a storing thread; it is finished even if nobody waits for it any more."""
-        return self.track(asyncio.get_running_loop().run_in_executor(self._storing, _on_database, work))
+    async def keep(
+        self, wishes: Wishes, work: Callable[[], Any], entry: Callable[[], Entry], *, spooled: bool = False
+    ) -> Kept:
+        """Store a half of an exchange by `work`, which blocks; where the database does not take it, spool `entry`.
+
+        What begins in the spool goes on there (`spooled`), and a scope's later exchanges follow it: replaying keeps
+        their order. Both functions are called on other threads. Never raises.
+        """
+        if not spooled and await self._may_store(wishes.scope):
+            try:
+                await self._storing.run(partial(_on_database, work), STORE_SECONDS)
+                return Kept.DATABASE
+            except Exception as error:
+                self._note(error)
+                log.warning("exchange %s goes to the spool (%s)", wishes.trace_id, _named(error))
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                await asyncio.shield(asyncio.wrap_future(self._spool.keep(entry)))
+            return Kept.SPOOL
+        except SpoolError as error:
+            log.error("exchange %s is not kept: %s", wishes.trace_id, error)
+        except TimeoutError:
+            log.error("exchange %s may not be kept: the disk takes too long", wishes.trace_id)
+        return Kept.NOWHERE
+
+    async def _may_store(self, scope: Scope) -> bool:
+        """Whether the database is to be asked, and what the scope has in the spool is stored, or is at this moment."""
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while not self._database.is_open:
+            held = self._spool.holds(scope)
+            if not held:
+                return True
+            if held > NEARLY_NOTHING or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        return False
+
+    def _note(self, error: Exception) -> None:
+        """What an error says of the database."""
+        if isinstance(error, Away):
+            self._database.trip()
+        elif isinstance(error, Late | OperationalError | InterfaceError):
+            self._database.suspect()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._database.watch(60)
+            except Exception:
+                log.exception("the database could not be watched")
+                await asyncio.sleep(1)
+
+    async def _replay(self) -> None:
+        """Store what waits in the spool whenever the database answers."""
+        while True:
+            await asyncio.sleep(REPLAY_EVERY)
+            if self._database.is_open:
+                continue
+            try:
+                stored = await self._replaying.run(self._replay_some, None)
+            except SpoolBusy:
+                continue  # another process is at it
+            except Exception as error:
+                self._note(error)
+                log.warning("the spool waits (%s)", _named(error))
+                await asyncio.sleep(REPLAY_AFTER_FAILURE)
+                continue
+            if stored:
+                log.info("%d records of the spool are stored", stored)
+                self.wake()
+
+    def _replay_some(self) -> int:
+        stored = replay(spool_folder(), store_entry).stored if self._spool.pending() else 0
+        self._spool.tidy()
+        return stored
 
     def wake(self) -> None:
         """Tell the backlog's worker that there is something new."""
@@ -193,7 +276,7 @@ class Record:
         self._wishes = wishes
         self._chat = chat
         self._target = target
-        self._count = count
+        self.count = count
         self._recalled = Recollection()
         self._asked = actions.Asked(
             trace_id=wishes.trace_id,
@@ -203,28 +286,39 @@ class Record:
             provider=target.provider.name,
             streamed=chat.stream,
         )
-        self._opening: asyncio.Future[None] | None = None
-        self._finished = False
+        self._opening: asyncio.Future[Kept] | None = None
+        self._built = self._finished = False
         self._shown = self._tokens = 0
 
     async def recall(self) -> Recollection:
         """What the scope knows that matters for this request; nothing where the client wants none."""
         if self._wishes.recall:
-            self._recalled = await self._door.recall(self._chat, self._wishes, self._count)
+            self._recalled = await self._door.recall(self._chat, self._wishes, self.count)
         return self._recalled
 
     def remember_question(self, injection: Injection) -> None:
         """Begin to store the request. Does not wait."""
         self._shown, self._tokens = len(injection.shown), injection.tokens
         if self._wishes.store:
-            self._opening = self._door.save(partial(self._open, injection))
+            ask = partial(self._ask, injection)
+            keeping = self._door.keep(self._wishes, lambda: self._open(ask()), lambda: Entry(ask()))
+            self._opening = self._door.track(asyncio.ensure_future(keeping))
+
+    @property
+    def state(self) -> str:
+        """on, off, or degraded where recall was late or broken."""
+        return self._recalled.state
+
+    def explain(self, injection: Injection) -> list[Json]:
+        """The ledger of this request, with the messages that it is about."""
+        return explained(self._recalled, injection, self.count)
 
     async def headers(self, timing: str) -> list[tuple[bytes, bytes]]:
         """What the client is told of its memory."""
         state = self._recalled.state
         if self._opening:
             await asyncio.wait([self._opening], timeout=settings.RESERVOIR_RECALL_DEADLINE_MS / 1000)
-            if not self._opening.done() or self._opening.exception():
+            if not self._opening.done() or self._opening.result() is not Kept.DATABASE:
                 state = "degraded"
         told = {
             "x-reservoir-trace-id": str(self._wishes.trace_id),
@@ -254,18 +348,29 @@ class Record:
         )
         await asyncio.shield(self._door.track(asyncio.ensure_future(self._close(self._opening, answered))))
 
-    async def _close(self, opening: asyncio.Future[None], answered: actions.Answered) -> None:
-        await asyncio.wait([opening])
-        if error := opening.exception():
-            log.error("exchange %s: its question could not be stored (%s)", self._wishes.trace_id, _named(error))
-        work = partial(actions.close_exchange, answered=answered, count=self._count)
-        try:
-            await self._door.save(lambda: work(asked=self._asked))
-        except Exception as error:
-            log.error("exchange %s could not be stored (%s)", self._wishes.trace_id, _named(error))
+    async def _close(self, opening: asyncio.Future[Kept], answered: actions.Answered) -> None:
+        kept = await opening
+        opened = kept is not Kept.NOWHERE
+        # A question that is kept already need not be written down again.
+        asked = replace(self._asked, turns=(), prompts=(), parameters="", ledger=None) if opened else self._asked
+        work = partial(actions.close_exchange, asked=self._asked, answered=answered, count=self.count, opened=opened)
+        entry = Entry(asked, answered, opened)
+        await self._door.keep(self._wishes, work, lambda: entry, spooled=kept is Kept.SPOOL)
         self._door.wake()
 
-    def _open(self, injection: Injection) -> None:
+    def _ledger(self, injection: Injection) -> actions.Ledger:
+        return actions.Ledger(
+            key=question_key(self._chat),
+            candidates=tuple(entries(self._recalled, injection, self.count)),
+            injected=injection.messages,
+            message_ids=injection.shown,
+            tokens=injection.tokens,
+        )
+
+    def _ask(self, injection: Injection) -> actions.Asked:
+        """The question as it is stored. Takes a while where the history is long."""
+        if self._built:
+            return self._asked
         messages = self._chat.messages
         self._asked = replace(
             self._asked,
@@ -273,15 +378,22 @@ class Record:
             turns=tuple(capture.turn(m.raw, m.payload) for m in messages if not m.is_system),
             prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
             parameters=self._chat.without_messages(),
-            ledger=_ledger(self._chat, self._recalled, injection, self._count) if self._wishes.recall else None,
+            ledger=self._ledger(injection) if self._wishes.recall else None,
         )
-        exchange = actions.open_exchange(asked=self._asked, count=self._count)
+        self._built = True
+        return self._asked
+
+    def _open(self, asked: actions.Asked) -> None:
+        exchange = actions.open_exchange(asked=asked, count=self.count)
         vector, question = self._recalled.vector, self._recalled.question
-        if vector is not None and exchange.question_id and 0 < len(question) <= WHOLE_QUESTION:
+        embedder = self._door.embedder()
+        if vector is None or self._recalled.model != embedder.name:
+            return
+        if exchange.question_id and 0 < len(question) <= WHOLE_QUESTION:
             save_vectors(
                 message_id=exchange.question_id,
                 instance_id=exchange.instance_id,
-                model=embedding_model(self._door.embedder()),
+                model=model_of(embedder),
                 pieces=[Piece(0, len(question))],
                 vectors=vector,
             )
@@ -292,174 +404,6 @@ def _says_anything(message: ChatMessage) -> bool:
         capture.plain_text(message.payload)
         or {key for key, value in message.payload.items() if value} - {"role", "content", "refusal"}
     )
-
-
-def _ledger(chat: Chat, recalled: Recollection, injection: Injection, count: Count) -> actions.Ledger:
-    return actions.Ledger(
-        key=_key(chat),
-        candidates=tuple(entries(recalled, injection, count)),
-        injected=injection.messages,
-        message_ids=injection.shown,
-        tokens=injection.tokens,
-    )
-
-
-# Why a message is not shown, for readers who have never seen the code.
-REASONS = {
-    BUDGET: "left out: no room for it in the budget for memories",
-    DUPLICATE: "left out: the same text is shown already",
-    EMPTY: "left out: it has no text that could be shown",
-    WINDOW: "left out: the request would not have fitted the model's window",
-}
-
-
-def entries(recalled: Recollection, injection: Injection, count: Count) -> list[Json]:
-    """The ledger: every message that was considered, the latest turns first, then the recalled ones, best first.
-
-    Each has its id, where it came from, whether it is shown and why; a recalled one its score, each arm's rank
-    (from 1) and score, which piece of its text (offsets) is meant, and the tokens it takes in the block.
-    """
-    shown = set(injection.shown)
-    turns = recalled.additions.turns
-    found: list[Json] = [
-        {
-            "id": turn.id,
-            "arm": "latest",
-            "tokens": count(str(turn.message.payload["content"])),
-            "kept": turn.id in shown,
-            "why": REASONS.get(injection.reasons.get(turn.id, ""), "shown: one of the latest messages"),
-        }
-        for turn in turns
-    ]
-    latest = {turn.id for turn in turns}
-    offered = {memory.id: memory for memory in recalled.additions.memories}
-    for candidate in recalled.candidates:
-        if candidate.id in shown:
-            why = "shown: relevant"
-        elif candidate.id in latest:
-            why = "not repeated: it is among the latest messages, which are added as turns"
-        elif candidate.id in offered:
-            why = REASONS.get(injection.reasons.get(candidate.id, ""), "left out")
-        else:
-            why = "not repeated: the request holds it already"
-        memory = offered.get(candidate.id) or as_memory(candidate)
-        found.append(
-            {
-                "id": candidate.id,
-                "arm": "recall",
-                "score": round(candidate.score, 4),
-                "arms": {
-                    "vector": {"rank": candidate.vector_rank, "score": round(candidate.vector_score, 4)},
-                    "words": {"rank": candidate.word_rank, "score": round(candidate.word_score, 4)},
-                },
-                "tokens": note_tokens(memory, count),
-                "kept": candidate.id in shown,
-                "why": why,
-            }
-        )
-    return found
-
-
-def _key(chat: Chat) -> bytes:
-    """Stands for the conversation up to its last user message, the same in every round of a tool loop."""
-    end = (chat.last_user or 0) + 1
-    return capture.conversation_key(capture.digest(m.payload) for m in chat.messages[:end] if not m.is_system)
-
-
-def _sent_before(scope: Scope, chat: Chat) -> KeptLedger | None:
-    """The ledger of the exchange that asked this question first."""
-    ledgers = KeptLedger.objects.filter(
-        key=_key(chat),
-        exchange__instance__partition__name=scope.partition,
-        exchange__instance__name=scope.instance,
-    )
-    return ledgers.order_by("-pk").first()
-
-
-def look(
-    embedder: Callable[[], Embedder],
-    *,
-    scope: Scope,
-    chat: Chat,
-    count: Count,
-    candidates: int = CANDIDATES,
-    milliseconds: int = 0,
-) -> Recollection:
-    """What the scope knows that matters for the chat's last user message, which there must be. Blocks.
-
-    The server gives up a query after `milliseconds` (0: never). Raises django.db.Error.
-    """
-    if chat.in_tool_loop and (kept := _on_database(lambda: _sent_before(scope, chat))):
-        return Recollection("on", reused=Reused(tuple(kept.injected), tuple(kept.message_ids), kept.tokens))
-    last = chat.last_user
-    assert last is not None
-    question = capture.plain_text(chat.messages[last].payload)
-    state, vector, model = "on", None, ""
-    if question.strip():
-        try:
-            used = embedder()
-            vector, model = used.embed([question]), used.name
-        except EmbedderError as error:
-            log.warning("recall goes by words alone: %s", error)
-            state = "degraded"
-    asked = partial(_look_up, scope, chat, question, vector, model, count, candidates, milliseconds)
-    return replace(_on_database(asked), state=state)
-
-
-def _look_up(
-    scope: Scope,
-    chat: Chat,
-    question: str,
-    vector: Vectors | None,
-    model: str,
-    count: Count,
-    limit: int,
-    milliseconds: int,
-) -> Recollection:
-    """The database's part of recall: one transaction that the server gives up when the deadline has passed."""
-    present = {capture.digest(message.payload) for message in chat.messages}
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
-        turns = () if chat.has_history else _latest_turns(scope, present, count)
-        candidates = recall(
-            scope=scope,
-            query=question,
-            vector=None if vector is None else vector[0].tolist(),
-            model=model,
-            limit=limit,
-        )
-    shown = present | {capture.digest(turn.message.payload) for turn in turns}
-    return Recollection(
-        additions=Additions(turns, tuple(as_memory(c) for c in candidates if c.digest not in shown)),
-        candidates=tuple(candidates),
-        vector=vector,
-        question=question,
-    )
-
-
-def as_memory(candidate: Candidate) -> Memory:
-    """A candidate as it would be shown to the model."""
-    return Memory(
-        candidate.id, candidate.role, candidate.name, candidate.created, candidate.content, candidate.score
-    )
-
-
-def _latest_turns(scope: Scope, present: set[bytes], count: Count) -> tuple[Turn, ...]:
-    """The scope's latest messages as turns, oldest first, beginning with a user's."""
-    left = settings.RESERVOIR_RECENT_TOKENS
-    turns: list[Turn] = []
-    rows = Message.objects.in_scope(scope).recallable().recent(settings.RESERVOIR_RECENT_MESSAGES)
-    for row in rows.values("id", "role", "name", "content", "created", "digest"):
-        left -= count(row["content"]) + 4
-        if left < 0:
-            break
-        if bytes(row["digest"]) not in present:
-            payload = {"role": row["role"], "content": row["content"]} | ({"name": row["name"]} if row["name"] else {})
-            turns.insert(0, Turn(row["id"], ChatMessage.make(payload), row["created"]))
-    while turns and turns[0].message.role != "user":
-        turns.pop(0)
-    return tuple(turns)
 
 
 def _database_health() -> dict[str, str | None]:
@@ -474,15 +418,88 @@ def _database_health() -> dict[str, str | None]:
     return {"database": None, "migrations": "run manage.py migrate" if behind else None}
 
 
+class Away(OperationalError):
+    """The database cannot be talked to."""
+
+
 def _on_database(work: Callable[[], T]) -> T:
-    """Do the work; once more on a new connection where the thread's old one turns out to be dead."""
+    """Do the work; once more on a new connection where the thread's old one turns out to be dead.
+
+    Raises Away where there is no new one to be had.
+    """
     try:
         return work()
-    except (OperationalError, InterfaceError):
-        if connection.connection is not None and not connection.connection.closed:
+    except (OperationalError, InterfaceError) as error:
+        if not _has_lost_connection(error):
             raise
         connection.close()
+    try:
         return work()
+    except (OperationalError, InterfaceError) as error:
+        if not _has_lost_connection(error):
+            raise
+        connection.close()
+        raise Away from error
+
+
+def _has_lost_connection(error: Exception) -> bool:
+    """A server that shuts down, has crashed or does not let us in yet says so before it closes (57P..)."""
+    said = getattr(error.__cause__, "sqlstate", None) or ""
+    return connection.connection is None or connection.connection.closed or said.startswith(("57P", "08"))
+
+
+def spool_folder() -> Path:
+    """Where exchanges wait while the database is away."""
+    return Path(settings.RESERVOIR_HOME) / "spool"
+
+
+# What PostgreSQL says of a record that it will never accept: its data, a constraint, a limit of the program.
+NEVER = ("22", "23", "54")
+
+
+def store_entry(entry: Entry, abandoned: bool) -> None:
+    """Store what the spool holds. Twice is once. `abandoned` says that nobody is left to answer it.
+
+    Raises django.db.Error when it may succeed later, Refused when it will not.
+    """
+    asked, answered, opened = entry
+    count = tokens.counter(asked.model).count
+
+    def work() -> None:
+        if answered:
+            actions.close_exchange(asked=asked, answered=answered, count=count, opened=opened)
+            return
+        exchange = actions.open_exchange(asked=asked, count=count)
+        if abandoned:
+            Exchange.objects.filter(pk=exchange.pk, ended=Ended.OPEN).update(ended=Ended.INTERRUPTED)
+
+    try:
+        _on_database(work)
+    except DatabaseError as error:
+        state = getattr(error.__cause__, "sqlstate", None) or ""
+        if state.startswith(NEVER):
+            raise Refused(_named(error)) from error
+        raise
+    except InterfaceError:
+        raise
+    except Exception as error:
+        raise Refused(_named(error)) from error
+
+
+def store_spool() -> int:
+    """Store everything that the spool holds, also what was refused before. Blocks. Returns how many records.
+
+    Raises SpoolError when something is left that the database refuses, django.db.Error when it does not answer.
+    """
+    tokens.prepare(Path(settings.RESERVOIR_HOME) / "tiktoken")
+    stored = 0
+    while (done := replay(spool_folder(), store_entry, wait=True, rejected_too=True)).stored or done.damaged:
+        stored += done.stored
+    if left := summary(spool_folder())["rejected"]:
+        raise SpoolError(
+            f"The database refuses {left} exchanges of the spool: `manage.py spool discard` gives them up for good."
+        )
+    return stored
 
 
 def _named(error: BaseException) -> str:

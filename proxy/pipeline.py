@@ -10,9 +10,12 @@ from django.conf import settings
 
 from proxy import relay, tokens
 from proxy.call import Call
-from proxy.chat import decode, rename_model
+from proxy.chat import Chat, decode, rename_model
+from proxy.enrichment import MemoryRole
 from proxy.errors import ProviderError
-from proxy.injection import inject
+from proxy.injection import Injection, inject
+from proxy.inquiry import Inquiry, answer
+from proxy.memory import Record
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 from proxy.window import Limit, admit
@@ -37,20 +40,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     await call.think(admit, chat, limit, counter.count)
 
     memory = run.memory.begin(wishes=call.wishes, chat=chat, target=target, count=counter.count)
-    recalled = await memory.recall()
-    watch.lap("recall")
-    injection = await call.think(
-        inject,
-        chat,
-        recalled.additions,
-        reused=recalled.reused,
-        budget=call.budget,
-        role=target.provider.memory_role,
-        limit=limit,
-        window=settings.RESERVOIR_DEFAULT_WINDOW,
-        count=counter.count,
-    )
-    watch.lap("enrich")
+    injection = await _enrich(call, memory, chat, limit, watch, budget=call.budget, role=target.provider.memory_role)
 
     memory.remember_question(injection)  # while the provider thinks
     cost = partial(relay.cost, run.providers, target)
@@ -63,16 +53,38 @@ async def complete(call: Call, run: Runtime) -> Outcome:
         call.closing.push_async_callback(answer.close)
         watch.lap("provider")
         if answer.is_event_stream:
-            headers = relayed(answer.headers) + await memory.headers(watch.header())
+            headers = relayed(answer.headers, parsed=True) + await memory.headers(watch.header())
             return Outcome(answer.status, headers, relay.stream(answer, remember))
-        body = await answer.read()
+        body, rest = await relay.receive(answer)
         watch.lap("answer")
     except ProviderError as error:
         await remember(relay.failed(error))
         error.headers.extend(await memory.headers(watch.header()))
         raise
-    await remember(relay.whole(answer, body))
-    return Outcome(answer.status, relayed(answer.headers) + await memory.headers(watch.header()), body)
+    headers = relayed(answer.headers, parsed=True)
+    if rest:
+        headers += await memory.headers(watch.header())
+        return Outcome(answer.status, headers, relay.large(answer, body, rest, remember))
+    await remember(await relay.whole(answer, body))
+    return Outcome(answer.status, headers + await memory.headers(watch.header()), body)
+
+
+async def recall(call: Call, run: Runtime) -> Outcome:
+    """What a chat completion with a text would be given, and why. Asks nobody, stores nothing."""
+    watch = relay.Stopwatch()
+    inquiry = Inquiry.of(call)
+    chat = inquiry.chat
+    target = run.providers.select(chat.model)
+    counter = tokens.counter(target.model)
+    limit = Limit(run.providers.window(target), counter.exact)
+    wishes = call.wishes._replace(candidates=inquiry.limit or call.wishes.candidates)
+    memory = run.memory.begin(wishes=wishes, chat=chat, target=target, count=counter.count)
+    role = target.provider.memory_role
+    injection = await _enrich(call, memory, chat, limit, watch, budget=inquiry.budget, role=role)
+    entries = await call.think(memory.explain, injection)
+    body = answer(inquiry, wishes.scope, memory.state, entries, injection, watch.total())
+    headers = [(b"content-type", b"application/json"), *await memory.headers(watch.header())]
+    return Outcome(200, headers, body)
 
 
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
@@ -86,3 +98,31 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")
     call.closing.push_async_callback(answer.close)
     return Outcome(answer.status, relayed(answer.headers), answer.chunks())
+
+
+async def _enrich(
+    call: Call,
+    memory: Record,
+    chat: Chat,
+    limit: Limit,
+    watch: relay.Stopwatch,
+    *,
+    budget: int,
+    role: MemoryRole,
+) -> Injection:
+    """Recall, and put into the chat what there is room for."""
+    recalled = await memory.recall()
+    watch.lap("recall")
+    injection = await call.think(
+        inject,
+        chat,
+        recalled.additions,
+        reused=recalled.reused,
+        budget=budget,
+        role=role,
+        limit=limit,
+        window=settings.RESERVOIR_DEFAULT_WINDOW,
+        count=memory.count,
+    )
+    watch.lap("enrich")
+    return injection

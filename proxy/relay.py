@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
 
@@ -12,10 +14,12 @@ from proxy.chat import decode_reply
 from proxy.errors import ProviderError
 from proxy.memory import Ended, Result
 from proxy.providers import Providers, Target
-from proxy.sse import StreamCopy
+from proxy.sse import COPY_LIMIT, StreamCopy
 from proxy.upstream import Answer
 
 Remember = Callable[[Result], Awaitable[None]]
+
+QUICKLY_READ = 2**18  # bytes of JSON that are read in a few milliseconds
 
 
 def failed(error: ProviderError) -> Result:
@@ -28,8 +32,47 @@ def gone(status: int | None = None) -> Result:
     return Result(Ended.GONE, status)
 
 
-def whole(answer: Answer, body: bytes) -> Result:
+async def receive(answer: Answer) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """An answer that is not streamed: all of it, or its beginning and what is still to come of one over COPY_LIMIT.
+
+    Raises ProviderError when it breaks off.
+    """
+    parts, size, chunks = [], 0, answer.chunks()
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > COPY_LIMIT:
+            return b"".join(parts), chunks
+    return b"".join(parts), None
+
+
+async def whole(answer: Answer, body: bytes) -> Result:
     """An answer that was not streamed."""
+    if len(body) > QUICKLY_READ:
+        return await asyncio.to_thread(_read, answer, body)
+    return _read(answer, body)
+
+
+async def large(answer: Answer, body: bytes, rest: AsyncIterator[bytes], remember: Remember) -> AsyncIterator[bytes]:
+    """Relay an answer that is too large to be kept, in constant memory. Its end is held back until that is stored."""
+    result = Result(Ended.GONE, answer.status)
+    try:
+        async with aclosing(rest) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield body
+                body = chunk
+        ended = Ended.ANSWERED if answer.status < 400 else Ended.FAILED
+        result = Result(ended, answer.status, error=f"The answer is larger than {COPY_LIMIT} bytes and is not kept.")
+    except ProviderError as error:
+        result = Result(Ended.CUT, answer.status, error=error.message)
+        raise
+    finally:
+        await answer.close()
+        await remember(result)
+    yield body
+
+
+def _read(answer: Answer, body: bytes) -> Result:
     reply = decode_reply(_Decoder(answer.encoding).feed(body))
     if answer.status < 400 and reply.complete:
         return Result(Ended.ANSWERED, answer.status, reply)
@@ -57,15 +100,22 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
                     yield ready
         except ProviderError as error:
             broken = error
-        copy.close()
+        if broken and not copy.done:
+            tail = copy.fail(broken)
+        else:
+            copy.close()
+            tail = copy.release()
         left = False
         if not remembered:
             await remember(_streamed(answer, copy, broken, left=False))
             remembered = True
-        if tail := copy.fail(broken) if broken else copy.release():
-            yield tail if not decoder.active else b""
+        if broken and decoder.active:
+            raise broken  # an error frame cannot be put into what is compressed: the connection is cut
+        if tail and not decoder.active:
+            yield tail
     finally:
         if not remembered:
+            await answer.close()  # the provider works for nobody, however long storing takes
             await remember(_streamed(answer, copy, broken, left=left))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 
 from django.conf import settings
 
 from proxy import tokens
-from proxy.memory import Door
+from proxy.history import History
+from proxy.memory import STOP_SECONDS, Door
 from proxy.providers import Providers
 from proxy.upstream import Upstream
 
@@ -18,9 +20,11 @@ class Runtime:
     providers: Providers
     upstream: Upstream
     memory: Door
+    history: History
 
     async def stop(self) -> None:
         """Commit what is under way, then close."""
+        await asyncio.to_thread(self.history.stop, STOP_SECONDS)
         await self.memory.stop()
         await self.upstream.close()
 
@@ -34,12 +38,14 @@ async def start() -> Runtime:
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, which takes a while
+    door = Door()
     _current = Runtime(
         providers=Providers.from_environment(os.environ),
         upstream=Upstream(
             connect_seconds=settings.RESERVOIR_CONNECT_SECONDS, read_seconds=settings.RESERVOIR_READ_SECONDS
         ),
-        memory=Door(),
+        memory=door,
+        history=History(door.embedder),
     )
     await _current.memory.start()
     return _current

@@ -3,7 +3,7 @@
 A segment is appended to by one process, which locks it for as long as it lives, so no process id can lie about who is
 alive. A record is
 
-    magic 4 | state 1 | 0 0 0 | length 4 | sequence 8 | scope 8 | checksum of the payload 4 | checksum of the header 4
+    magic 4 | state 1 | 0 0 0 | length 4 | sequence 8 | scope 8 | exchange 8 | checksums of payload 4 and header 4
 
 and then its payload, JSON in ASCII, in which the magic cannot occur: after a damaged record the next is found again.
 Once a record is stored in the database its state says so, and zeros take the place of its words.
@@ -34,7 +34,8 @@ from conversations.actions import Answered, Asked, Ledger
 from conversations.querysets import Scope
 
 MAGIC = b"\x9fRSV"
-HEADER = struct.Struct("<4sB3xIQ8sII")
+HEADER = struct.Struct("<4sB3xIQ8s8sII")
+CHECKED = struct.Struct("<IQ8s8sI")  # what the header's checksum is of
 STATE_AT = 4
 SUFFIX = ".spool"
 REJECTED = "rejected.spool"  # what the database refuses for good; only `manage.py spool replay` tries it again
@@ -67,6 +68,7 @@ class Found:
     state: int
     sequence: int
     scope: bytes
+    exchange: bytes
     payload: bytes | None
     skipped: int = 0  # bytes before it that are no record
 
@@ -74,6 +76,11 @@ class Found:
 def scope_mark(scope: Scope) -> bytes:
     """8 bytes that stand for a scope."""
     return hashlib.blake2b("\0".join(scope).encode(), digest_size=8).digest()
+
+
+def exchange_mark(trace_id: UUID) -> bytes:
+    """8 bytes that stand for an exchange."""
+    return trace_id.bytes[:8]
 
 
 def encode(entry: Entry) -> bytes:
@@ -131,14 +138,10 @@ def _turn(raw: str) -> capture.Turn:
     return capture.turn(raw, json.loads(raw))
 
 
-def frame(payload: bytes, *, sequence: int, scope: bytes) -> bytes:
+def frame(payload: bytes, *, sequence: int, scope: bytes, exchange: bytes) -> bytes:
     """A whole record."""
-    return _header(len(payload), sequence, scope, zlib.crc32(payload)) + payload
-
-
-def _header(length: int, sequence: int, scope: bytes, checksum: int) -> bytes:
-    parts = (length, sequence, scope, checksum)
-    return HEADER.pack(MAGIC, State.PENDING, *parts, zlib.crc32(struct.pack("<IQ8sI", *parts)))
+    parts = (len(payload), sequence, scope, exchange, zlib.crc32(payload))
+    return HEADER.pack(MAGIC, State.PENDING, *parts, zlib.crc32(CHECKED.pack(*parts))) + payload
 
 
 def records(handle: int, start: int = 0, *, payloads: bool = True) -> Iterator[Found]:
@@ -148,14 +151,15 @@ def records(handle: int, start: int = 0, *, payloads: bool = True) -> Iterator[F
     """
     at = expected = start
     while head := os.pread(handle, HEADER.size, at):
-        magic, state, length, sequence, scope, checksum, own = HEADER.unpack(head.ljust(HEADER.size, b"\0"))
-        valid = magic == MAGIC and zlib.crc32(struct.pack("<IQ8sI", length, sequence, scope, checksum)) == own
+        magic, state, *parts, own = HEADER.unpack(head.ljust(HEADER.size, b"\0"))
+        valid = magic == MAGIC and zlib.crc32(CHECKED.pack(*parts)) == own
         if len(head) < HEADER.size or not valid:
             following = _next_magic(handle, at + 1)
             if following is None:
                 return
             at = following
             continue
+        length, sequence, scope, exchange, checksum = parts
         end = at + HEADER.size + length
         if os.fstat(handle).st_size < end:
             return
@@ -164,7 +168,7 @@ def records(handle: int, start: int = 0, *, payloads: bool = True) -> Iterator[F
             payload = os.pread(handle, length, at + HEADER.size)
             if zlib.crc32(payload) != checksum:
                 payload = None
-        yield Found(at, end, state, sequence, scope, payload, skipped=at - expected)
+        yield Found(at, end, state, sequence, scope, exchange, payload, skipped=at - expected)
         at = expected = end
 
 

@@ -37,6 +37,7 @@ from proxy.segments import (
     any_pending,
     encode,
     erase,
+    exchange_mark,
     frame,
     has_owner,
     is_live,
@@ -101,8 +102,8 @@ class Spool:
         self._queue.put((make, future))
         return future
 
-    def holds(self, scope: Scope) -> bool:
-        """Whether a record of the scope, of any process, waits to be stored. Some microseconds."""
+    def holds(self, scope: Scope) -> int:
+        """How many records of the scope, of all processes, wait to be stored. Some microseconds."""
         return self._index.holds(scope)
 
     def pending(self) -> int:
@@ -160,7 +161,8 @@ class Spool:
                 future.set_exception(SpoolError(f"it could not be written down ({type(error).__name__})"))
                 continue
             sequence += 1
-            framed.append((frame(payload, sequence=sequence, scope=scope_mark(entry.asked.scope)), future))
+            scope, exchange = scope_mark(entry.asked.scope), exchange_mark(entry.asked.trace_id)
+            framed.append((frame(payload, sequence=sequence, scope=scope, exchange=exchange), future))
         room = self._limit - total_size(self._folder) if framed else 0
         fitting: list[tuple[bytes, Future[None]]] = []
         for data, future in framed:
@@ -243,15 +245,15 @@ class Index:
         self._waiting: dict[bytes, deque[tuple[str, int]]] = {}
         self._latest = 0
 
-    def holds(self, scope: Scope) -> bool:
+    def holds(self, scope: Scope) -> int:
         with self._lock:
             self._catch_up()
-            return bool(self._waiting) and self._first_waiting(scope_mark(scope))
+            return self._count(scope_mark(scope)) if self._waiting else 0
 
     def pending(self) -> int:
         with self._lock:
             self._catch_up()
-            return sum(len(self._waiting.get(mark, ())) for mark in list(self._waiting) if self._first_waiting(mark))
+            return sum(self._count(mark) for mark in list(self._waiting))
 
     def latest(self) -> int:
         """The highest sequence that anybody has given so far."""
@@ -275,17 +277,17 @@ class Index:
                         if record.state != State.STORED:
                             self._waiting.setdefault(record.scope, deque()).append((name, record.offset))
 
-    def _first_waiting(self, mark: bytes) -> bool:
-        """Whether a scope still has a record that waits; drops those that do no longer."""
+    def _count(self, mark: bytes) -> int:
+        """How many records of a scope wait; drops those that do no longer, which are its first."""
         waiting = self._waiting.get(mark)
         while waiting:
             name, offset = waiting[0]
             with suppress(FileNotFoundError), opened(self._folder / name) as segment:
                 if os.pread(segment, 1, offset + STATE_AT) not in (b"", bytes([State.STORED])):
-                    return True
+                    return len(waiting)
             waiting.popleft()
         self._waiting.pop(mark, None)
-        return False
+        return 0
 
 
 # --- replaying ----------------------------------------------------------------------------------------
@@ -309,7 +311,10 @@ def replay(
     wait: bool = False,
     most: int = 5000,
 ) -> Replayed:
-    """Store what waits, in order, at most so many records. What is stored is erased here.
+    """Store what waits, at most so many records or a few more. What is stored is erased here.
+
+    One scope after the other, each in its order, and what is added to a scope meanwhile with it: so a scope soon stores
+    directly again, however busy it is.
 
     A record that `store` raises Refused for is set aside in `rejected.spool`, and the others go on. Any other exception
     ends the replay and is raised; what was not stored is there next time.
@@ -323,29 +328,28 @@ def replay(
         if rejected_too and (folder / REJECTED).exists():
             names.append(REJECTED)
         segments: dict[str, int] = {}
-        waiting: list[tuple[int, str, Found]] = []
         for name in names:
             with suppress(FileNotFoundError):  # its process has removed it just now
                 segments[name] = closing.enter_context(opened(folder / name, os.O_RDWR))
-                waiting += [(record.sequence, name, record) for record in pending(segments[name])]
-        waiting.sort(key=lambda item: (item[0], item[1], item[2].offset))
+        tail = _Tail(segments)
         try:
-            for _, name, record in waiting[:most]:
-                damaged += record.skipped > 0
-                entry = read(segments[name], record)
-                if entry is None:
-                    damaged += 1
-                else:
-                    try:
-                        store(entry, not has_owner(segments[name]))
-                        stored += 1
-                    except Refused as error:
-                        rejected += 1
-                        if name == REJECTED:
-                            continue
-                        log.error("the database refuses exchange %s (%s)", entry.asked.trace_id, error)
+            while stored + rejected + damaged < most and (found := tail.next_exchange()):
+                damaged += sum(record.skipped > 0 for _, record in found)
+                entries = [entry for name, record in found if (entry := read(segments[name], record))]
+                damaged += len(found) - len(entries)
+                try:
+                    for entry in joined(entries):
+                        store(entry, not has_owner(segments[found[-1][0]]))
+                    stored += len(entries)
+                except Refused as error:
+                    rejected += len(entries)
+                    if found[0][0] == REJECTED:
+                        continue
+                    log.error("the database refuses exchange %s (%s)", entries[0].asked.trace_id, error)
+                    for name, record in found:
                         set_aside(folder, segments[name], record)
-                erase(segments[name], record)
+                for name, record in found:
+                    erase(segments[name], record)
         finally:
             # A power cut must not bring back what is forgotten after this.
             for segment in segments.values():
@@ -355,6 +359,47 @@ def replay(
     if damaged:
         log.error("%d records of the spool were damaged and are lost", damaged)
     return Replayed(stored, rejected, damaged)
+
+
+class _Tail:
+    """The records that wait in some segments, handed out exchange by exchange, and looked for as they are added."""
+
+    def __init__(self, segments: dict[str, int]) -> None:
+        self._segments = segments
+        self._read = dict.fromkeys(segments, 0)
+        self._waiting: dict[bytes, dict[bytes, list[tuple[str, Found]]]] = {}  # scope -> exchange -> its records
+        self._scope = b""
+        self._look()
+
+    def next_exchange(self) -> list[tuple[str, Found]]:
+        """The records of one exchange, with their segments; empty when nothing waits.
+
+        A question and its answer come together: storing them at once is half the work.
+        """
+        if not self._waiting.get(self._scope):
+            self._look()
+            self._waiting = {scope: exchanges for scope, exchanges in self._waiting.items() if exchanges}
+            if self._scope not in self._waiting:
+                self._scope = next(iter(self._waiting), b"")
+        exchanges = self._waiting.get(self._scope)
+        return exchanges.pop(next(iter(exchanges))) if exchanges else []
+
+    def _look(self) -> None:
+        new: list[tuple[int, str, Found]] = []
+        for name, segment in self._segments.items():
+            for record in records(segment, self._read[name], payloads=False):
+                self._read[name] = record.end
+                if record.state != State.STORED:
+                    new.append((record.sequence, name, record))
+        for _, name, record in sorted(new, key=lambda item: (item[0], item[1], item[2].offset)):
+            self._waiting.setdefault(record.scope, {}).setdefault(record.exchange, []).append((name, record))
+
+
+def joined(entries: list[Entry]) -> list[Entry]:
+    """A question and its answer, kept one after the other, as one entry; all else as it is."""
+    if len(entries) == 2 and not entries[0].answered and entries[1].answered:
+        return [Entry(entries[0].asked, entries[1].answered)]
+    return entries
 
 
 def discard_rejected(folder: Path) -> int:

@@ -63,10 +63,14 @@ def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed:
     return kept
 
 
-def relayed(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The provider's headers as the client gets them."""
+def relayed(headers: Iterable[tuple[bytes, bytes]], *, parsed: bool = False) -> Headers:
+    """The provider's headers as the client gets them.
+
+    `parsed` says that we read the answer: then its length is for us to say, since a stream that breaks off gains an
+    error frame.
+    """
     headers = list(headers)
-    dropped = NOT_RELAYED | _named_by_connection(headers)
+    dropped = NOT_RELAYED | _named_by_connection(headers) | ({b"content-length"} if parsed else set())
     return [
         (name, value)
         for name, value in headers
@@ -99,10 +103,6 @@ class Answer:
             if rest := _received(self._response):
                 yield rest
             raise _translated(error) from error
-
-    async def read(self) -> bytes:
-        """The whole body. Raises ProviderError when it breaks off."""
-        return b"".join([chunk async for chunk in self.chunks()])
 
     async def close(self) -> None:
         await self._response.aclose()

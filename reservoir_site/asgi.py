@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from contextlib import suppress
 from typing import cast
 
@@ -14,6 +15,7 @@ import django
 
 django.setup()
 
+from django.conf import settings  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
 from proxy import runtime  # noqa: E402
@@ -45,7 +47,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
     try:
         await asyncio.to_thread(database.reach)
         running = await runtime.start()
-        watching = asyncio.create_task(_keep_database_running())
+        watching = asyncio.create_task(_watch(os.getppid()))
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
@@ -60,19 +62,28 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _keep_database_running() -> None:
-    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes."""
+async def _watch(parent: int) -> None:
+    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes.
+
+    A worker whose server was killed ends, or it would keep the port from the next one.
+    """
     server = database.embedded()
-    while server is not None:
+    while True:
         await asyncio.sleep(WATCH_SECONDS)
-        if not server.is_alive():
-            await asyncio.to_thread(_restart, server)
+        if settings.RESERVOIR_WORKERS > 1 and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if server is not None:
+            await asyncio.to_thread(_see_to, server)  # even asking may take a second, when it hangs
 
 
-def _restart(server: EmbeddedPostgres) -> None:
-    log.warning("the embedded PostgreSQL has stopped and is started again")
+def _see_to(server: EmbeddedPostgres) -> None:
     try:
-        server.ensure_running()
-        log.info("the embedded PostgreSQL runs again")
+        if not server.is_alive():
+            log.warning("the embedded PostgreSQL has stopped and is started again")
+            server.ensure_running()
+            log.info("the embedded PostgreSQL runs again")
     except PostgresError as error:
         log.error("%s", error)
+    except Exception:  # whatever it was, whoever watches must not stop watching
+        log.exception("the embedded PostgreSQL could not be seen to")

@@ -26,7 +26,15 @@ def database_settings(url: str, home: Path) -> dict[str, Any]:
         "ENGINE": "django.db.backends.postgresql",
         "CONN_MAX_AGE": None,  # a few threads keep their connections
         "CONN_HEALTH_CHECKS": False,
-        "OPTIONS": {"options": SESSION_OPTIONS, "connect_timeout": 5},
+        "OPTIONS": {
+            "options": SESSION_OPTIONS,
+            "connect_timeout": 5,
+            # A server that vanished without a word is noticed in seconds, not after the system's 15 minutes.
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+        },
     }
     if not url:
         where = embedded_location(home)

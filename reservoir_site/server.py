@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from conversations.actions import interrupt_open_exchanges
+from conversations.admin.roles import make_groups
 from conversations.embedders import make_embedder
 from proxy.providers import Providers
 from reservoir_site import database
@@ -36,13 +38,22 @@ def prepare(say: Callable[[str], object]) -> None:
         )
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
+    def first_things() -> None:
+        _make_first_admin(say)
+        make_groups()
+        interrupt_open_exchanges()
+
+    prepare_database(first_things)
+
+
+def prepare_database(then: Callable[[], object] = lambda: None) -> None:
+    """Start the database if need be and bring it up to date, one process at a time. Raises PostgresError."""
     database.reach()
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
         try:
             call_command("migrate", verbosity=0, interactive=False)
-            _make_first_admin(say)
-            interrupt_open_exchanges()
+            then()
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
     connection.close()
@@ -60,6 +71,7 @@ def announce(say: Callable[[str], object]) -> None:
 
 def run() -> None:
     """Serve until told to stop. SIGTERM lets running answers finish within RESERVOIR_SHUTDOWN_SECONDS."""
+    _allow_connections()
     uvicorn.run(
         "reservoir_site.asgi:application",
         host=settings.RESERVOIR_BIND,
@@ -76,6 +88,14 @@ def run() -> None:
         timeout_graceful_shutdown=settings.RESERVOIR_SHUTDOWN_SECONDS,
         backlog=2048,
     )
+
+
+def _allow_connections() -> None:
+    """A request takes two descriptors, client's and provider's; the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2**16 if hard == resource.RLIM_INFINITY else min(hard, 2**16)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_first_admin(say: Callable[[str], object]) -> None:

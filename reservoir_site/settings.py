@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,15 @@ except ValueError as error:
 
 INSTALLED_APPS = [
     "reservoir_site",  # before staticfiles: its runserver serves ASGI
-    "django.contrib.admin",
+    "conversations",  # before the admin: its templates dress it
+    "conversations.apps.ReservoirAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "conversations",
     "proxy",
+    "ninja",  # the assets of /v1/docs
 ]
 
 # For the admin only: the API has none of it (see reservoir_site/asgi.py).
@@ -108,7 +110,8 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-            ]
+            ],
+            "builtins": ["conversations.admin.tags"],
         },
     }
 ]
@@ -116,6 +119,8 @@ TEMPLATES = [
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # straight from the packages: nothing to collect
 WHITENOISE_AUTOREFRESH = DEBUG
+# Its files are small: Django may read one whole before it is sent.
+warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators", Warning)
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -71,7 +71,7 @@ def make(wanted: list[Path], lock: int) -> int:
     say(f"Installing {requirements.name} into .venv; the first time that takes a minute or two ...")
     STAMP.unlink(missing_ok=True)
     UNFINISHED.touch()
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     code = exit_code([*pip, "--requirement", requirements], lock)
     if code > 0:  # pip gave up of itself, and cleaned up; below 0 it was killed
         UNFINISHED.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,9 @@ def django_db_modify_db_settings() -> Iterator[None]:
     yield
     if server := database.embedded():
         server.release()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The tests in a browser run when they are asked for (script/test-browser): no other needs one."""
+    asked = any("browser" in argument for argument in config.args)
+    return True if collection_path.name == "browser" and not asked else None

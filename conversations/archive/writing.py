@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -15,7 +15,6 @@ from django.db import connection, transaction
 
 from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, Json, uid, written
 from conversations.models import Exchange, Instance, Ledger, Message
-from conversations.querysets import SCRATCH
 
 CHUNK = 200  # messages that are in memory at once
 REMEMBERED = 10_000  # exchanges whose fields are not fetched again for their next message
@@ -28,7 +27,7 @@ def export(
     since: datetime | None = None,
     embeddings: bool = False,
     exchanges: bool = True,
-) -> Iterator[Json]:
+) -> Generator[Json]:
     """Each message as an object, in the order they came, as of one moment.
 
     `exchanges`: afterwards also those that brought no message of their own, as objects without a role. To be iterated
@@ -38,9 +37,6 @@ def export(
     bare = Exchange.objects.within(partition, instance).filter(messages=None)
     if since is not None:
         bare = bare.filter(created__gte=since)
-    if partition is None:
-        messages = messages.exclude(instance__partition__name__startswith=SCRATCH)
-        bare = bare.exclude(instance__partition__name__startswith=SCRATCH)
     with _one_moment():
         rows = messages.select_related("instance__partition").defer("lexemes").order_by("id").iterator(CHUNK)
         known = _Known()

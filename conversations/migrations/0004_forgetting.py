@@ -14,7 +14,7 @@ KEEP_NO_SAMPLES = [
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('conversations', '0001_initial'),
+        ('conversations', '0003_embedding_model_in_use'),
     ]
 
     operations = [

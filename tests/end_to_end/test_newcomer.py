@@ -270,7 +270,8 @@ class TestARestart:
             token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
             assert token
             form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token[1]}
-            assert "Log out" in browser.post("/admin/login/?next=/admin/", data=form).text
+            assert browser.post("/admin/login/?next=/admin/", data=form).url.path == "/admin/"
+            assert "sessionid" in browser.cookies
         before = len(server.log)
         server.stop()
         server.start()

@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_an_entry_of_every_field_reads_back_as_it_was() -> None:
 
 
 def segment(*payloads: bytes) -> bytes:
-    return b"".join(frame(data, sequence=i, scope=b"12345678") for i, data in enumerate(payloads))
+    return b"".join(frame(data, sequence=i, scope=b"12345678", exchange=b"abcdefgh") for i, data in enumerate(payloads))
 
 
 def read_back(data: bytes) -> list[bytes | None]:
@@ -347,6 +348,34 @@ def test_any_mix_of_writing_and_replaying_stores_each_record_once_in_order(steps
             spool.close()
         assert found == written
         assert not list(folder.glob("*.spool"))
+
+
+def test_a_question_and_its_answer_are_stored_together(spool: Spool, folder: Path) -> None:
+    question = asked("hello")
+    answer = Answered(NOW, "answered", 200, (turn("hi", "assistant"),))
+    spool.keep(lambda: Entry(question))
+    keep(spool, "another")
+    spool.keep(lambda: Entry(replace(question, turns=()), answer, True)).result(10)
+    found: list[Entry] = []
+    replay(folder, lambda entry, abandoned: found.append(entry))
+    assert found[0] == Entry(question, answer)
+    assert [said(entry) for entry in found] == ["hello", "another"]
+
+
+def test_scopes_are_stored_one_after_the_other_each_with_what_is_added_meanwhile(spool: Spool, folder: Path) -> None:
+    for n in range(3):
+        keep(spool, f"alice {n}")
+        keep(spool, f"bob {n}", scope=Scope("home", "bob"))
+    found: list[str] = []
+
+    def store(entry: Entry, abandoned: bool) -> None:
+        found.append(said(entry))
+        if said(entry) in ("alice 1", "alice 2"):
+            keep(spool, f"later, after {said(entry)}")
+
+    replay(folder, store)
+    alice = ["alice 0", "alice 1", "alice 2", "later, after alice 1", "later, after alice 2"]
+    assert found == [*alice, "bob 0", "bob 1", "bob 2"]
 
 
 def test_the_state_of_a_record_stands_where_it_is_written(spool: Spool, folder: Path) -> None:

@@ -1,0 +1,324 @@
+"""How long does recall take in scopes of 1,000, 10,000 and 100,000 messages, in a database of a million?
+
+    python -m benchmarks.recall                      builds the database below a temporary folder, measures, removes it
+    python -m benchmarks.recall --home DIR           keeps it in DIR, and does not build it again the next time
+
+One client asks one question after the other; a question's embedding by the local model counts. Texts are made up:
+sessions on topics, words drawn with the frequencies of a language (Zipf). So are the vectors, around one centre for
+each topic, since embedding a million texts takes hours; a question takes the time of being embedded, and is then given
+a made-up vector near that of the message it is about. Each question has one message as its answer, which shows what an
+index misses that reading the whole scope finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZES = (1_000, 10_000, 100_000)
+SMALL = 1_000  # messages of each of the other scopes
+QUESTIONS = 100
+WARM_UP = 10
+WORDS, TOPICS, TOPIC_WORDS = 30_000, 2_000, 150
+SESSION = 20  # messages
+DIMENSIONS = 384
+BLOCK = 20_000  # messages made at once
+PARTITION = "benchmark"
+FIRST = 1_700_000_000  # seconds, when everything begins
+
+Matrix = NDArray[np.float32]
+
+
+class Language:
+    """Words and topics; the same ones for a seed."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.random = np.random.default_rng(seed)
+        syllables = np.array([c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "ai", "ou")])
+        lengths = self.random.integers(2, 5, WORDS)
+        made = ["".join(self.random.choice(syllables, n)) for n in lengths]
+        counts = Counter(made)
+        self.words = np.array([f"{word}{number}" if counts[word] > 1 else word for number, word in enumerate(made)])
+        weights = 1 / np.arange(1, WORDS + 1) ** 1.05
+        self.frequencies = np.cumsum(weights / weights.sum())
+        self.topic_words = self.random.integers(200, WORDS, (TOPICS, TOPIC_WORDS))
+        self.centres = _unit(self.random.normal(size=(TOPICS, DIMENSIONS)))
+
+    def numbers(self, topics: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Words for each of the topics: a third are the topic's own."""
+        common = np.searchsorted(self.frequencies, self.random.random((len(topics), length)))
+        own = self.topic_words[topics[:, None], self.random.integers(0, TOPIC_WORDS, (len(topics), length))]
+        return np.where(self.random.random((len(topics), length)) < 1 / 3, own, np.minimum(common, WORDS - 1))
+
+    def vectors(self, topics: NDArray[np.int64]) -> Matrix:
+        """Cosines of one topic's lie around .5, of two topics' around 0."""
+        noise = _unit(self.random.normal(size=(len(topics), DIMENSIONS)))
+        return _unit(self.centres[topics] + noise)
+
+    def near(self, vector: Matrix) -> Matrix:
+        """A vector whose cosine with this one is about .45."""
+        return _unit(vector[None] + 2 * _unit(self.random.normal(size=(1, DIMENSIONS))))
+
+
+def _unit(values: NDArray[Any]) -> Matrix:
+    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
+
+
+# --- building -----------------------------------------------------------------------------------------
+
+
+def build(language: Language, messages: int) -> None:
+    """All scopes: those that are measured, and small ones around them."""
+    from django.db import connection
+
+    from conversations.embedding import active_model
+    from conversations.models import Instance, Partition
+
+    sizes = [*SIZES, *[SMALL] * ((messages - sum(SIZES)) // SMALL)]
+    partition = Partition.objects.create(name=PARTITION)
+    instances = Instance.objects.bulk_create(
+        Instance(partition=partition, name=str(size) if number < len(SIZES) else f"other-{number}", message_count=size)
+        for number, size in enumerate(sizes)
+    )
+    model = active_model()
+    with connection.cursor() as cursor, _without_indexes(cursor):
+        first = 1
+        for instance, size in zip(instances, sizes, strict=True):
+            for start in range(0, size, BLOCK):
+                count = min(BLOCK, size - start)
+                _store(cursor, language, instance.pk, model.pk, first, start, count)
+                first += count
+            print(f"\r{first - 1:,} messages", end="", file=sys.stderr)
+        print(file=sys.stderr)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval(pg_get_serial_sequence('conversations_message', 'id'), %s)", [first])
+        cursor.execute("ANALYZE")
+
+
+def _store(cursor: Any, language: Language, instance: int, model: int, first: int, start: int, count: int) -> None:
+    sessions = -(-count // SESSION)
+    topics = np.repeat(language.random.integers(0, TOPICS, sessions), SESSION)[:count]
+    numbers = language.numbers(topics, 36)
+    lengths = language.random.integers(6, 36, count)
+    asks = language.random.random(count) < 0.15
+    cursor.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS made (id int8, created int8, role text, content text, asks bool, digest bytea)"
+    )
+    cursor.execute("TRUNCATE made")
+    with cursor.copy("COPY made FROM STDIN") as copy:
+        for at in range(count):
+            text = " ".join(language.words[numbers[at, : lengths[at]]]) + ("?" if asks[at] else ".")
+            place = start + at
+            when = FIRST + 86_400 * (place // SESSION) + 60 * (place % SESSION)
+            digest = language.random.bytes(16)
+            copy.write_row((first + at, when, ("user", "assistant")[at % 2], text, bool(asks[at]), digest))
+    cursor.execute(
+        """
+        INSERT INTO conversations_message (id, instance_id, choice, created, role, name, content, payload, digest,
+            tokens, partial, abandoned, asks, alone, lexemes)
+        SELECT id, %(instance)s, 0, to_timestamp(created), role, '', content,
+            json_build_object('role', role, 'content', content)::text, digest, length(content) / 4, false, false, asks,
+            false, to_tsvector('english', content) || array_to_tsvector(ARRAY[%(lexeme)s])
+        FROM made
+        """,
+        {"instance": instance, "lexeme": f"#{instance}"},
+    )
+    rows = np.zeros(count, _ROW)
+    rows["columns"] = len(_COLUMNS)
+    ids = np.arange(first, first + count)
+    values = (ids, instance, model, 0, 1)
+    for name, value in zip(("message", "instance", "model", "start", "end"), values, strict=True):
+        rows[f"{name}_size"] = rows.dtype[name].itemsize
+        rows[name] = value
+    rows["vector_size"] = 4 + 2 * DIMENSIONS
+    rows["dimensions"] = DIMENSIONS
+    rows["vector"] = language.vectors(topics)
+    with cursor.copy(f"COPY conversations_embedding ({', '.join(_COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff")
+
+
+_COLUMNS = ("message_id", "instance_id", "model_id", "start", '"end"', "vector")
+_ROW = np.dtype(
+    [
+        ("columns", ">i2"),
+        *(pair for name in ("message", "instance", "model") for pair in ((f"{name}_size", ">i4"), (name, ">i8"))),
+        *(pair for name in ("start", "end") for pair in ((f"{name}_size", ">i4"), (name, ">i4"))),
+        ("vector_size", ">i4"),
+        ("dimensions", ">i2"),
+        ("unused", ">i2"),
+        ("vector", ">f2", (DIMENSIONS,)),
+    ]
+)
+
+
+class _without_indexes:  # noqa: N801, a context manager
+    """Loading into tables without secondary indexes, made again at the end, takes a fraction of the time."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    def __enter__(self) -> None:
+        self._cursor.execute(
+            """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
+               WHERE indrelid IN ('conversations_message'::regclass, 'conversations_embedding'::regclass)
+                 AND NOT indisunique"""
+        )
+        self._made = self._cursor.fetchall()
+        for name, _ in self._made:
+            self._cursor.execute(f"DROP INDEX {name}")
+
+    def __exit__(self, *_: object) -> None:
+        self._cursor.execute("SET maintenance_work_mem = '512MB'")
+        for _, definition in self._made:
+            self._cursor.execute(definition)
+        self._cursor.execute("RESET maintenance_work_mem")
+
+
+# --- measuring ----------------------------------------------------------------------------------------
+
+
+class Embedder:
+    """Takes the time of the local model and gives the vector that was made up for the question at hand."""
+
+    def __init__(self) -> None:
+        from conversations.embedding import active_embedder
+
+        self._local = active_embedder()
+        self.name, self.dimensions = self._local.name, self._local.dimensions
+        self.vector: Matrix = np.zeros((1, DIMENSIONS), np.float32)
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        self._local.embed(texts)
+        return np.repeat(self.vector, len(texts), axis=0)
+
+    def count(self, text: str) -> int:
+        return self._local.count(text)
+
+    def close(self) -> None:
+        self._local.close()
+
+
+def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, Matrix, int]]:
+    """Text, vector, and the message that answers, which shares two words and lies near."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT m.id, m.content, e.vector::text FROM conversations_message m
+               JOIN conversations_embedding e ON e.message_id = m.id
+               JOIN conversations_instance i ON i.id = m.instance_id
+               WHERE i.name = %s AND NOT m.asks ORDER BY hashint8(m.id) LIMIT %s""",
+            [str(size), count],
+        )
+        for id_, content, vector in cursor.fetchall():
+            words = content.rstrip(".").split()
+            kept = language.random.choice(words, min(2, len(words)), replace=False)
+            others = language.words[language.numbers(np.zeros(1, np.int64), 4)[0]]
+            text = " ".join([*kept, *others]) + "?"
+            yield text, language.near(np.array(json.loads(vector), np.float32)), id_
+
+
+def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
+    """Milliseconds of recall, and how often the answer is among the first ten."""
+    from conversations.querysets import Scope
+    from proxy import tokens
+    from proxy.chat import decode
+    from proxy.recollection import look
+
+    count = tokens.counter("gpt-4o").count
+    times, firsts, hits = [], [], 0
+    for number, (text, vector, answer) in enumerate(questions(language, size, WARM_UP + QUESTIONS)):
+        embedder.vector = vector
+        chat = decode(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
+        started = time.perf_counter()
+        found = look(lambda: embedder, scope=Scope(PARTITION, str(size)), chat=chat, count=count, latest=False)
+        elapsed = 1000 * (time.perf_counter() - started)
+        if number < WARM_UP:
+            continue
+        times.append(elapsed)
+        firsts.append([candidate.id for candidate in found.candidates[:10]])
+        hits += answer in firsts[-1]
+    times.sort()
+    return {
+        "p50": statistics.median(times),
+        "p95": times[int(0.95 * len(times))],
+        "found": 100 * hits / len(times),
+        "firsts": firsts,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recall in a database of a million messages.")
+    parser.add_argument("--home", type=Path, help="keep the database here")
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as temporary:
+        os.environ["RESERVOIR_HOME"] = str(arguments.home or temporary)
+        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
+        import django
+
+        django.setup()
+        run(arguments.messages)
+
+
+def run(messages: int) -> None:
+    from django.conf import settings
+
+    from conversations import frames, indexes
+    from conversations.embedding import active_model
+    from conversations.models import Partition
+    from proxy import tokens
+    from reservoir_site import database, server
+
+    server.prepare_database()
+    tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
+    language = Language()
+    if not Partition.objects.filter(name=PARTITION).exists():
+        started = time.perf_counter()
+        build(language, messages)
+        print(f"built in {time.perf_counter() - started:.0f} s")
+    model = active_model()
+    for scope in indexes.without_index(model):
+        started = time.perf_counter()
+        indexes.create(scope.instance_id, model)
+        print(f"index over {scope.messages:,} messages made in {time.perf_counter() - started:.0f} s")
+    embedder = Embedder()
+    print("\nmessages   p50 ms  p95 ms  answer in the first 10 (%)")
+    for size in SIZES:
+        language.random = np.random.default_rng(size)
+        found = measure(language, embedder, size)
+        print(f"{size:8,}  {found['p50']:7.1f} {found['p95']:7.1f}  {found['found']:.1f}")
+    frames.READ_WHOLE = 10**9
+    language.random = np.random.default_rng(size)
+    exact = measure(language, embedder, size)
+    same = sum(len({*a} & {*b}) for a, b in zip(found["firsts"], exact["firsts"], strict=True))
+    print(f"{size:8,}  {exact['p50']:7.1f} {exact['p95']:7.1f}  {exact['found']:.1f}   read as a whole")
+    print(
+        f"loss {exact['found'] - found['found']:.1f} points; "
+        f"{100 * same / sum(map(len, exact['firsts'])):.1f} % of the first ten are the same"
+    )
+    for scope in indexes.large_scopes(model):
+        seen = indexes.measure(scope.instance_id, model)
+        print(
+            f"index alone: {100 * seen.recall:.1f} % of the 10 nearest vectors, {seen.index_ms:.1f} ms; "
+            f"exactly: {seen.exact_ms:.1f} ms"
+        )
+    embedder.close()
+    if running := database.embedded():
+        running.release()
+
+
+if __name__ == "__main__":
+    main()

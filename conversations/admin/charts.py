@@ -1,0 +1,121 @@
+"""Pictures: figures -> SVG, made here so that nothing is loaded from anywhere; coloured by the style sheet. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+
+WIDTH, HEIGHT = 640, 180
+LEFT, BOTTOM, TOP = 44, 24, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A phase: when it begins and how long it lasts, in milliseconds."""
+
+    name: str
+    title: str
+    start: float
+    length: float
+
+    @property
+    def kind(self) -> str:
+        """Whose time it is, for its colour."""
+        return "theirs" if self.name in ("provider", "answer", "stream") else "ours"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One figure for each slot of time; stacked on the series before it."""
+
+    name: str
+    kind: str  # a class of the style sheet
+    values: Sequence[float]
+
+
+def waterfall(bars: Sequence[Bar]) -> SafeString:
+    """Phases below each other, each beginning where the one before it ends."""
+    whole = max((bar.start + bar.length for bar in bars), default=0) or 1
+    row = 26
+    parts = [f'<svg class="waterfall" viewBox="0 0 {WIDTH} {row * len(bars) + 4}" role="img" aria-label="Timings">']
+    for i, bar in enumerate(bars):
+        x, width = 96 + 440 * bar.start / whole, max(2.0, 440 * bar.length / whole)
+        y = row * i + 4
+        parts.append(
+            f"<g><title>{escape(bar.title or bar.name)}: {bar.length:.1f} ms</title>"
+            f'<text class="label" x="0" y="{y + 14}">{escape(bar.name)}</text>'
+            f'<rect class="track" x="96" y="{y + 2}" width="440" height="16" rx="4"/>'
+            f'<rect class="{bar.kind}" x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="16" rx="4"/>'
+            f'<text class="figure" x="{WIDTH}" y="{y + 14}">{_ms(bar.length)}</text></g>'
+        )
+    return mark_safe("".join([*parts, "</svg>"]))  # noqa: S308, names are escaped, the rest are numbers
+
+
+def columns(series: Sequence[Series], labels: Sequence[str], *, unit: str = "", whole: bool = True) -> SafeString:
+    """Stacked columns over time. `labels` has one text a slot; hovering a column tells its figures.
+
+    `unit` stands before a figure ("$"); `whole` figures have no fractions on the axis.
+    """
+    slots = len(labels)
+    totals = [sum(one.values[i] for one in series) for i in range(slots)]
+    top = _ceiling(max(totals, default=0), whole=whole)
+    inner_width, inner_height = WIDTH - LEFT - 4, HEIGHT - TOP - BOTTOM
+    step = inner_width / max(slots, 1)
+    width = max(1.0, min(step * 0.72, 28))
+    parts = [f'<svg class="columns" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" preserveAspectRatio="none">']
+    for share in (0, 0.5, 1):
+        y = TOP + inner_height * (1 - share)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="axis" x="{LEFT - 8}" y="{y + 4:.1f}">{unit}{_figure(top * share)}</text>'
+        )
+    every = max(1, math.ceil(slots / 7))
+    for i, label in enumerate(labels):
+        x = LEFT + step * i + (step - width) / 2
+        y = TOP + inner_height
+        said = ", ".join(f"{one.name} {unit}{_figure(one.values[i])}" for one in series)
+        parts.append(
+            f'<g class="slot"><title>{escape(label)}: {escape(said)}</title>'
+            f'<rect class="hit" x="{LEFT + step * i:.1f}" y="{TOP}" width="{step:.1f}" height="{inner_height}"/>'
+        )
+        for one in series:
+            height = inner_height * one.values[i] / top
+            if height > 0:
+                y -= height
+                parts.append(
+                    f'<rect class="{one.kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+                    f'height="{max(height, 0.8):.1f}" rx="1.5"/>'
+                )
+        parts.append("</g>")
+        if i % every == 0:
+            middle = LEFT + step * (i + 0.5)
+            parts.append(f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - 6}">{escape(label)}</text>')
+    return mark_safe("".join([*parts, "</svg>"]))  # noqa: S308, texts are escaped, the rest are numbers
+
+
+def _ceiling(value: float, *, whole: bool) -> float:
+    """The next round number above."""
+    if value <= 0:
+        return 1
+    size: float = 10 ** math.floor(math.log10(value))
+    top = next(step * size for step in (1, 2, 4, 5, 6, 8, 10) if step * size >= value)
+    return max(2, top) if whole else top
+
+
+def _figure(value: float) -> str:
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.1f}".removesuffix(".0") + unit
+    if value == round(value) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2g}" if value >= 1 else f"{value:.2f}" if value >= 0.01 else f"{value:.4f}"
+
+
+def _ms(ms: float) -> str:
+    if ms >= 1000:
+        return f"{ms / 1000:.2f} s"
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

@@ -1,0 +1,228 @@
+"""The dashboard: what went through, what it cost, what failed, how often memory helped; where it all lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.utils import timezone
+
+from conversations.admin import charts, storage
+from conversations.admin.charts import Series
+from conversations.admin.pages import page
+from conversations.admin.visible import allowed_partitions, may, visible
+from conversations.models import EmbeddingModel, Exchange, Instance, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How far back, in slots of which length, and how a slot is labelled."""
+
+    name: str
+    slot: timedelta
+    slots: int
+    label: str
+
+
+WINDOWS = {
+    "day": Window("24 hours", timedelta(hours=1), 24, "%H:%M"),
+    "week": Window("7 days", timedelta(hours=6), 28, "%a %H:%M"),
+    "month": Window("30 days", timedelta(days=1), 30, "%-d %b"),
+}
+MOST_WAITING = 10_000
+TOO_LONG = timedelta(minutes=10)
+
+# One pass over the exchanges of the window, summed up in three ways.
+SQL = """
+SELECT date_bin(%(slot)s, created, %(since)s) AS slot, instance_id, provider,
+       count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost), 0),
+       count(*) FILTER (WHERE ended IN ('failed', 'cut', 'interrupted')),
+       count(*) FILTER (WHERE memories > 0), count(*) FILTER (WHERE memory = 'degraded'), max(created)
+FROM conversations_exchange
+WHERE created >= %(since)s AND (%(allowed)s::bigint[] IS NULL OR instance_id IN (
+    SELECT id FROM conversations_instance WHERE partition_id = ANY(%(allowed)s)))
+GROUP BY GROUPING SETS ((1), (2), (3))
+"""
+
+BACKLOG = """
+SELECT count(*), min(embed_due) FROM (
+    SELECT embed_due FROM conversations_message WHERE embed_due IS NOT NULL ORDER BY embed_due LIMIT %s
+) waiting
+"""
+
+
+@dataclass(slots=True)
+class Sums:
+    """Figures of some exchanges."""
+
+    exchanges: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0
+    errors: int = 0
+    hits: int = 0
+    degraded: int = 0
+    last: datetime | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def error_share(self) -> float:
+        return 100 * self.errors / self.exchanges if self.exchanges else 0
+
+    @property
+    def hit_share(self) -> float:
+        return 100 * self.hits / self.exchanges if self.exchanges else 0
+
+
+@dataclass(slots=True)
+class Figures:
+    """A window's exchanges by slot, by instance and by provider."""
+
+    slots: list[Sums]
+    instances: dict[int, Sums] = field(default_factory=dict)
+    providers: dict[str, Sums] = field(default_factory=dict)
+
+    def total(self) -> Sums:
+        """Of the whole window."""
+        whole = Sums()
+        for sums in self.slots:
+            for name in ("exchanges", "input_tokens", "output_tokens", "cost", "errors", "hits", "degraded"):
+                setattr(whole, name, getattr(whole, name) + getattr(sums, name))
+        return whole
+
+
+def dashboard(request: HttpRequest) -> TemplateResponse:
+    """The first page of the admin."""
+    if not may(request, "view_exchange"):
+        return page(request, "dashboard", title="Dashboard", nothing=True)
+    chosen = request.GET.get("window", "")
+    window = WINDOWS.get(chosen, WINDOWS["week"])
+    since = _since(window, timezone.now())
+    figures = _figures(window, since, allowed_partitions(request))
+    unlimited = allowed_partitions(request) is None
+    return page(
+        request,
+        "dashboard",
+        title="Dashboard",
+        windows=[(name, one.name, one is window) for name, one in WINDOWS.items()],
+        window=window,
+        total=figures.total(),
+        charts=_charts(figures.slots, [(since + i * window.slot).strftime(window.label) for i in range(window.slots)]),
+        busiest=_busiest(request, figures),
+        recent=_recent(request),
+        providers=sorted(figures.providers.items(), key=lambda item: -item[1].exchanges),
+        failures=_failures(request, since) if figures.total().errors else [],
+        backlog=_backlog(),
+        tables=storage.tables() if unlimited else [],
+        database=f"PostgreSQL {connection.pg_version // 10000}.{connection.pg_version % 10000}",  # type: ignore[attr-defined]
+        embedder=settings.RESERVOIR_EMBEDDER,
+        models=list(EmbeddingModel.objects.all()),
+        empty=not Instance.objects.exists(),
+    )
+
+
+def _since(window: Window, now: datetime) -> datetime:
+    """The beginning of the first slot; the last one is the one that runs now."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    running = midnight + window.slot * ((now - midnight) // window.slot)
+    return running - window.slot * (window.slots - 1)
+
+
+def _figures(window: Window, since: datetime, allowed: list[int] | None) -> Figures:
+    figures = Figures([Sums() for _ in range(window.slots)])
+    with connection.cursor() as cursor:
+        values: dict[str, Any] = {"slot": window.slot, "since": since, "allowed": allowed}
+        cursor.execute(SQL, values)
+        for slot, instance, provider, exchanges, given, made, cost, errors, hits, degraded, last in cursor.fetchall():
+            sums = Sums(exchanges, given, made, float(cost), errors, hits, degraded, last)
+            if slot is not None:
+                figures.slots[min((slot - since) // window.slot, window.slots - 1)] = sums
+            elif instance is not None:
+                figures.instances[instance] = sums
+            else:
+                figures.providers[provider or "unknown"] = sums
+    return figures
+
+
+def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any]]:
+    def values(name: str) -> list[float]:
+        return [getattr(sums, name) for sums in slots]
+
+    answered = [float(sums.exchanges - sums.errors) for sums in slots]
+    missed = [float(sums.exchanges - sums.hits) for sums in slots]
+    return [
+        (
+            "Exchanges",
+            charts.columns(
+                [Series("answered", "fill-brand", answered), Series("failed or cut", "fill-bad", values("errors"))],
+                labels,
+            ),
+        ),
+        (
+            "Memory",
+            charts.columns(
+                [
+                    Series("with memories", "fill-memory", values("hits")),
+                    Series("without", "fill-quiet", missed),
+                ],
+                labels,
+            ),
+        ),
+        (
+            "Tokens",
+            charts.columns(
+                [
+                    Series("in", "fill-brand", values("input_tokens")),
+                    Series("out", "fill-ok", values("output_tokens")),
+                ],
+                labels,
+            ),
+        ),
+        ("Cost", charts.columns([Series("cost", "fill-warn", values("cost"))], labels, unit="$", whole=False)),
+    ]
+
+
+def _busiest(request: HttpRequest, figures: Figures) -> list[tuple[Partition, Sums]]:
+    busy = sorted(figures.instances, key=lambda pk: -figures.instances[pk].exchanges)[:2000]
+    sums: dict[int, Sums] = {}
+    for pk, partition in visible(request, Instance.objects.filter(pk__in=busy)).values_list("pk", "partition_id"):
+        one, whole = figures.instances[pk], sums.setdefault(partition, Sums())
+        whole.exchanges += one.exchanges
+        whole.input_tokens += one.input_tokens
+        whole.output_tokens += one.output_tokens
+        whole.cost += one.cost
+    best = sorted(sums, key=lambda pk: -sums[pk].exchanges)[:8]
+    names = Partition.objects.in_bulk(best)
+    return [(names[pk], sums[pk]) for pk in best if pk in names]
+
+
+def _recent(request: HttpRequest) -> list[Exchange]:
+    rows = visible(request, Exchange.objects.select_related("instance__partition", "question"))
+    return list(
+        rows.only(
+            "created", "model", "ended", "memories", "memory", "instance__name", "instance__partition__name",
+            "question__content",
+        )[:8]
+    )  # fmt: skip
+
+
+def _failures(request: HttpRequest, since: datetime) -> list[Exchange]:
+    failed = visible(request, Exchange.objects.filter(created__gte=since, ended__in=("failed", "cut")))
+    return list(failed.only("created", "model", "provider", "status", "error", "ended")[:5])
+
+
+def _backlog() -> dict[str, Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG, [MOST_WAITING])
+        waiting, due = cursor.fetchone() or (0, None)
+    late = due is not None and timezone.now() - due > TOO_LONG
+    return {"waiting": waiting, "more": waiting == MOST_WAITING, "late": late}

@@ -1,0 +1,234 @@
+"""One exchange: what the app sent, what the provider got, what came back, and why."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+
+from conversations.admin import ledger, safe_text
+from conversations.admin.charts import Bar, waterfall
+from conversations.admin.ledger import Row
+from conversations.admin.pages import page, to_instance
+from conversations.admin.reading import Part, parts, pretty
+from conversations.admin.visible import visible
+from conversations.admin.words import tells_something, words
+from conversations.capture import plain_text
+from conversations.models import Exchange, Ledger, Message
+
+# A client that resends a long history: this many of its turns are shown, the others are named by their number.
+MOST_TURNS = 40
+
+PHASES = {
+    "recall": "find memories",
+    "enrich": "choose and place them",
+    "provider": "wait for the provider's first byte",
+    "answer": "read the answer",
+}
+
+KEYS = {"mistral": "MISTRAL_API_KEY", "gemini": "GEMINI_API_KEY", "ollama": "OLLAMA_API_KEY"}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the request as the provider got it. `added` by us; without `id`, it is not stored."""
+
+    role: str
+    parts: list[Part]
+    raw: str = ""
+    added: bool = False
+    id: int | None = None
+    skipped: int = 0  # so many turns of the client are not shown here
+    latest: str = ""  # the text of one of the latest turns, which are folded
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the app sent, put together again from what is stored."""
+
+    turns: list[Turn] = field(default_factory=list)  # system prompts included, nothing added
+    complete: bool = True  # nothing of it has been forgotten
+
+
+def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
+    """The page of an exchange."""
+    instance = exchange.instance
+    kept = Ledger.objects.filter(exchange=exchange).first()
+    table = ledger.table(request, kept)
+    sent = _sent(request, exchange)
+    added = [_added(raw) for raw in kept.injected] if kept else []
+    got = _with_added(sent.turns, added)
+    answers = _answers(request, exchange)
+    echoes = _echoes(answers, sent.turns, added)
+    return page(
+        request,
+        "exchange",
+        title="Why did the model say that?",
+        trail=to_instance(instance),
+        exchange=exchange,
+        instance=instance,
+        answers=[(answer, _answer(answer, echoes)) for answer in answers],
+        question=next((turn for turn in reversed(sent.turns) if turn.role == "user"), None),
+        got=_shortened(got),
+        sent_count=len(sent.turns),
+        added_count=len(added),
+        complete=sent.complete,
+        table=table,
+        memories=_by_echo([(row, safe_text.marked(row.text, echoes)) for row in table.memories]),
+        turns=[(row, safe_text.marked(row.text, echoes)) for row in table.turns],
+        ledger=kept,
+        echoes=bool(echoes),
+        bars=_bars(exchange),
+        waterfall=waterfall(_bars(exchange)),
+        usage=_usage(exchange.usage),
+        parameters=safe_text.shown(pretty(exchange.parameters)),
+        curl=_curl(request, exchange, sent),
+        sent_json=safe_text.shown(pretty(_body(exchange, sent.turns))),
+        got_json=safe_text.shown(pretty(_body(exchange, got))),
+    )
+
+
+def _sent(request: HttpRequest, exchange: Exchange) -> Request:
+    """The request's messages: stored ones by their ids, system prompts at their places."""
+    ids = exchange.request_ids
+    stored = {
+        message.pk: message
+        for message in visible(request, Message.objects.filter(pk__in=ids)).only("id", "role", "content", "payload")
+    }
+    turns = [
+        Turn(stored[pk].role, parts(stored[pk].role, stored[pk].content, stored[pk].payload), stored[pk].payload, id=pk)
+        for pk in ids
+        if pk in stored
+    ]
+    for place, raw in sorted(exchange.prompts):
+        turns.insert(place, _turn(raw))
+    return Request(turns, complete=len(stored) == len(set(ids)) and bool(exchange.parameters))
+
+
+def _turn(raw: str) -> Turn:
+    payload = _object(raw)
+    role = str(payload.get("role") or "")
+    return Turn(role, parts(role, plain_text(payload), raw), raw)
+
+
+def _added(raw: str) -> Turn:
+    payload = _object(raw)
+    text = plain_text(payload)
+    latest = "" if text.startswith("<memory>") else text
+    return Turn(str(payload.get("role") or ""), [Part("text", safe_text.plain(text))], raw, added=True, latest=latest)
+
+
+def _with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
+    """What we add stands directly before the last user message."""
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=len(turns))
+    return [*turns[:last], *added, *turns[last:]]
+
+
+def _shortened(turns: list[Turn]) -> list[Turn]:
+    if len(turns) <= MOST_TURNS:
+        return turns
+    half = MOST_TURNS // 2
+    gap = Turn("", [], skipped=len(turns) - 2 * half)
+    return [*turns[:half], gap, *turns[-half:]]
+
+
+def _answers(request: HttpRequest, exchange: Exchange) -> list[Message]:
+    """What came back: stored with this exchange, and not part of its request."""
+    rows = visible(request, Message.objects.filter(exchange=exchange)).exclude(pk__in=exchange.request_ids)
+    return list(rows.order_by("choice", "id").only("id", "role", "name", "content", "payload", "partial", "choice"))
+
+
+def _answer(answer: Message, echoes: Sequence[str]) -> list[Part]:
+    found = parts(answer.role, answer.content, answer.payload)
+    if not echoes:
+        return found
+    # Plain while words are marked: marks inside laid-out Markdown would have to reach into its tags.
+    texts = [part for part in found if part.kind != "text"]
+    return [Part("text", safe_text.marked(answer.content, echoes)), *texts]
+
+
+def _echoes(answers: Sequence[Message], sent: Sequence[Turn], added: Sequence[Turn]) -> list[str]:
+    """Words of the answer that stand in what was added, and nowhere in what the app sent: the memory speaking."""
+    memory = _words(*(plain_text(_object(turn.raw)) for turn in added))
+    own = _words(*(plain_text(_object(turn.raw)) for turn in sent))
+    said = _words(*(answer.content for answer in answers))
+    return sorted(word for word in (said & memory) - own if tells_something(word))
+
+
+def _by_echo(memories: list[tuple[Row, SafeString]]) -> list[tuple[Row, SafeString]]:
+    """Those that the answer echoes first."""
+    return sorted(memories, key=lambda memory: -memory[1].count("<mark>"))
+
+
+def _words(*texts: str) -> set[str]:
+    return {word for text in texts for word in words(text)}
+
+
+def _bars(exchange: Exchange) -> list[Bar]:
+    """The phases one after the other, in the order in which they happen."""
+    phases = {name: ms for name, ms in exchange.timings.items() if name != "total" and isinstance(ms, int | float)}
+    order = [*(name for name in PHASES if name in phases), *(name for name in phases if name not in PHASES)]
+    ends = [0.0]
+    for name in order:
+        ends.append(ends[-1] + phases[name])
+    bars = [
+        Bar(name, PHASES.get(name, ""), start, end - start)
+        for name, (start, end) in zip(order, pairwise(ends), strict=True)
+    ]
+    total = exchange.timings.get("total")
+    if isinstance(total, int | float) and total - ends[-1] >= 0.5:
+        title = "relay the answer" if exchange.streamed else "the rest"
+        bars.append(Bar("stream" if exchange.streamed else "rest", title, ends[-1], total - ends[-1]))
+    return bars
+
+
+def _usage(usage: object, prefix: str = "") -> list[tuple[str, Any]]:
+    """A provider's usage as a flat list of names and figures."""
+    found: list[tuple[str, Any]] = []
+    for name, value in usage.items() if isinstance(usage, dict) else ():
+        label = f"{prefix}{str(name).replace('_', ' ')}"
+        if isinstance(value, dict):
+            found += _usage(value, f"{label}: ")
+        elif value is not None:
+            found.append((safe_text.shown(label)[:80], safe_text.shown(str(value))[:80]))
+    return found
+
+
+def _curl(request: HttpRequest, exchange: Exchange, sent: Request) -> SafeString | str:
+    """The command that asks the same again, with no memory added and nothing kept of it."""
+    if not sent.complete:
+        return ""
+    partition, instance = (quote(name, safe="") for name in (exchange.instance.partition.name, exchange.instance.name))
+    url = f"{request.scheme}://{request.get_host()}/v1/partition/{partition}/instance/{instance}/chat/completions"
+    key = KEYS.get(exchange.provider, "OPENAI_API_KEY")
+    return " \\\n    ".join(
+        [
+            f"curl {shlex.quote(url)}",
+            '-H "Content-Type: application/json"',
+            f'-H "Authorization: Bearer ${key}"',
+            '-H "X-Reservoir-Recall: off" -H "X-Reservoir-Store: off"',
+            f"-d {shlex.quote(_body(exchange, sent.turns))}",
+        ]
+    )
+
+
+def _body(exchange: Exchange, turns: Sequence[Turn]) -> str:
+    """The request's JSON text; what the client wrote stands in it character by character."""
+    parameters = exchange.parameters.strip()
+    others = f"{parameters[:-1].rstrip()}, " if _object(parameters) else "{"
+    return f'{others}"messages": [{", ".join(turn.raw for turn in turns)}]}}'
+
+
+def _object(raw: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,183 @@
+"""Finding messages: by words or by meaning, in one scope or in all that the user may see."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Left
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from conversations.admin import safe_text
+from conversations.admin.pages import page, to_instance, to_partition
+from conversations.admin.visible import allowed_partitions, require, visible
+from conversations.embedders import Embedder, EmbedderError
+from conversations.embedding import configured_embedder
+from conversations.models import Exchange, Instance, Message, Partition
+
+A_PAGE = 30
+TEXT = 4_000  # characters of a message that are looked through for the words to mark
+
+# Across scopes no index serves nearness, so the latest pieces are compared, one by one. Of one scope all are.
+NEAREST_OF = 100_000
+
+NEAREST = """
+SELECT message_id, 1 - min(distance) FROM (
+    SELECT message_id, vector <=> %(vector)s::halfvec AS distance FROM (
+        SELECT message_id, vector FROM conversations_embedding
+        WHERE model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s) {where}
+    ) compared
+) pieces GROUP BY message_id ORDER BY min(distance), message_id DESC LIMIT %(limit)s
+"""
+IN_INSTANCE = "AND instance_id = %(instance)s"
+IN_PARTITIONS = """AND instance_id IN (SELECT id FROM conversations_instance WHERE partition_id = ANY(%(partitions)s))
+        ORDER BY id DESC LIMIT %(most)s"""
+EVERYWHERE = "ORDER BY id DESC LIMIT %(most)s"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    message: Message
+    excerpt: SafeString
+    likeness: float | None = None
+
+
+def by_words(messages: QuerySet[Any], term: str) -> QuerySet[Any]:
+    """Those of the messages that hold the words; all of them for an empty term."""
+    return messages.filter(pk__in=Message.objects.matching(term).values("pk")) if term.strip() else messages
+
+
+def exchanges(rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+    """Those of the exchanges with this trace id or model, or whose question holds the words."""
+    term = term.strip()
+    if not term:
+        return rows
+    try:
+        return rows.filter(trace_id=uuid.UUID(term))
+    except ValueError:
+        return rows.filter(Q(model=term) | Q(question__in=Message.objects.matching(term)))
+
+
+def search_page(request: HttpRequest) -> HttpResponse:
+    """Search for words, for a meaning, or for the trace id of an exchange."""
+    require(request, "view_message")
+    term = request.GET.get("q", "").replace("\x00", " ").strip()[:1000]
+    if where := _exchange_with(request, term):
+        return HttpResponseRedirect(where)
+    instance, partition = _instance(request), _partition(request)
+    meaning = request.GET.get("by") == "meaning"
+    found: list[Found] = []
+    problem, later = "", None
+    if term and meaning:
+        try:
+            found = _nearest(request, term, instance, partition)
+        except EmbedderError as error:
+            problem = f"There is no search by meaning now: {error}"
+    elif term:
+        found, later = _matching(request, term, instance, partition)
+    trail = to_instance(instance) if instance else to_partition(partition) if partition else []
+    return page(
+        request,
+        "search",
+        title="Search",
+        trail=trail,
+        term=term,
+        meaning=meaning,
+        instance=instance,
+        partition=partition,
+        found=found,
+        later=later,
+        problem=problem,
+        bounded=meaning and instance is None,
+        most=NEAREST_OF,
+    )
+
+
+def _matching(
+    request: HttpRequest, term: str, instance: Instance | None, partition: Partition | None
+) -> tuple[list[Found], int | None]:
+    """Messages that hold the words, newest first, and where the next page begins."""
+    rows = _rows(request, instance, partition).matching(term)
+    before = request.GET.get("before", "")
+    if before.isascii() and before.isdigit() and len(before) < 19:
+        rows = rows.filter(pk__lt=int(before))
+    messages = list(rows.order_by("-pk")[: A_PAGE + 1])
+    stems = _stems(term)
+    found = [Found(message, safe_text.excerpt(message.text, stems)) for message in messages[:A_PAGE]]
+    return found, messages[A_PAGE - 1].pk if len(messages) > A_PAGE else None
+
+
+def _nearest(request: HttpRequest, term: str, instance: Instance | None, partition: Partition | None) -> list[Found]:
+    """The messages that mean most nearly what the term means, nearest first. Raises EmbedderError."""
+    embedder = _embedder()
+    vector = embedder.embed([term])[0]
+    partitions = [partition.pk] if partition else allowed_partitions(request)
+    where = IN_INSTANCE if instance else EVERYWHERE if partitions is None else IN_PARTITIONS
+    values = {
+        "vector": "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
+        "model": embedder.name,
+        "instance": instance.pk if instance else None,
+        "partitions": partitions,
+        "most": NEAREST_OF,
+        "limit": A_PAGE,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(NEAREST.format(where=where), values)
+        likeness = dict(cursor.fetchall())
+    rows = {message.pk: message for message in _rows(request, instance, partition).filter(pk__in=likeness)}
+    return [Found(rows[pk], safe_text.excerpt(rows[pk].text, ()), likeness[pk]) for pk in likeness if pk in rows]
+
+
+def _rows(request: HttpRequest, instance: Instance | None, partition: Partition | None) -> Any:
+    rows = visible(request, Message.objects.select_related("instance__partition"))
+    if instance:
+        rows = rows.filter(instance=instance)
+    elif partition:
+        rows = rows.filter(instance__partition=partition)
+    return rows.annotate(text=Left("content", TEXT)).defer("content", "payload", "lexemes", "digest")
+
+
+def _stems(term: str) -> Sequence[str]:
+    """How the words begin that the search finds; shortened, since a stem may change the end of a word."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tsvector_to_array(to_tsvector(%s::regconfig, %s))", [settings.RESERVOIR_LANGUAGE, term])
+        (stems,) = cursor.fetchone() or ([],)
+    return [stem[:-1] if len(stem) > 4 else stem for stem in stems]
+
+
+def _exchange_with(request: HttpRequest, term: str) -> str:
+    """The address of the exchange with this trace id."""
+    try:
+        rows = visible(request, Exchange.objects.filter(trace_id=uuid.UUID(term)))
+    except ValueError:
+        return ""
+    pk = rows.values_list("pk", flat=True).first()
+    return reverse("admin:conversations_exchange_change", args=[pk]) if pk else ""
+
+
+def _instance(request: HttpRequest) -> Instance | None:
+    given = request.GET.get("instance", "")
+    rows = visible(request, Instance.objects.select_related("partition"))
+    return rows.filter(pk=int(given)).first() if _is_id(given) else None
+
+
+def _partition(request: HttpRequest) -> Partition | None:
+    given = request.GET.get("partition", "")
+    return visible(request, Partition.objects.filter(pk=int(given))).first() if _is_id(given) else None
+
+
+def _is_id(given: str) -> bool:
+    return given.isascii() and given.isdigit() and len(given) < 19
+
+
+@cache
+def _embedder() -> Embedder:
+    return configured_embedder()

@@ -1,0 +1,46 @@
+"""How much room things take, from PostgreSQL's own figures: nothing is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db import connection
+
+SQL = """
+SELECT c.relname, pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+FROM pg_class c WHERE c.relname = ANY(%s) AND c.relkind = 'r' AND pg_table_is_visible(c.oid)
+"""
+
+NAMES = {
+    "conversations_message": "messages",
+    "conversations_embedding": "embeddings",
+    "conversations_exchange": "exchanges",
+    "conversations_ledger": "ledgers",
+    "conversations_instance": "instances",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its indexes: bytes, and about how many rows."""
+
+    name: str
+    size: int
+    rows: int
+
+
+def tables() -> list[Table]:
+    """The tables that grow, largest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(SQL, [list(NAMES)])
+        found = [Table(NAMES[name], size, rows) for name, size, rows in cursor.fetchall()]
+    return sorted(found, key=lambda table: -table.size)
+
+
+def share(messages: int) -> int | None:
+    """About how many bytes this many messages take, with all that hangs on them: their share of the whole."""
+    sizes = {table.name: table for table in tables()}
+    whole = sizes["messages"].rows
+    if whole < messages or not whole:
+        return None  # not analysed yet
+    return round(sum(table.size for table in sizes.values()) * messages / whole)

@@ -1,0 +1,40 @@
+"""The vectors of messages, as arrays: one for each message, whatever the number of its pieces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from django.db import connection
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+# As bytes, since parsing a thousand vectors from text takes longer than everything else on a page.
+SQL = """
+SELECT message_id, model_id, halfvec_send(vector) FROM conversations_embedding WHERE message_id = ANY(%s)
+ORDER BY message_id, start
+"""
+
+
+def of_messages(ids: Sequence[int]) -> dict[int, Vector]:
+    """Message id -> the mean of its pieces' vectors, of length 1; of the model that most of them are embedded with.
+
+    A message without a vector is not in it.
+    """
+    if not ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(SQL, [list(ids)])
+        rows = cursor.fetchall()
+    if not rows:
+        return {}
+    ((model, _),) = Counter(model for _, model, _ in rows).most_common(1)
+    sums: dict[int, Vector] = {}
+    for message, of_model, sent in rows:
+        if of_model == model:
+            # Two 16-bit numbers (dimensions, unused) and then the elements, all big-endian.
+            vector = np.frombuffer(bytes(sent), dtype=">f2", offset=4).astype(np.float32)
+            sums[message] = sums[message] + vector if message in sums else vector
+    return {message: vector / max(float(np.linalg.norm(vector)), 1e-9) for message, vector in sums.items()}

@@ -1,0 +1,61 @@
+"""Who sees what: the one place where rows are withheld from a staff member who is limited to some partitions."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition, StaffLimit
+
+M = TypeVar("M", bound=Model)
+
+# From a row to its partition.
+PATHS: dict[type[Model], str] = {
+    Partition: "pk",
+    Instance: "partition",
+    Exchange: "instance__partition",
+    Message: "instance__partition",
+    Embedding: "instance__partition",
+    Ledger: "exchange__instance__partition",
+}
+
+
+def visible(request: HttpRequest, queryset: QuerySet[M]) -> QuerySet[M]:
+    """The rows that the user of a request may see. Every page of the admin begins with it."""
+    allowed = allowed_partitions(request)
+    if allowed is None:
+        return queryset
+    return queryset.filter(**{f"{PATHS[queryset.model]}__in": allowed})
+
+
+def allowed_partitions(request: HttpRequest) -> list[int] | None:
+    """The ids of the partitions that the user is limited to; None for no limit. Asked once a request."""
+    if not hasattr(request, "reservoir_partitions"):
+        request.reservoir_partitions = _limit(request.user)  # type: ignore[attr-defined]
+    return request.reservoir_partitions  # type: ignore[attr-defined, no-any-return]
+
+
+def require(request: HttpRequest, *permissions: str) -> None:
+    """Raises PermissionDenied unless the user has all of these permissions, such as view_message."""
+    if not all(may(request, permission) for permission in permissions):
+        raise PermissionDenied
+
+
+def may(request: HttpRequest, permission: str) -> bool:
+    """Whether the user has this permission on what is kept."""
+    user: Any = request.user
+    return bool(user.has_perm(f"conversations.{permission}"))
+
+
+def _limit(user: AbstractBaseUser | AnonymousUser) -> list[int] | None:
+    if getattr(user, "is_superuser", False):
+        return None
+    rows = StaffLimit.objects.filter(user=user.pk).values_list("pk", "partitions")
+    limits = list(rows)
+    if not limits:
+        return None
+    return [partition for _, partition in limits if partition is not None]

@@ -1,0 +1,192 @@
+"""Vector indexes of large scopes: which scopes have earned one, making them, and how much they miss.
+
+The form of an index, and the query that uses it, are those of nearest.py and frames.py. An index slows every write to
+the table a little and every query's planning a little, so that only the largest scopes have one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+from conversations import nearest
+from conversations.frames import CANDIDATES, READ_WHOLE
+from conversations.models import EmbeddingModel
+from conversations.querysets import Scope
+
+EARNED = READ_WHOLE
+"""Messages from which on a scope is not read as a whole any more, and earns an index."""
+
+MOST = 100
+"""Indexes of one model. Each query locks all of a table's indexes, and the lock table has room for some thousands."""
+
+ONE_AT_A_TIME = 0x5265_6978  # the advisory lock of whoever makes one
+MEMORY = "256MB"  # for building: a scope of 100,000 messages fits
+
+
+@dataclass(frozen=True, slots=True)
+class LargeScope:
+    """A scope that has earned an index, or has one. `valid`: None without an index, False for one half made."""
+
+    instance_id: int
+    scope: Scope
+    messages: int
+    valid: bool | None
+    bytes: int
+
+    @property
+    def earned(self) -> bool:
+        return self.messages > EARNED
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The share of the truly nearest that an index finds, and what index and exact search take, in milliseconds."""
+
+    queries: int
+    recall: float
+    index_ms: float
+    exact_ms: float
+
+
+def large_scopes(model: EmbeddingModel) -> list[LargeScope]:
+    """Scopes that have earned an index for the model, or have one, the largest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT i.id, p.name, i.name, i.message_count, x.indisvalid, coalesce(pg_relation_size(x.indexrelid), 0)
+            FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
+            LEFT JOIN pg_index x ON x.indexrelid = to_regclass(format('embedding_near_%%s_%%s', i.id, %(model)s::int8))
+            WHERE i.message_count > %(earned)s OR x.indexrelid IS NOT NULL
+            ORDER BY i.message_count DESC, i.id
+            """,
+            {"model": model.pk, "earned": EARNED},
+        )
+        return [LargeScope(row[0], Scope(row[1], row[2]), *row[3:]) for row in cursor.fetchall()]
+
+
+def without_index(model: EmbeddingModel) -> list[LargeScope]:
+    """Scopes that have earned an index and have no whole one, the largest first; no more than may have one."""
+    return [scope for scope in large_scopes(model)[:MOST] if scope.earned and not scope.valid]
+
+
+def create(instance_id: int, model: EmbeddingModel) -> bool:
+    """Make the scope's index, or make it anew where one was left half made. Takes minutes; blocks no writer.
+
+    Returns False, at once, while another process makes one.
+    """
+    with _alone() as alone:
+        if not alone:
+            return False
+        with connection.cursor() as cursor:
+            cursor.execute(nearest.drop_index_sql(instance_id, model.pk))
+            cursor.execute(f"SET maintenance_work_mem = '{MEMORY}'")
+            try:
+                cursor.execute(nearest.create_index_sql(instance_id, nearest.Model(model.pk, model.dimensions)))
+            finally:
+                cursor.execute("RESET maintenance_work_mem")
+    return True
+
+
+def create_next() -> bool:
+    """Make the index of one scope that has earned it, for the model in use. Returns whether one was made."""
+    model = EmbeddingModel.objects.filter(active=True).first()
+    waiting = without_index(model) if model else []
+    return bool(model and waiting and create(waiting[0].instance_id, model))
+
+
+def drop(instance_id: int, model_id: int) -> None:
+    """Remove the scope's index; there need not be one."""
+    with connection.cursor() as cursor:
+        cursor.execute(nearest.drop_index_sql(instance_id, model_id))
+
+
+def drop_of_model(model_id: int) -> None:
+    """Remove all indexes of a model, also those of scopes that are gone."""
+    _drop_named(f"^embedding_near_[0-9]+_{model_id}$")
+
+
+def drop_useless() -> int:
+    """Remove indexes of scopes and models that are gone. Returns how many."""
+    return _drop_named(
+        "^embedding_near_[0-9]+_[0-9]+$",
+        """ AND NOT (EXISTS (SELECT FROM conversations_instance i WHERE i.id = split_part(relname, '_', 3)::int8)
+            AND EXISTS (SELECT FROM conversations_embeddingmodel m WHERE m.id = split_part(relname, '_', 4)::int8))""",
+    )
+
+
+def measure(instance_id: int, model: EmbeddingModel, *, queries: int = 100, nearest_count: int = 10) -> Measured:
+    """Ask for what is nearest to messages of the scope, once by its index, as recall does, and once exactly.
+
+    The index must be there.
+    """
+    form = nearest.Model(model.pk, model.dimensions)
+    near = f"""
+        SELECT id FROM conversations_embedding WHERE instance_id = %(instance)s AND model_id = %(model)s
+        ORDER BY {form.expression} <=> %(vector)s::{form.type} LIMIT %(limit)s
+    """  # noqa: S608, of numbers alone
+    parameters = {"instance": instance_id, "model": model.pk, "limit": nearest_count}
+    found = wanted = 0
+    times: dict[str, list[float]] = {"index": [], "exact": []}
+    with connection.cursor() as cursor:
+        cursor.execute(_SPREAD, {"instance": instance_id, "model": model.pk, "queries": queries})
+        for (vector,) in cursor.fetchall():
+            answers: dict[str, set[int]] = {}
+            for way in ("index", "exact"):
+                with transaction.atomic():
+                    cursor.execute(_WAYS[way])
+                    started = time.perf_counter()
+                    cursor.execute(near, parameters | {"vector": vector})
+                    answers[way] = {row[0] for row in cursor.fetchall()}
+                    times[way].append(1000 * (time.perf_counter() - started))
+            found += len(answers["index"] & answers["exact"])
+            wanted += len(answers["exact"])
+    return Measured(
+        queries=len(times["exact"]),
+        recall=found / wanted if wanted else 1.0,
+        index_ms=_median(times["index"]),
+        exact_ms=_median(times["exact"]),
+    )
+
+
+# Vectors of the scope, spread over its time, and the same ones whenever it is measured.
+_SPREAD = """
+SELECT vector::text FROM (
+    SELECT vector, row_number() OVER (ORDER BY id) AS number, count(*) OVER () AS all_of_them
+    FROM conversations_embedding WHERE instance_id = %(instance)s AND model_id = %(model)s
+) v WHERE number %% greatest(all_of_them / %(queries)s, 1) = 0 LIMIT %(queries)s
+"""
+
+_WAYS = {
+    "index": f"SET LOCAL hnsw.ef_search = {CANDIDATES}; SET LOCAL hnsw.iterative_scan = relaxed_order",
+    "exact": "SET LOCAL enable_indexscan = off",
+}
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
+def _drop_named(pattern: str, more: str = "") -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT relname FROM pg_class WHERE relkind = 'i' AND relname ~ %s{more}", [pattern])  # noqa: S608
+        names = [row[0] for row in cursor.fetchall()]
+        for name in names:
+            cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(name)}")
+    return len(names)
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [ONE_AT_A_TIME])
+        alone = cursor.fetchone() == (True,)
+        try:
+            yield alone
+        finally:
+            if alone and connection.connection and not connection.connection.closed:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [ONE_AT_A_TIME])

@@ -1,0 +1,84 @@
+"""What a message is found by: words as PostgreSQL's text search keeps them, and pairs of characters.
+
+Words are stemmed, and stop words left out, by the configuration that RESERVOIR_LANGUAGE names. Scripts that are
+written without spaces have no words that PostgreSQL could find: their text is kept as overlapping pairs of
+characters, and Chinese characters alone as well, since one of them is often a word. (Pairs need no dictionary and
+rank about as well as words from one: Nie et al., "On the use of words and n-grams for Chinese information
+retrieval", 2000.) Korean has spaces, but its words carry endings, and pairs find them too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.contrib.postgres.search import SearchVector, SearchVectorCombinable, SearchVectorField
+from django.db.models import Func, Value
+from django.db.models.expressions import CombinedExpression
+
+# PostgreSQL refuses a tsvector of more than 1 MB; what stands beyond is found by vector alone.
+INDEXED_CHARACTERS = 60_000
+INDEXED_WITHOUT_SPACES = 20_000
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d"
+_HANGUL = "\u1100-\u11ff\uac00-\ud7a3"
+_SOUTH_EAST_ASIAN = "\u0e01-\u0e4e\u0e81-\u0ecd\u1000-\u103f\u1780-\u17d3"  # Thai, Lao, Burmese, Khmer
+_UNSPACED = re.compile(f"[{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+")
+_ONE_HAN = re.compile(f"[{_HAN}]")
+
+_QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # Latin, Chinese and Japanese, Arabic
+_LONGEST_QUESTION = 600  # characters: a long answer that ends with "Shall I go on?" does not ask
+
+
+class _Literal(SearchVectorCombinable, Func):
+    template = "(%(expressions)s)::tsvector"
+    output_field = SearchVectorField()
+
+
+def search_vector(instance_id: int, name: str, content: str) -> CombinedExpression:
+    """The expression to store: who says it takes part, so that a name in a question finds what that one said.
+
+    So does the instance, that the index may find words in one scope without reading other people's rows.
+    """
+    spaced, pairs = split_by_script(f"{name}: {content}" if name else content)
+    literal = f"'{scope_lexeme(instance_id)}' {pairs}"
+    return SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal))
+
+
+def scope_lexeme(instance_id: int) -> str:
+    """A lexeme that every message of an instance has. No text has one that begins like this."""
+    return f"#{instance_id}"
+
+
+def split_by_script(text: str) -> tuple[str, str]:
+    """The text for `to_tsvector`, and, as a literal of type tsvector, what it is of no use for."""
+    text = text[:INDEXED_CHARACTERS]
+    runs = "".join(f"{run} " for run in _UNSPACED.findall(text))[:INDEXED_WITHOUT_SPACES].split()
+    places: dict[str, list[str]] = {}
+    place = 0
+    for run in runs:
+        for gram in _grams(run):
+            place += 1
+            places.setdefault(gram, []).append(str(place))
+    return _UNSPACED.sub(" ", text), " ".join(f"'{gram}':{','.join(at)}" for gram, at in places.items())
+
+
+def as_query(lexeme: str) -> str:
+    """One lexeme as a literal of type tsquery, whatever characters it holds."""
+    escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def asks(content: str) -> bool:
+    """Whether a message is a question."""
+    return len(content) <= _LONGEST_QUESTION and content.rstrip().endswith(_QUESTION_MARKS)
+
+
+def _grams(run: str) -> Iterator[str]:
+    for at, character in enumerate(run):
+        if len(run) == 1 or _ONE_HAN.match(character):
+            yield character
+        if at + 1 < len(run):
+            yield run[at : at + 2]

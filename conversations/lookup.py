@@ -1,0 +1,244 @@
+"""Looking at what is kept, for the commands and the memory API: pages of it, found by words or meaning, and sums."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connection
+from django.db.models import Avg, Count, FloatField, Q, QuerySet, Sum
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast
+
+from conversations.embedders import Embedder
+from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
+from conversations.querysets import SCRATCH, MessageQuerySet
+
+Json = dict[str, Any]
+
+
+class BadCursor(ValueError):
+    """A cursor that no page has given."""
+
+
+class Page(NamedTuple):
+    """Some rows, and the cursor of the next page; None after the last."""
+
+    rows: list[Json]
+    cursor: str | None
+
+
+# --- messages -----------------------------------------------------------------------------------------
+
+
+def latest(count: int, *, partition: str | None = None, instance: str | None = None) -> list[Message]:
+    """The latest messages, oldest first."""
+    rows = Message.objects.within(partition, instance).select_related("instance__partition", "exchange")
+    return [*rows.defer("lexemes").recent(count)][::-1]
+
+
+def found(
+    term: str,
+    *,
+    limit: int,
+    embedder: Callable[[], Embedder] | None = None,
+    partition: str | None = None,
+    instance: str | None = None,
+) -> list[Message]:
+    """Messages that hold the words of a term, latest first; with an embedder those nearest to it by meaning, best
+    first, each with its `distance` (cosine, 0 to 2). Raises EmbedderError.
+    """
+    rows = Message.objects.within(partition, instance).select_related("instance__partition", "exchange")
+    if embedder is None:
+        return list(rows.matching(term).defer("lexemes").recent(limit))
+    if not term.strip():
+        return []
+    used = embedder()
+    near = Message.objects.within(partition, instance).nearest(used.embed([term])[0].tolist(), used.name)
+    distances: dict[int, float] = {row.pk: vars(row)["distance"] for row in near.only("pk")[:limit]}
+    by_id = rows.defer("lexemes").in_bulk(list(distances))
+    for pk, message in by_id.items():
+        message.distance = distances[pk]  # type: ignore[attr-defined]
+    return [by_id[pk] for pk in distances if pk in by_id]
+
+
+def as_json(message: Message) -> Json:
+    """A message for the world outside; to be given with its instance, partition and exchange."""
+    told = {
+        "id": message.pk,
+        "partition": message.instance.partition.name,
+        "instance": message.instance.name,
+        "trace_id": str(message.exchange.trace_id) if message.exchange else None,
+        "created": message.created.isoformat(),
+        "role": message.role,
+        "name": message.name or None,
+        "content": message.content,
+        "tokens": message.tokens,
+        "partial": message.partial,
+        "abandoned": message.abandoned,
+    }
+    distance = getattr(message, "distance", None)
+    return told if distance is None else told | {"similarity": round(1 - distance, 4)}
+
+
+def message(pk: int) -> Json | None:
+    """A message with its JSON as the API sent it."""
+    row = Message.objects.select_related("instance__partition", "exchange").defer("lexemes").filter(pk=pk).first()
+    if row is None:
+        return None
+    return as_json(row) | {"payload": json.loads(row.payload), "parent": row.parent_id}
+
+
+def messages(rows: MessageQuerySet, *, limit: int, cursor: str | None) -> Page:
+    """A page of messages, latest first. Raises BadCursor."""
+    if cursor:
+        created, pk = _read_cursor(cursor, datetime.fromisoformat, int)
+        rows = rows.filter(Q(created__lt=created) | Q(created=created, pk__lt=pk)).filter(created__lte=created)
+    chosen = list(rows.select_related("instance__partition", "exchange").defer("lexemes").recent(limit + 1))
+    last = chosen[limit - 1] if len(chosen) > limit else None
+    following = _cursor(last.created.isoformat(), last.pk) if last else None
+    return Page([as_json(row) for row in chosen[:limit]], following)
+
+
+# --- partitions, instances, exchanges -----------------------------------------------------------------
+
+
+def partitions(*, limit: int, cursor: str | None) -> Page:
+    """A page of partitions by name, with what their instances count. Raises BadCursor."""
+    rows = Partition.objects.exclude(name__startswith=SCRATCH).annotate(
+        instance_count=Count("instances"),
+        messages=Sum("instances__message_count", default=0),
+        exchanges=Sum("instances__exchange_count", default=0),
+    )
+    values = ("name", "keep_days", "instance_count", "messages", "exchanges")
+    return _by_name(rows.order_by("name").values(*values), limit, cursor)
+
+
+def instances(partition: str, *, limit: int, cursor: str | None) -> Page:
+    """A page of a partition's instances by name. Raises BadCursor."""
+    rows = Instance.objects.filter(partition__name=partition).order_by("name")
+    return _by_name(rows.values("name", "message_count", "exchange_count", "last_active"), limit, cursor)
+
+
+def exchange(trace_id: uuid.UUID) -> Json | None:
+    """An exchange with its messages and its ledger."""
+    row = Exchange.objects.select_related("instance__partition", "ledger").filter(trace_id=trace_id).first()
+    if row is None:
+        return None
+    names = ("created", "finished", "model", "provider", "streamed", "ended", "status", "finish_reason", "error")
+    numbers = ("usage", "input_tokens", "output_tokens", "timings", "memory")
+    told: Json = {name: getattr(row, name) for name in (*names, *numbers)}
+    asked = Message.objects.filter(instance_id=row.instance_id).in_bulk(row.request_ids)
+    related = Message.objects.select_related("instance__partition", "exchange").defer("lexemes")
+    return told | {
+        "trace_id": str(row.trace_id),
+        "partition": row.instance.partition.name,
+        "instance": row.instance.name,
+        "cost": None if row.cost is None else str(row.cost),
+        "parameters": row.parameters,
+        "prompts": [{"place": place, "message": text} for place, text in row.prompts],
+        "request": [
+            {"id": pk, "role": asked[pk].role, "content": asked[pk].content}
+            if pk in asked
+            else {"id": pk, "role": None}
+            for pk in row.request_ids
+        ],
+        "messages": [as_json(each) for each in related.filter(exchange=row).order_by("id")],
+        "ledger": _ledger(getattr(row, "ledger", None)),
+    }
+
+
+def _ledger(row: Ledger | None) -> Json | None:
+    if row is None:
+        return None
+    return {"candidates": row.candidates, "injected": row.injected, "shown": row.message_ids, "tokens": row.tokens}
+
+
+# --- sums ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much there is. `bytes` is what the database takes on disk, `cost` US dollars, `total_ms` an average."""
+
+    partitions: int
+    instances: int
+    messages: int
+    embeddings: int
+    waiting: int
+    exchanges: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    total_ms: float | None
+    remembered: int
+    bytes: int
+    first: datetime | None
+    last: datetime | None
+
+    def as_json(self) -> Json:
+        told = asdict(self)
+        return told | {key: told[key] and told[key].isoformat() for key in ("first", "last")}
+
+
+def figures() -> Figures:
+    """The whole at a glance. Reads the exchanges once."""
+    counted = Instance.objects.exclude(partition__name__startswith=SCRATCH).aggregate(
+        partitions=Count("partition", distinct=True),
+        instances=Count("pk"),
+        messages=Sum("message_count", default=0),
+        exchanges=Sum("exchange_count", default=0),
+    )
+    summed = Exchange.objects.aggregate(
+        input_tokens=Sum("input_tokens", default=0),
+        output_tokens=Sum("output_tokens", default=0),
+        cost=Sum("cost"),
+        failed=Count("pk", filter=Q(ended__in=(Exchange.Ended.FAILED, Exchange.Ended.CUT))),
+        remembered=Count("pk", filter=Q(memories__gt=0)),
+        total_ms=Avg(Cast(KT("timings__total"), FloatField())),
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_database_size(current_database())")
+        (size,) = cursor.fetchone() or (0,)
+    moments: QuerySet[Message, datetime] = Message.objects.order_by("created").values_list("created", flat=True)
+    return Figures(
+        **counted,
+        **{key: value for key, value in summed.items() if key not in ("cost", "total_ms")},
+        cost=float(summed["cost"] or 0),
+        total_ms=None if summed["total_ms"] is None else round(summed["total_ms"], 1),
+        embeddings=Embedding.objects.count(),
+        waiting=Message.objects.backlog().count(),
+        bytes=size,
+        first=moments.first(),
+        last=moments.reverse().first(),
+    )
+
+
+# --- cursors ------------------------------------------------------------------------------------------
+
+
+def _by_name(rows: Any, limit: int, cursor: str | None) -> Page:
+    if cursor:
+        (name,) = _read_cursor(cursor, str)
+        rows = rows.filter(name__gt=name)
+    chosen = list(rows[: limit + 1])
+    more = len(chosen) > limit
+    return Page(chosen[:limit], _cursor(chosen[limit - 1]["name"]) if more else None)
+
+
+def _cursor(*values: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, *kinds: Callable[[Any], Any]) -> list[Any]:
+    try:
+        given = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return [kind(value) for kind, value in zip(kinds, given, strict=True)]
+    except (ValueError, TypeError):
+        raise BadCursor("The cursor is not one that a page has given.") from None

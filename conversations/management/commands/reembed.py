@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from conversations import reembedding
+from conversations.embedders import SPEC_HELP, EmbedderError
+from conversations.embedding import make
+from conversations.management.progress import bars
+from conversations.models import Embedding, EmbeddingModel
+
+
+class Command(BaseCommand):
+    help = (
+        "Change the embedding model beside live traffic: makes vectors of the new one, then switches over at once. "
+        "Killed, it goes on where it was when it is started again."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--model", metavar="SPEC", help=SPEC_HELP)
+        parser.add_argument(
+            "--dimensions",
+            type=int,
+            metavar="N",
+            help="the length of the endpoint's vectors; by default that of RESERVOIR_EMBEDDER_DIMENSIONS",
+        )
+        parser.add_argument("--drop-old", action="store_true", help="remove the vectors of models that are not in use")
+
+    def handle(self, *args: Any, model: str | None, dimensions: int | None, drop_old: bool, **options: Any) -> None:
+        if not model and not drop_old:
+            raise CommandError("Say what to do: --model SPEC, or --drop-old, or both.")
+        try:
+            with reembedding.alone():
+                if model:
+                    self._change(model, dimensions or settings.RESERVOIR_EMBEDDER_DIMENSIONS)
+                if drop_old:
+                    self._drop(wait=bool(model))
+        except (EmbedderError, reembedding.ReembeddingError) as error:
+            raise CommandError(str(error)) from None
+
+    def _change(self, spec: str, dimensions: int) -> None:
+        try:
+            embedder = make(spec, dimensions)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        try:
+            model = reembedding.begin(embedder, spec)
+            messages, lacking = reembedding.to_do(model)
+            with bars() as progress:
+                task = progress.add_task("embedding", total=messages, completed=messages - lacking)
+                reembedding.reembed(embedder, model, lambda done: progress.update(task, advance=done))
+        finally:
+            embedder.close()
+        self.stdout.write(f"{model.name} is in use. Running servers notice within a few seconds.")
+        if (spec, dimensions) != (settings.RESERVOIR_EMBEDDER, settings.RESERVOIR_EMBEDDER_DIMENSIONS):
+            more = f" and RESERVOIR_EMBEDDER_DIMENSIONS={dimensions}" if spec != "local" else ""
+            self.stdout.write(f"Set RESERVOIR_EMBEDDER={spec}{more}, so that the settings say the same.")
+
+    def _drop(self, *, wait: bool) -> None:
+        old = Embedding.objects.filter(model__in=EmbeddingModel.objects.filter(active=False)).count()
+        with bars() as progress:
+            task = progress.add_task("dropping", total=old)
+            dropped = reembedding.drop_old(lambda done: progress.update(task, advance=done), wait=wait)
+        self.stdout.write(f"{dropped} vectors of other models dropped.")

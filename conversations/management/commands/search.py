@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from conversations import lookup
+from conversations.embedders import EmbedderError
+from conversations.embedding import EmbedderInUse
+from conversations.management.commands.view import count
+from conversations.management.terminal import Command as TerminalCommand
+from conversations.management.terminal import add_scope, print_messages
+
+
+class Command(TerminalCommand):
+    help = "Find messages by their words, latest first, or by what they mean, nearest first."
+    examples = """
+  messages with both words, in any of their forms:
+      manage.py search "toaster story"
+  with exactly this, and not that:
+      manage.py search '"brave little toaster" -robot'
+  by meaning, whatever the words:
+      manage.py search "kitchen appliances" --semantic --partition my-app --limit 5
+
+Exit code 1 when nothing was found.
+"""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("term", metavar="TERM", help='words, "phrases", -exclusions; with --semantic any text')
+        parser.add_argument("--semantic", action="store_true", help="search by meaning")
+        add_scope(parser)
+        parser.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many (default: 10)")
+        parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+    def handle(self, *args: Any, term: str, **options: Any) -> None:
+        embedder = EmbedderInUse() if options["semantic"] else None
+        try:
+            messages = lookup.found(
+                term,
+                limit=options["limit"],
+                embedder=embedder,
+                partition=options["partition"],
+                instance=options["instance"],
+            )
+        except EmbedderError as error:
+            raise CommandError(str(error)) from None
+        finally:
+            if embedder:
+                embedder.close()
+        if options["json"]:
+            self.print_json([lookup.as_json(message) for message in messages])
+        else:
+            print_messages(self.console(), messages)
+        if not messages:
+            raise CommandError("Nothing was found.")

@@ -1,0 +1,178 @@
+"""The formula of recall, on arrays: how well each message of a scope answers a query. Pure.
+
+Each part is scaled to at most 1, so that the weights say what it may contribute:
+
+    score = 1.2 vector + .8 words + .4 session + .4 nearby + .4 speaker + .4 answer - .2 question
+
+    vector    cosine of the message's best piece and the query, from where unrelated texts lie (0) to the best (1)
+    words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
+    session   BM25 (k1 .9, b .75) of the session as one document, / best
+    nearby    share of the query's weight in rare words that stands within three turns of the message
+    speaker   1 if the query names exactly one participant, and that one said it
+    answer    `vector` of a question that somebody else asked, up to three turns before; half for each turn between
+    question  1 if the message ends in a question mark: it asks, where its answer tells
+
+A session is a run of messages without a long gap; turns of another session are no neighbours. Recency decides
+between equals only: as a real weight it buries what was said long ago, which is what a memory is for.
+Chosen on public conversations between people; how, and what each part is worth, stands in docs/recall.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+WEIGHTS: Mapping[str, float] = {
+    "vector": 1.2,
+    "words": 0.8,
+    "session": 0.4,
+    "nearby": 0.4,
+    "speaker": 0.4,
+    "answer": 0.4,
+    "question": -0.2,
+}
+
+SESSION_GAP = 4 * 3600.0  # seconds: a night, or half a day of work, parts two sessions
+AROUND = 3  # turns on each side that count as nearby
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the formula needs to know of a scope's messages, in the order of time: one entry each."""
+
+    sessions: Ints  # in which session: rising numbers
+    speakers: Ints  # who: any number that is the same for the same person
+    asks: Bools  # is a question
+    lengths: Floats  # how many lexemes
+    counts: Floats  # one row for each of the query's lexemes: how often it stands in each message
+    rarity: Floats  # what each of the query's lexemes tells, see idf()
+    cosines: Floats  # of the best piece; NaN where there is no vector
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+
+def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
+    """Each part of the score, weighted, for each message. `about`: the speaker whom the query is about."""
+    if not len(frame):
+        return {name: np.zeros(0) for name in WEIGHTS}
+    near = Neighbours(frame.sessions)
+    vector = from_baseline(frame.cosines)
+    found = {
+        "vector": vector,
+        "words": _words(frame, near),
+        "session": _session(frame),
+        "nearby": _nearby(frame, near),
+        "speaker": (frame.speakers == about).astype(float) if about is not None else np.zeros(len(frame)),
+        "answer": _answer(frame, near, vector),
+        "question": frame.asks.astype(float),
+    }
+    return {name: WEIGHTS[name] * values for name, values in found.items()}
+
+
+def session_numbers(seconds: Floats, follows: Bools | None = None) -> Ints:
+    """The number of each message's session, from 0, for messages in the order of time.
+
+    `follows`: whether each comes right after the one before it; without it they all do.
+    """
+    starts = np.diff(seconds, prepend=seconds[:1]) > SESSION_GAP
+    return np.cumsum(starts if follows is None else starts | ~follows, dtype=np.int64)
+
+
+def idf(containing: Floats | Ints, documents: int) -> Floats:
+    """How much a word tells that stands in so many of the documents (Robertson and Spärck Jones, never below 0)."""
+    return np.asarray(np.log1p((documents - containing + 0.5) / (containing + 0.5)))
+
+
+def bm25(counts: Floats, lengths: Floats, rarity: Floats, *, k1: float, b: float) -> Floats:
+    """Okapi BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009).
+
+    sum over words of  idf * count (k1 + 1) / (count + k1 (1 - b + b length / mean length))
+    """
+    saturation = k1 * (1 - b + b * lengths / max(float(lengths.mean()), 1e-9))
+    shares = np.divide(counts * (k1 + 1), counts + saturation, out=np.zeros_like(counts), where=counts > 0)
+    return np.asarray(rarity @ shares)
+
+
+def from_baseline(cosines: Floats) -> Floats:
+    """Cosines scaled to 0..1. Models differ in the cosine of two unrelated texts: .1 for one, .7 for another.
+
+    Three quarters of a scope count as unrelated; fewer in a small one, where that may not be so.
+    """
+    known = cosines[~np.isnan(cosines)]
+    if not known.size:
+        return np.zeros_like(cosines)
+    baseline = max(float(np.quantile(known, 0.75)), 0.0) * known.size / (known.size + 5)
+    return to_best(np.nan_to_num(cosines, nan=baseline) - baseline)
+
+
+def to_best(values: Floats) -> Floats:
+    """Scaled so that the best is 1; what is negative becomes 0."""
+    best = float(values.max(initial=0.0))
+    return np.maximum(values, 0.0) / best if best > 0 else np.zeros_like(values)
+
+
+class Neighbours:
+    """Moves values from message to message within sessions."""
+
+    def __init__(self, sessions: Ints) -> None:
+        self._sessions = sessions
+
+    def of(self, values: Floats, distance: int) -> Floats:
+        """For each message (last axis) the value of the one `distance` turns before; negative: after. Else 0."""
+        moved = np.zeros_like(values)
+        if abs(distance) >= len(self._sessions):
+            return moved
+        to, from_ = _pair(distance)
+        moved[..., to] = values[..., from_] * (self._sessions[to] == self._sessions[from_])
+        return moved
+
+
+def _pair(distance: int) -> tuple[slice, slice]:
+    if distance > 0:
+        return slice(distance, None), slice(None, -distance)
+    return slice(None, distance), slice(-distance, None)
+
+
+def _words(frame: Frame, near: Neighbours) -> Floats:
+    def window(values: Floats) -> Floats:
+        return values + 0.5 * near.of(values, 1) + 0.3 * near.of(values, -1)
+
+    return to_best(bm25(window(frame.counts), window(frame.lengths), frame.rarity, k1=1.2, b=0.5))
+
+
+def _session(frame: Frame) -> Floats:
+    starts = np.flatnonzero(np.diff(frame.sessions, prepend=frame.sessions[0] - 1))
+    counts = np.add.reduceat(frame.counts, starts, axis=1)
+    lengths = np.add.reduceat(frame.lengths, starts)
+    of_message = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(frame)))
+    rarity = idf((counts > 0).sum(axis=1), len(starts))
+    return to_best(bm25(counts, lengths, rarity, k1=0.9, b=0.75))[of_message]
+
+
+def _nearby(frame: Frame, near: Neighbours) -> Floats:
+    here = (frame.counts > 0).astype(float)
+    around = here.copy()
+    for distance in range(1, AROUND + 1):
+        np.maximum(around, near.of(here, distance), out=around)
+        np.maximum(around, near.of(here, -distance), out=around)
+    total = float(frame.rarity[here.any(axis=1)].sum())  # words that stand nowhere tell nothing
+    return np.asarray(frame.rarity @ around) / total if total > 0 else np.zeros(len(frame))
+
+
+def _answer(frame: Frame, near: Neighbours, vector: Floats) -> Floats:
+    asked = vector * frame.asks
+    answer = np.zeros(len(frame))
+    for distance in range(1, min(AROUND, len(frame) - 1) + 1):
+        to, from_ = _pair(distance)
+        by_others = np.zeros(len(frame))
+        by_others[to] = frame.speakers[to] != frame.speakers[from_]
+        np.maximum(answer, 0.5 ** (distance - 1) * near.of(asked, distance) * by_others, out=answer)
+    return answer

@@ -1,0 +1,179 @@
+"""Changing the embedding model beside live traffic.
+
+Vectors of the new model are made next to those in use. Recall goes on with the old ones until every message has new
+ones; then one transaction switches over. What is killed goes on where it was: what is done lies in the table.
+
+No message is left without a vector: the switch waits until nobody is writing one, and is put off while a message lacks
+the new one. Whoever still embeds with the old model afterwards finds that out when it writes, and leaves the message
+on the backlog (backlog.save_vectors).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import OperationalError, connection, transaction
+from django.db.models import Exists, OuterRef
+
+from conversations import indexes
+from conversations.backlog import add_vectors, embed
+from conversations.embedders import Embedder, EmbedderError
+from conversations.embedding import NOTICED_WITHIN, model_of
+from conversations.models import Embedding, EmbeddingModel, Message
+from conversations.querysets import SCRATCH, MessageQuerySet
+
+BATCH = 64
+DROP_BATCH = 10_000
+ONE_AT_A_TIME = 0x5265_656D  # the advisory lock of whoever is at it
+WAIT_FOR_WRITERS = "2s"
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], object]  # told how many more messages are done
+
+
+class ReembeddingError(Exception):
+    """It cannot go on. One sentence, with what to do."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Only one process changes models at a time. Raises ReembeddingError."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [ONE_AT_A_TIME])
+        if cursor.fetchone() != (True,):
+            raise ReembeddingError("Another process is changing the embedding model: wait until it is done.")
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [ONE_AT_A_TIME])
+
+
+def begin(embedder: Embedder, spec: str) -> EmbeddingModel:
+    """The row of the new model, which knows from now on how it is asked."""
+    model = model_of(embedder)
+    if model.dimensions != embedder.dimensions:
+        raise ReembeddingError(
+            f"Vectors of {model.name} with {model.dimensions} dimensions are stored already: "
+            "drop them first with manage.py reembed --drop-old."
+        )
+    EmbeddingModel.objects.filter(pk=model.pk).update(spec=spec)
+    return model
+
+
+def to_do(model: EmbeddingModel) -> tuple[int, int]:
+    """How many messages have words, and how many of them lack vectors of the model."""
+    return _with_words().count(), _lacking(model).count()
+
+
+def embed_all(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> None:
+    """Give vectors of the model to every message that lacks them, and large scopes an index.
+
+    Raises EmbedderError when the embedder fails, ReembeddingError when it does so for some messages only.
+    """
+    failed: list[int] = []
+    for messages in _in_order(_lacking(model)):
+        try:
+            embed(embedder, messages, save=_save)
+        except EmbedderError:
+            apart = [message.pk for message in messages if not _embed_alone(embedder, message)]
+            if len(apart) == sum(bool(message.content.strip()) for message in messages):
+                raise  # it is the embedder, not the messages
+            failed += apart
+        progress(len(messages))
+    if failed:
+        ids = ", ".join(map(str, failed[:10]))
+        raise ReembeddingError(
+            f"{len(failed)} messages could not be embedded (ids {ids}), and the model is not in use yet: run it again."
+        )
+    for scope in indexes.without_index(model):
+        indexes.create(scope.instance_id, model)
+
+
+def switch(model: EmbeddingModel) -> bool:
+    """Put the model to use, unless a message lacks a vector of it. Returns whether it is in use."""
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = '{WAIT_FOR_WRITERS}'")
+                cursor.execute("LOCK TABLE conversations_embedding IN SHARE ROW EXCLUSIVE MODE")
+            lacking = _lacking(model).filter(embed_due=None).only("content")
+            if any(message.content.strip() for message in lacking.iterator()):
+                return False
+            EmbeddingModel.objects.filter(active=True).exclude(pk=model.pk).update(active=False)
+            EmbeddingModel.objects.filter(pk=model.pk).update(active=True)
+            waiting = Message.objects.filter(embed_due__isnull=False)
+            waiting.filter(Exists(_vectors(model))).update(embed_due=None)
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", "") != "55P03":  # lock_not_available
+            raise
+        return False
+    return True
+
+
+def reembed(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> None:
+    """Embed everything and switch over. Raises what embed_all raises; a later run goes on from there."""
+    while True:
+        embed_all(embedder, model, progress)
+        if switch(model):
+            return
+
+
+def drop_old(progress: Progress, *, wait: bool) -> int:
+    """Remove the vectors of all models that are not in use, and their indexes. Returns how many vectors.
+
+    `wait`: until servers that have not noticed a switch yet have done so. Raises ReembeddingError when no model is in
+    use.
+    """
+    if not EmbeddingModel.objects.filter(active=True).exists():
+        raise ReembeddingError("No embedding model is in use yet: start the server once.")
+    if wait:
+        time.sleep(2 * NOTICED_WITHIN)
+    dropped = 0
+    for model in EmbeddingModel.objects.filter(active=False):
+        indexes.drop_of_model(model.pk)
+        while ids := list(Embedding.objects.filter(model=model).values_list("pk", flat=True)[:DROP_BATCH]):
+            Embedding.objects.filter(pk__in=ids).delete()
+            dropped += len(ids)
+            progress(len(ids))
+        model.delete()
+    return dropped
+
+
+def _embed_alone(embedder: Embedder, message: Message) -> bool:
+    try:
+        embed(embedder, [message], save=_save)
+    except EmbedderError as error:
+        log.warning("message %s could not be embedded: %s", message.pk, error)
+        return False
+    return True
+
+
+def _save(*, message_id: int, instance_id: int, **vectors: Any) -> None:
+    with transaction.atomic():
+        if Message.objects.filter(pk=message_id).select_for_update(no_key=True).exists():  # else forgotten meanwhile
+            add_vectors(message_id=message_id, instance_id=instance_id, **vectors)
+
+
+def _with_words() -> MessageQuerySet:
+    return Message.objects.exclude(content="").exclude(instance__partition__name__startswith=SCRATCH)
+
+
+def _lacking(model: EmbeddingModel) -> MessageQuerySet:
+    return _with_words().filter(~Exists(_vectors(model)))
+
+
+def _vectors(model: EmbeddingModel) -> Any:
+    return Embedding.objects.filter(message=OuterRef("pk"), model=model)
+
+
+def _in_order(messages: MessageQuerySet) -> Iterator[Sequence[Message]]:
+    last = 0
+    columns = "id", "instance_id", "content"
+    while batch := list(messages.filter(pk__gt=last).only(*columns).order_by("pk")[:BATCH]):
+        last = batch[-1].pk
+        yield batch

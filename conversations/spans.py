@@ -1,0 +1,68 @@
+"""Pure: which part of a long message to show.
+
+A message is scored by small pieces and shown by a larger span: where a piece ends says nothing about where a
+thought ends. The best piece is widened to whole sentences and by one more on each side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+WHOLE = 600  # characters of a message that is shown whole, vector or not: about 128 tokens of English
+REACH = 300  # characters on each side that are looked at for the ends of sentences
+SENTENCES = 2  # the one that the piece cuts, and one more
+
+# Where a sentence or a line ends, in Latin and East Asian scripts.
+_ENDS = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]|\n\s*")  # noqa: RUF001
+_WORDS = re.compile(r"\w+")
+_SHORTEST_STEM = 3
+
+
+class Scored(NamedTuple):
+    """A piece of a text, by offsets, and its cosine with the query."""
+
+    start: int
+    end: int
+    cosine: float
+
+
+def best_span(text: str, pieces: Sequence[Scored], stems: Collection[str]) -> tuple[int, int]:
+    """Offsets of what to show: of the piece that answers best, widened; of all of a short text.
+
+    A piece answers by its cosine and by the share of the query's words (their stems) that it holds.
+    """
+    if len(text) <= WHOLE or len(pieces) == 1:
+        return 0, len(text)
+    best = max(pieces or _equal_parts(text), key=lambda p: p.cosine + _share(text[p.start : p.end], stems))
+    return _widened(text, best.start, best.end)
+
+
+def _equal_parts(text: str) -> list[Scored]:
+    """Of a text that has no vectors yet."""
+    return [Scored(start, min(start + WHOLE, len(text)), 0.0) for start in range(0, len(text), WHOLE)]
+
+
+def _share(text: str, stems: Collection[str]) -> float:
+    """The share of the stems that some word begins with."""
+    if not stems:
+        return 0.0
+    words = {word.casefold() for word in _WORDS.findall(text)}
+    return sum(stem in words or any(_is_of(stem, word) for word in words) for stem in stems) / len(stems)
+
+
+def _is_of(stem: str, word: str) -> bool:
+    # "happi" is the stem of "happy"; but "topic1" is not the stem of "topic15".
+    return stem.isalpha() and word.startswith(stem.removesuffix("i") if len(stem) > _SHORTEST_STEM else stem)
+
+
+def _widened(text: str, start: int, end: int) -> tuple[int, int]:
+    before = [match.end() for match in _ENDS.finditer(text, max(0, start - REACH), start)]
+    begins = [0, *before] if start <= REACH else before
+    # From its last character on: it may be the end of a sentence.
+    after = [match.end() for match in _ENDS.finditer(text, end - 1, min(len(text), end + REACH)) if match.end() >= end]
+    ends = [*after, len(text)] if len(text) - end <= REACH else after
+    start = begins[-min(SENTENCES, len(begins))] if begins else start
+    end = ends[min(SENTENCES, len(ends)) - 1] if ends else end
+    return start, end

@@ -1,0 +1,114 @@
+"""Imports conversations into a scratch scope each, asks their questions as a request would, and cleans up.
+
+Ranking and packing are the product's own: proxy/recollection.py and proxy/enrichment.py, as for a request. There is
+no deadline, and the latest turns, which a request without a history is given too, are left out: they need no
+recall.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from conversations import capture
+from conversations.actions import add_messages
+from conversations.backlog import embed
+from conversations.embedders import Embedder
+from conversations.models import Message
+from conversations.querysets import Scope
+from conversations.scratch import scratch_partition
+from proxy import tokens
+from proxy.chat import decode
+from proxy.enrichment import pack
+from proxy.evaluation.measures import Answer
+from proxy.evaluation.questions import Conversation, Said
+from proxy.recollection import look
+
+ENCODING_OF = "gpt-4o"  # the model whose encoding, o200k, counts
+DEPTH = 200  # how many messages are ranked: enough to fill 2,000 tokens with short ones
+BATCH = 64  # messages embedded at once
+
+Progress = Callable[[int], object]  # told how many more are done
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Conversations that have been imported and can be asked. `ids`: of stored messages -> of the file's."""
+
+    partition: str
+    conversations: Sequence[Conversation]
+    embedder: Embedder
+    ids: dict[int, str]
+
+    def ask(self, progress: Progress, *, without: Set[str] = frozenset()) -> list[Answer]:
+        """Ask every question, one after the other. `without`: the parts of recall to leave out."""
+        return list(self._answers(tokens.counter(ENCODING_OF).count, progress, without))
+
+    def _answers(self, count: Callable[[str], int], progress: Progress, without: Set[str]) -> Iterator[Answer]:
+        for conversation in self.conversations:
+            sizes = {said.id: count(said.content) for said in conversation.messages}
+            scope = Scope(self.partition, conversation.id)
+            for question in conversation.questions:
+                chat = decode(json.dumps({"messages": [{"role": "user", "content": question.text}]}).encode())
+                started = time.perf_counter()
+                found = look(
+                    lambda: self.embedder,
+                    scope=scope,
+                    chat=chat,
+                    count=count,
+                    candidates=DEPTH,
+                    latest=False,
+                    without=without,
+                )
+                elapsed = time.perf_counter() - started
+                packed = pack(found.additions.memories, settings.RESERVOIR_MEMORY_BUDGET, count)
+                ranking = tuple(self.ids[candidate.id] for candidate in found.candidates)
+                yield Answer(
+                    category=question.category,
+                    conversation=conversation.id,
+                    evidence=question.evidence,
+                    ranking=ranking,
+                    tokens=tuple(sizes[id_] for id_ in ranking),
+                    rendered=frozenset(self.ids[kept.id] for kept in packed.kept),
+                    rendered_tokens=packed.tokens,
+                    milliseconds=elapsed * 1000,
+                )
+                progress(1)
+
+
+@contextmanager
+def imported(conversations: Sequence[Conversation], embedder: Embedder, progress: Progress) -> Iterator[Trial]:
+    """Import the conversations, with vectors of every message; they are gone when the context ends.
+
+    Raises EmbedderError when the embedder fails.
+    """
+    with scratch_partition() as partition:
+        count = tokens.counter(ENCODING_OF).count
+        ids: dict[int, str] = {}
+        for conversation in conversations:
+            stored = add_messages(
+                scope=Scope(partition, conversation.id),
+                messages=[(_turn(said), said.created) for said in conversation.messages],
+                count=count,
+                embed=False,
+            )
+            ids |= zip(stored, (said.id for said in conversation.messages), strict=True)
+        waiting = Message.objects.filter(pk__in=ids).order_by("pk")
+        for start in range(0, len(ids), BATCH):
+            batch = list(waiting[start : start + BATCH])
+            embed(embedder, batch)
+            progress(len(batch))
+        yield Trial(partition, conversations, embedder, ids)
+
+
+def _turn(said: Said) -> capture.Turn:
+    payload: dict[str, Any] = {"role": said.role, "content": said.content}
+    if said.name:
+        payload["name"] = said.name
+    return capture.turn(json.dumps(payload), payload)

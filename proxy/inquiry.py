@@ -1,0 +1,105 @@
+"""The recall route's own words: what somebody asks of a memory, and how that is answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from proxy.call import Call
+from proxy.chat import Chat, Json, decode
+from proxy.errors import BadRequest
+from proxy.injection import Injection
+from proxy.memory import Scope
+
+MOST_CANDIDATES = 1000
+MOST_TOKENS = 999_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """What would a request with this text get? `budget` in tokens, `limit` in messages that are considered."""
+
+    query: str
+    budget: int
+    limit: int | None
+
+    @classmethod
+    def of(cls, call: Call) -> Inquiry:
+        """From the query string of a GET, else from a JSON body. Raises BadRequest."""
+        fields = _from_url(call.query) if call.method in ("GET", "HEAD") else _from_body(call.read())
+        if "query" not in fields:
+            raise BadRequest("Missing required parameter: 'query', the text to recall for.", param="query")
+        query = fields["query"]
+        if not isinstance(query, str):
+            raise BadRequest("Invalid type for 'query': expected a string.", code="invalid_type", param="query")
+        return cls(
+            query=query,
+            budget=_whole(fields, "budget", 0, MOST_TOKENS, call.budget),
+            limit=_whole(fields, "limit", 1, MOST_CANDIDATES, 0) or None,
+        )
+
+    @property
+    def chat(self) -> Chat:
+        """The request that it is about."""
+        return decode(json.dumps({"messages": [{"role": "user", "content": self.query}]}).encode())
+
+
+def answer(
+    inquiry: Inquiry,
+    scope: Scope,
+    state: str,
+    entries: Sequence[Json],
+    injection: Injection,
+    timings: Mapping[str, float],
+) -> bytes:
+    """`entries`: the ledger with its messages. Of the messages that a request gains the block is the last."""
+    has_block = any(entry["arm"] == "recall" and entry["kept"] for entry in entries)
+    block = json.loads(injection.messages[-1])["content"] if has_block else ""
+    body: dict[str, Any] = {
+        "object": "reservoir.recall",
+        "partition": scope.partition,
+        "instance": scope.instance,
+        "query": inquiry.query,
+        "budget": inquiry.budget,
+        "memory": state,
+        "memories": [entry for entry in entries if entry["arm"] == "recall"],
+        "latest": [entry for entry in entries if entry["arm"] == "latest"],
+        "block": block,
+        "tokens": injection.tokens,
+        "timings": timings,
+    }
+    return json.dumps(body).encode()
+
+
+def _from_url(query: str) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise BadRequest("The query string must be percent-encoded UTF-8.", code="invalid_query") from None
+    for name in ("budget", "limit"):
+        value = fields.get(name)
+        if value is not None and value.isascii() and value.isdigit() and len(value) < 10:
+            fields[name] = int(value)
+    return fields
+
+
+def _from_body(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise BadRequest("We could not parse the JSON body of your request.", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise BadRequest('The JSON body must be an object, {"query": "..."}.', code="invalid_type")
+    return fields
+
+
+def _whole(fields: Mapping[str, Any], name: str, least: int, most: int, default: int) -> int:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadRequest(f"Invalid '{name}': write a whole number from {least} to {most}.", param=name)
+    return value

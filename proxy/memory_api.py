@@ -1,0 +1,281 @@
+"""The memory API: what an app or a script may read of the memory, and have forgotten. Documented at /v1/docs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest, HttpResponseBase
+from ninja import Query, Router, Schema
+from pydantic import Field
+
+from proxy import runtime
+from proxy.errors import BadRequest, NotFound
+from proxy.handler import RelayedResponse, WholeResponse
+from proxy.history import Page
+
+BY = "api"
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Limit = Annotated[int, Field(ge=1, le=1000)]
+
+router = Router(tags=["memory"])
+
+
+class Paging(Schema):
+    """Which page: `cursor` is what the page before gave."""
+
+    limit: Limit = 50
+    cursor: str | None = None
+
+
+class Part(Schema):
+    """A scope, and a span of time in it; a time without a zone is UTC."""
+
+    partition: Name | None = None
+    instance: Name | None = None
+    since: datetime | None = Field(None, description="said at this time or later")
+    before: datetime | None = Field(None, description="said before this time")
+
+
+class Filter(Part):
+    role: str | None = None
+    search: str | None = Field(None, description='words that all stand in it; "phrases", -exclusions')
+
+
+class Forget(Filter):
+    """What to forget. Criteria narrow each other; at least one is needed besides the scope."""
+
+    id: list[int] | None = Field(None, description="these messages; may be repeated")
+    larger_than: int | None = Field(None, ge=0, description="messages of more bytes")
+    dry_run: bool = Field(False, description="only count what would go")
+
+
+class PartitionRow(Schema):
+    name: str
+    keep_days: int | None = Field(description="what is older is forgotten; null keeps it")
+    instance_count: int
+    messages: int
+    exchanges: int
+
+
+class InstanceRow(Schema):
+    name: str
+    message_count: int
+    exchange_count: int
+    last_active: datetime | None
+
+
+class MessageRow(Schema):
+    id: int
+    partition: str
+    instance: str
+    trace_id: uuid.UUID | None
+    created: datetime
+    role: str
+    name: str | None
+    content: str
+    tokens: int
+    partial: bool = Field(description="the answer was cut short")
+    abandoned: bool = Field(description="on a branch that the client has left")
+    similarity: float | None = None
+
+
+class MessageWhole(MessageRow):
+    payload: dict[str, Any] = Field(description="as the API sent it")
+    parent: int | None = Field(description="the turn before it")
+
+
+class PartitionPage(Schema):
+    data: list[PartitionRow]
+    next_cursor: str | None = Field(description="for the next page; null on the last")
+
+
+class InstancePage(Schema):
+    data: list[InstanceRow]
+    next_cursor: str | None
+
+
+class MessagePage(Schema):
+    data: list[MessageRow]
+    next_cursor: str | None
+
+
+class Candidates(Schema):
+    candidates: list[dict[str, Any]] = Field(description="each message that was considered, and why it is shown or not")
+    injected: list[str] = Field(description="the messages that were added, as JSON texts, exactly as sent")
+    shown: list[int]
+    tokens: int
+
+
+class ExchangeWhole(Schema):
+    trace_id: uuid.UUID
+    partition: str
+    instance: str
+    created: datetime
+    finished: datetime | None
+    model: str
+    provider: str
+    streamed: bool
+    ended: str
+    status: int | None
+    finish_reason: str
+    error: str
+    usage: dict[str, Any] | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: str | None = Field(description="US dollars")
+    timings: dict[str, float] = Field(description="milliseconds of each phase")
+    memory: str
+    parameters: str = Field(description="the request without its messages, as sent")
+    prompts: list[dict[str, Any]]
+    request: list[dict[str, Any]] = Field(description="the messages of the request; a role of null was forgotten")
+    messages: list[MessageRow] = Field(description="those that it brought")
+    ledger: Candidates | None
+
+
+class Gone(Schema):
+    """Rows that went, or would go. `bytes` is the size of texts and vectors; `cleared` exchanges lost their texts."""
+
+    dry_run: bool
+    messages: int
+    embeddings: int
+    exchanges: int
+    ledgers: int
+    cleared: int
+    instances: int
+    partitions: int
+    bytes: int
+
+
+@router.get("/partitions", response=PartitionPage)
+async def partitions(request: HttpRequest, page: Query[Paging]) -> HttpResponseBase:
+    """Partitions by name."""
+    return _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
+
+
+@router.delete("/partitions", response=Gone)
+async def forget_partition(request: HttpRequest, partition: Name, dry_run: bool = False) -> HttpResponseBase:
+    """Forget a partition, its name included."""
+    return await _forget({"partition": partition, "whole": True}, dry_run)
+
+
+@router.get("/instances", response=InstancePage)
+async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) -> HttpResponseBase:
+    """A partition's instances by name."""
+    return _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
+
+
+@router.delete("/instances", response=Gone)
+async def forget_instance(
+    request: HttpRequest, partition: Name, instance: Name, dry_run: bool = False
+) -> HttpResponseBase:
+    """Forget an instance, its name included."""
+    return await _forget({"partition": partition, "instance": instance, "whole": True}, dry_run)
+
+
+@router.get("/messages", response=MessagePage)
+async def messages(request: HttpRequest, which: Query[Filter], page: Query[Paging]) -> HttpResponseBase:
+    """Messages, latest first; with `search` those that hold the words."""
+    found = await runtime.current().history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor)
+    return _page(found)
+
+
+@router.get("/nearest", response=MessagePage)
+async def nearest(
+    request: HttpRequest,
+    text: Annotated[str, Field(min_length=1)],
+    partition: Name | None = None,
+    instance: Name | None = None,
+    limit: Limit = 10,
+) -> HttpResponseBase:
+    """Messages by meaning, the nearest to a text first, each with its `similarity` (cosine). One page."""
+    history = runtime.current().history
+    return _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
+
+
+@router.delete("/messages", response=Gone)
+async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResponseBase:
+    """Forget a span of messages, or those with some words, of some size, by some role."""
+    criteria = _criteria(what)
+    ids, dry_run = criteria.pop("id"), criteria.pop("dry_run")
+    return await _forget(criteria | ({} if ids is None else {"ids": tuple(ids)}), dry_run)
+
+
+@router.get("/messages/{int:message_id}", response=MessageWhole)
+async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
+    """A message as the API sent it."""
+    found = await runtime.current().history.message(message_id)
+    if found is None:
+        raise NotFound("There is no such message.", param="message_id")
+    return _json(found)
+
+
+@router.delete("/messages/{int:message_id}", response=Gone)
+async def forget_message(request: HttpRequest, message_id: int, dry_run: bool = False) -> HttpResponseBase:
+    """Forget one message."""
+    return await _forget({"ids": (message_id,)}, dry_run)
+
+
+@router.get("/exchanges/{uuid:trace_id}", response=ExchangeWhole)
+async def exchange(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponseBase:
+    """What was asked and answered, and the ledger: what was recalled for it, and why."""
+    found = await runtime.current().history.exchange(trace_id)
+    if found is None:
+        raise NotFound("There is no exchange with this trace id.", param="trace_id")
+    return _json(found)
+
+
+@router.get("/export")
+async def export(
+    request: HttpRequest,
+    partition: Name | None = None,
+    instance: Name | None = None,
+    since: datetime | None = None,
+    embeddings: bool = False,
+) -> HttpResponseBase:
+    """A scope, or everything, as JSON Lines that `manage.py import` reads; streamed."""
+    history = runtime.current().history
+    chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
+    disposition = (b"content-disposition", b'attachment; filename="reservoir.jsonl"')
+    return RelayedResponse(200, [(b"content-type", b"application/jsonl"), disposition, _NOSNIFF], chunks)
+
+
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+
+def at_most(count: int) -> int:
+    """How many messages the original's commands may ask for. Raises BadRequest."""
+    if not 0 < count <= 1000:
+        raise BadRequest("Ask for 1 to 1000 messages.", code="invalid_parameter", param="count")
+    return count
+
+
+def original_form(rows: list[dict[str, Any]]) -> HttpResponseBase:
+    """A list of `{role, content}`."""
+    return _json([{"role": row["role"], "content": row["content"]} for row in rows])
+
+
+async def _forget(criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:
+    gone = await runtime.current().history.forget(criteria, by=BY, dry_run=dry_run)
+    return _json({"dry_run": dry_run} | gone)
+
+
+def _criteria(given: Part) -> dict[str, Any]:
+    return given.dict() | {"since": _aware(given.since), "before": _aware(given.before)}
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+
+
+def _page(page: Page) -> HttpResponseBase:
+    return _json({"data": page.rows, "next_cursor": page.cursor})
+
+
+def _json(value: Any) -> HttpResponseBase:
+    body = json.dumps(value, cls=DjangoJSONEncoder).encode()
+    return WholeResponse(200, [(b"content-type", b"application/json"), _NOSNIFF], body)

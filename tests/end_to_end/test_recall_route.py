@@ -1,0 +1,221 @@
+"""The recall route shows what a request with a text would be given, and why, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end import store
+from tests.end_to_end.conftest import StartServer
+from tests.fake_provider import FakeProvider
+from tests.server import Server
+
+Scope = tuple[str, str]
+
+FACT = "The password of the cellar is swordfish."
+QUESTION = "What is the password of the cellar?"
+SMALL_TALK = ("rain", "trains", "soup", "tennis", "films", "paint", "bread", "maps", "glue", "stamps", "kites", "tea")
+
+
+def ask(server: Server, scope: Scope, *texts: str) -> None:
+    """A request with a history: every text but the last is a turn of it."""
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+    body = {"model": "gpt-4", "messages": messages}
+    url = f"{server.base_url(*scope)}/chat/completions"
+    httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
+    deadline = time.monotonic() + 20
+    while any(message["embed_due"] for message in store.messages(server, scope)):
+        assert time.monotonic() < deadline, "the backlog is not worked off"
+        time.sleep(0.02)
+
+
+def fill(server: Server, scope: Scope) -> None:
+    """The fact, then more turns than are added as the latest ones."""
+    talk = [text for word in SMALL_TALK for text in (f"Let us talk about {word}.", f"I know little of {word}.")]
+    ask(server, scope, FACT, "I shall keep it in mind.", *talk, "That was nice.")
+
+
+def recall(server: Server, scope: Scope, query: Any = None, *, status: int = 200, **fields: Any) -> dict[str, Any]:
+    fields = {"query": query} | fields if query is not None else fields
+    url, body = f"{server.base_url(*scope)}/recall", json.dumps(fields)
+    response = httpx.post(url, content=body, timeout=30, trust_env=False)
+    assert response.status_code == status, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def test_a_memory_is_explained(server: Server, scope: Scope) -> None:
+    fill(server, scope)
+    found = recall(server, scope, QUESTION)
+    memory = found["memories"][0]
+    assert (memory["role"], memory["name"], memory["content"]) == ("user", "", FACT)
+    assert memory["created_at"][:2] == "20"
+    assert memory["kept"] is True
+    assert memory["why"].startswith("shown: ")
+    assert memory["score"] > found["memories"][-1]["score"]
+    assert memory["arms"]["vector"]["rank"] == memory["arms"]["words"]["rank"] == 1
+    assert (memory["piece"], memory["text"]) == ([0, len(FACT)], FACT)
+    assert 5 < memory["tokens"] < 30
+    assert FACT in found["block"]
+    assert found["block"].startswith("<memory>")
+    assert 0 < len(found["latest"]) <= 15
+    assert {entry["why"] for entry in found["latest"]} == {"shown: one of the latest messages"}
+    assert (found["memory"], found["budget"]) == ("on", 1000)
+    assert set(found["timings"]) == {"recall", "enrich", "total"}
+
+
+def test_it_is_what_a_request_with_this_text_gets_and_what_its_ledger_says(
+    server: Server, scope: Scope, provider: FakeProvider
+) -> None:
+    fill(server, scope)
+    found = recall(server, scope, QUESTION)
+    ask(server, scope, QUESTION)
+    *sent, question = provider.last.messages
+    assert question["content"] == QUESTION
+    assert [m["content"] for m in sent] == [e["content"] for e in found["latest"]] + [found["block"]]
+    (ledger,) = store.rows(
+        server,
+        """SELECT l.candidates, l.tokens FROM conversations_ledger l
+           JOIN conversations_exchange e ON e.id = l.exchange_id WHERE e.id = %s""",
+        store.exchanges(server, scope)[-1]["id"],
+    )
+    of_the_message = {"role", "name", "created_at", "content", "text"}
+    entries = [
+        {key: value for key, value in entry.items() if key not in of_the_message}
+        for entry in (*found["latest"], *found["memories"])
+    ]
+    assert ledger["candidates"] == entries
+    assert ledger["tokens"] == found["tokens"]
+
+
+def test_get_answers_as_post_does(server: Server, scope: Scope) -> None:
+    fill(server, scope)
+    posted = recall(server, scope, QUESTION, budget=300, limit=3)
+    url = f"{server.base_url(*scope)}/recall"
+    got = httpx.get(url, params={"query": QUESTION, "budget": 300, "limit": 3}, trust_env=False).json()
+    del posted["timings"], got["timings"]
+    assert got == posted
+
+
+def test_nothing_is_written_and_nobody_is_asked(server: Server, scope: Scope, provider: FakeProvider) -> None:
+    fill(server, scope)
+    named = "SELECT relname FROM pg_class WHERE relname ~ '^conversations_' AND relkind = 'r'"
+    tables = [row["relname"] for row in store.rows(server, named)]
+
+    def counts() -> list[int]:
+        query = " UNION ALL ".join(f"(SELECT count(*) AS n, '{name}' AS t FROM {name})" for name in tables)
+        return [row["n"] for row in store.rows(server, f"{query} ORDER BY t")]
+
+    before, asked = counts(), len(provider.requests)
+    recall(server, scope, QUESTION)
+    recall(server, ("nobody", "ever"), QUESTION)
+    assert counts() == before
+    assert len(provider.requests) == asked
+
+
+def test_a_scope_that_does_not_exist_has_no_memories(server: Server) -> None:
+    found = recall(server, ("nobody", "was here"), QUESTION)
+    assert (found["memories"], found["latest"], found["block"], found["tokens"]) == ([], [], "", 0)
+    assert (found["partition"], found["instance"]) == ("nobody", "was here")
+
+
+def test_memory_of_another_scope_is_not_seen(server: Server, scope: Scope) -> None:
+    fill(server, scope)
+    assert recall(server, (scope[0], "other"), QUESTION)["memories"] == []
+
+
+def test_budget_and_limit_are_kept_and_what_has_no_room_is_still_listed(server: Server, scope: Scope) -> None:
+    fill(server, scope)
+    assert len(recall(server, scope, QUESTION, limit=2)["memories"]) == 2
+    nothing = recall(server, scope, QUESTION, budget=0)
+    assert nothing["block"] == ""
+    fact = next(memory for memory in nothing["memories"] if memory["content"] == FACT)
+    assert (fact["kept"], fact["why"]) == (False, "left out: no room for it in the budget for memories")
+
+
+def test_what_is_among_the_latest_messages_is_not_repeated(server: Server, scope: Scope) -> None:
+    ask(server, scope, FACT)
+    found = recall(server, scope, QUESTION)
+    (fact,) = [memory for memory in found["memories"] if memory["content"] == FACT]
+    assert not fact["kept"]
+    assert fact["why"].startswith("not repeated: it is among the latest messages")
+    assert found["block"] == ""
+
+
+@pytest.mark.parametrize(
+    "query", ["", " \n", "x" * 100_000, "the of and", "🦊🦊", "'a' & !(b | <-> :*", "\ud800", "\x00", "记忆"]
+)
+def test_any_text_may_be_asked(server: Server, scope: Scope, query: str) -> None:
+    ask(server, scope, FACT)
+    assert recall(server, scope, query)["query"] == query
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "query"),
+        ({"query": 7}, "query"),
+        ({"query": "x", "budget": -1}, "budget"),
+        ({"query": "x", "budget": "many"}, "budget"),
+        ({"query": "x", "limit": 0}, "limit"),
+        ({"query": "x", "limit": 1001}, "limit"),
+        ({"query": "x", "limit": True}, "limit"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_shape_of_openai(
+    server: Server, scope: Scope, fields: dict[str, Any], param: str
+) -> None:
+    error = recall(server, scope, status=400, **fields)["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert error["message"].endswith(".")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_refused(server: Server, scope: Scope, body: bytes) -> None:
+    response = httpx.post(f"{server.base_url(*scope)}/recall", content=body, trust_env=False)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_numbers_in_a_url_are_checked_too(server: Server, scope: Scope) -> None:
+    url = f"{server.base_url(*scope)}/recall"
+    for query, param in (("", "query"), ("query=x&limit=all", "limit"), ("query=x&budget=-5", "budget")):
+        response = httpx.get(f"{url}?{query}", trust_env=False)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert httpx.get(f"{url}?query=%ff", trust_env=False).status_code == 400
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_other_methods_are_not_the_provider_s_business(
+    server: Server, scope: Scope, provider: FakeProvider, method: str
+) -> None:
+    response = httpx.request(method, f"{server.base_url(*scope)}/recall", trust_env=False)
+    assert response.status_code == 405
+    assert response.json()["error"]["code"] == "method_not_allowed"
+    assert provider.requests == []
+
+
+def test_recall_that_is_switched_off_finds_nothing(server: Server, scope: Scope) -> None:
+    ask(server, scope, FACT)
+    url = f"{server.base_url(*scope)}/recall"
+    response = httpx.post(url, json={"query": QUESTION}, headers={"X-Reservoir-Recall": "off"}, trust_env=False)
+    assert response.headers["x-reservoir-memory"] == response.json()["memory"] == "off"
+    assert response.json()["memories"] == []
+
+
+def test_recall_that_is_late_is_degraded_as_for_a_request(start_server: StartServer, scope: Scope) -> None:
+    server = start_server({"RESERVOIR_RECALL_DEADLINE_MS": "1"})
+    response = httpx.post(f"{server.base_url(*scope)}/recall", json={"query": "long " * 5000}, trust_env=False)
+    assert response.status_code == 200
+    assert response.headers["x-reservoir-memory"] == response.json()["memory"] == "degraded"
+    assert response.json()["memories"] == []
+
+
+def test_the_partitions_of_evaluations_are_nobody_s(server: Server) -> None:
+    error = recall(server, ("reservoir-evaluation-mine", "x"), QUESTION, status=400)["error"]
+    assert error["param"] == "partition"
+    assert json.dumps(error).count("reserved") == 1

@@ -1,0 +1,55 @@
+"""What the admin draws and labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conversations.admin import charts, tags
+from conversations.admin.charts import Bar, Series
+from conversations.admin.memory_map import project
+from conversations.admin.words import labels
+
+
+def test_columns_are_as_high_as_their_figures() -> None:
+    svg = charts.columns([Series("a", "one", [0, 50, 100])], ["x", "<y>", "z"])
+    heights = [
+        float(part.split('"')[0]) for part in svg.split('class="one"')[1:] for part in [part.split('height="')[1]]
+    ]
+    assert heights == [pytest.approx(73, abs=1), pytest.approx(146, abs=1)]
+    assert "&lt;y&gt;" in svg and "<y>" not in svg
+
+
+def test_empty_charts_are_charts() -> None:
+    assert "<svg" in charts.columns([Series("a", "one", [])], [])
+    assert "<svg" in charts.columns([Series("a", "one", [0, 0])], ["x", "y"])
+    assert "<svg" in charts.waterfall([])
+    assert "12 ms" in charts.waterfall([Bar("recall", "find", 0, 12)])
+
+
+def test_points_lie_apart_in_the_directions_in_which_they_differ() -> None:
+    rows = np.array([[0, 0, 5], [4, 0, 5], [0, 1, 5], [4, 1, 5]], dtype=np.float32)
+    points = project(rows)
+    assert points.min() == 0 and points.max() == 1
+    assert abs(points[0, 0] - points[1, 0]) == pytest.approx(1, abs=1e-4), "the widest spread lies along x"
+    assert abs(points[0, 1] - points[2, 1]) == pytest.approx(1, abs=1e-4)
+    assert np.array_equal(points, project(rows)), "the same picture every time"
+
+
+@pytest.mark.parametrize("rows", [np.zeros((0, 3)), np.zeros((1, 3)), np.ones((5, 3))])
+def test_few_or_equal_points_are_points_too(rows: np.ndarray) -> None:
+    points = project(rows.astype(np.float32))
+    assert points.shape == (len(rows), 2) and np.isfinite(points).all()
+
+
+def test_a_label_holds_the_words_that_set_a_text_apart() -> None:
+    bees, bread = labels(["The bees and the garden bees", "Bread in the garden, more bread with rye"])
+    assert bees.split(" · ")[0] == "bees" and bread.split(" · ")[0] == "bread"
+    assert labels(["", "the of and"]) == ["", ""]
+
+
+def test_figures_are_written_short() -> None:
+    assert [tags.compact(n) for n in (None, 0, 999, 1_200, 1_234_567)] == [tags.NONE, "0", "999", "1.2k", "1.2M"]
+    assert [tags.bytesize(n) for n in (0, 999, 1_500, 2_000_000)] == ["0 B", "999 B", "1.5 kB", "2.0 MB"]
+    assert [tags.money(n) for n in (0, 0.00123, 12.5)] == ["$0.00", "$0.0012", "$12.50"]
+    assert [tags.milliseconds(n) for n in (3.21, 45.6, 1234)] == ["3.2 ms", "46 ms", "1.2 s"]

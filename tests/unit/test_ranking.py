@@ -1,0 +1,142 @@
+"""The formula of recall, on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log, nan
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conversations.ranking import (
+    SESSION_GAP,
+    WEIGHTS,
+    Frame,
+    Neighbours,
+    bm25,
+    from_baseline,
+    idf,
+    parts,
+    session_numbers,
+)
+
+
+def frame(
+    *counts: Sequence[float],
+    cosines: Sequence[float] | None = None,
+    speakers: Sequence[int] | None = None,
+    asks: Sequence[bool] | None = None,
+    sessions: Sequence[int] | None = None,
+) -> Frame:
+    """A frame of as many messages as a row of counts is long, or as there are cosines."""
+    size = len(counts[0]) if counts else len(cosines or ())
+    table = np.array(counts, float).reshape(len(counts), size)
+    return Frame(
+        sessions=np.array(sessions if sessions is not None else [0] * size, np.int64),
+        speakers=np.array(speakers if speakers is not None else [1, 2] * size, np.int64)[:size],
+        asks=np.array(asks if asks is not None else [False] * size, np.bool_),
+        lengths=np.full(size, 10.0),
+        counts=table,
+        rarity=idf((table > 0).sum(axis=1), size),
+        cosines=np.array(cosines if cosines is not None else [nan] * size),
+    )
+
+
+def test_bm25_is_what_the_formula_says() -> None:
+    counts, lengths = np.array([[2.0, 0.0, 1.0]]), np.array([10.0, 20.0, 30.0])
+    rarity = idf(np.array([2]), 3)
+    assert rarity[0] == pytest.approx(log(1 + (3 - 2 + 0.5) / (2 + 0.5)))
+    found = bm25(counts, lengths, rarity, k1=1.2, b=0.5)
+    assert found[0] == pytest.approx(rarity[0] * 2 * 2.2 / (2 + 1.2 * (0.5 + 0.5 * 10 / 20)))
+    assert found[1] == 0
+    assert found[2] == pytest.approx(rarity[0] * 1 * 2.2 / (1 + 1.2 * (0.5 + 0.5 * 30 / 20)))
+
+
+def test_a_word_that_stands_everywhere_tells_next_to_nothing_and_never_less() -> None:
+    assert 0 < idf(np.array([1000]), 1000)[0] < 0.001 < 6 < idf(np.array([1]), 1000)[0]
+
+
+def test_each_part_is_at_most_its_weight() -> None:
+    found = parts(
+        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]), about=1
+    )
+    assert found.keys() == WEIGHTS.keys()
+    for name, values in found.items():
+        assert np.abs(values).max() <= abs(WEIGHTS[name]) + 1e-9
+    assert found["vector"].max() == pytest.approx(WEIGHTS["vector"])
+    assert found["words"].max() == pytest.approx(WEIGHTS["words"])
+
+
+def test_a_message_without_a_vector_has_no_part_in_vector() -> None:
+    assert list(parts(frame(cosines=[0.5, nan]), about=None)["vector"]) == [WEIGHTS["vector"], 0]
+
+
+def test_models_whose_unrelated_texts_are_similar_rank_the_same() -> None:
+    cosines = np.array([0.5, 0.3, *[0.1, 0.0] * 40])
+    assert from_baseline(0.7 + 0.3 * cosines)[:2] == pytest.approx(from_baseline(cosines)[:2], abs=0.25)
+    assert from_baseline(0.7 + 0.3 * cosines)[10] < 0.45 < (0.7 + 0.3 * cosines[10]) / (0.7 + 0.3 * cosines[0])
+
+
+def test_the_only_message_is_found_by_its_vector() -> None:
+    assert from_baseline(np.array([0.3])) == pytest.approx([1.0])
+    assert from_baseline(np.array([-0.3])) == pytest.approx([0.0])
+
+
+def test_words_of_the_turn_before_and_after_count_less() -> None:
+    words = parts(frame([0, 0, 1, 0, 0]), about=None)["words"]
+    assert words[2] > words[3] > words[1] > words[0] == words[4] == 0
+
+
+def test_a_session_parts_neighbours() -> None:
+    words = parts(frame([0, 1, 0], sessions=[0, 0, 1]), about=None)
+    assert words["words"][2] == words["nearby"][2] == 0 < words["words"][0]
+
+
+def test_a_session_is_a_run_without_a_long_gap() -> None:
+    hour = 3600.0
+    assert list(session_numbers(np.array([0, 60, 120, 120 + SESSION_GAP + 1, 5 * hour]))) == [0, 0, 0, 1, 1]
+    follows = np.array([False, True, False])
+    assert list(np.diff(session_numbers(np.array([0.0, 60.0, 120.0]), follows))) == [0, 1]
+    assert list(session_numbers(np.zeros(0))) == []
+
+
+def test_the_session_that_holds_the_words_lifts_all_of_its_messages() -> None:
+    session = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    assert session[0] == session[1] > session[2] == session[3] == 0
+
+
+def test_nearby_is_the_share_of_what_the_query_says() -> None:
+    near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6), about=None)["nearby"]
+    assert near == pytest.approx(np.array([0.5, 1.0, 1.0, 1.0, 0.5, 0.5]) * WEIGHTS["nearby"])
+
+
+def test_the_one_who_was_asked_about_is_preferred() -> None:
+    assert list(parts(frame([0, 0, 0]), about=2)["speaker"]) == [0, WEIGHTS["speaker"], 0]
+    assert not parts(frame([0, 0, 0]), about=None)["speaker"].any()
+
+
+def test_an_answer_has_a_share_in_its_question() -> None:
+    found = parts(
+        frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]), about=None
+    )["answer"]
+    assert found[1] == pytest.approx(WEIGHTS["answer"])
+    assert found[2] == pytest.approx(WEIGHTS["answer"] / 2)
+    assert found[3] == 0  # who asked does not answer
+    assert found[4] == 0
+
+
+def test_a_question_counts_less_than_what_tells() -> None:
+    assert list(parts(frame([0, 0], asks=[True, False]), about=None)["question"]) == [WEIGHTS["question"], 0]
+
+
+def test_nothing_is_made_of_nothing() -> None:
+    assert all(not values.size for values in parts(frame(cosines=[]), about=None).values())
+    assert not parts(frame([0, 0], cosines=[nan, nan]), about=None)["words"].any()
+
+
+@given(st.integers(1, 8), st.integers(-10, 10).filter(bool))
+def test_neighbours_reach_no_further_than_there_are_messages(size: int, distance: int) -> None:
+    moved = Neighbours(np.zeros(size, np.int64)).of(np.arange(1.0, size + 1), distance)
+    assert list(moved) == [i - distance + 1 if 0 <= i - distance < size else 0 for i in range(size)]

@@ -1,0 +1,70 @@
+"""Which part of a long message is shown."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conversations.spans import REACH, WHOLE, Scored, best_span
+
+SENTENCES = [f"Sentence number {i} says something about topic{i}, and nothing else at all. " for i in range(60)]
+TEXT = "".join(SENTENCES)
+
+
+def piece(first: int, last: int, cosine: float = 0.5) -> Scored:
+    return Scored(len("".join(SENTENCES[:first])), len("".join(SENTENCES[:last]).rstrip()), cosine)
+
+
+def shown(pieces: list[Scored], *stems: str) -> str:
+    start, end = best_span(TEXT, pieces, stems)
+    return TEXT[start:end].strip()
+
+
+def test_a_short_message_is_shown_whole() -> None:
+    text = "One. Two. Three."
+    assert best_span(text, [Scored(0, 4, 0.1), Scored(5, 9, 0.9)], []) == (0, len(text))
+    assert best_span("x" * WHOLE, [], []) == (0, WHOLE)
+
+
+def test_a_message_of_one_piece_is_shown_whole() -> None:
+    assert best_span(TEXT, [Scored(0, len(TEXT), 0.1)], []) == (0, len(TEXT))
+
+
+def test_the_best_piece_is_widened_by_a_sentence_on_each_side() -> None:
+    pieces = [piece(0, 10), piece(10, 20, 0.9), piece(20, 30)]
+    assert shown(pieces) == "".join(SENTENCES[9:21]).strip()
+
+
+def test_a_piece_that_cuts_sentences_is_widened_to_whole_ones_first() -> None:
+    start, end, _ = piece(10, 20)
+    assert shown([piece(0, 10), Scored(start - 20, end + 20, 0.9)]) == "".join(SENTENCES[8:22]).strip()
+
+
+def test_words_of_the_query_count_as_much_as_the_vector() -> None:
+    pieces = [piece(0, 10, 0.5), piece(10, 20, 0.4), piece(20, 30, 0.5)]
+    assert "topic15," in shown(pieces, "topic15")
+    assert "topic2," in shown(pieces, "number")
+
+
+def test_without_vectors_words_decide() -> None:
+    assert "topic42" in shown([], "topic42")
+
+
+def test_the_borders_of_the_text_are_borders_of_sentences() -> None:
+    assert shown([piece(0, 10, 0.9), piece(10, 60)]).startswith("Sentence number 0 ")
+    assert shown([piece(0, 50), piece(50, 60, 0.9)]).endswith(SENTENCES[-1].strip())
+
+
+def test_text_without_sentences_is_shown_as_it_was_cut() -> None:
+    assert best_span("x" * 5000, [Scored(0, 1000, 0.1), Scored(2000, 3000, 0.9)], []) == (2000, 3000)
+
+
+@given(st.text(min_size=1, max_size=3000), st.data())
+def test_a_span_holds_its_piece_and_little_more(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    first, last = best_span(text, [Scored(start, end, 0.9), Scored(0, 1, 0.1)], [])
+    if len(text) > WHOLE and (start, end) != (0, 1):
+        assert 0 <= first <= start < end <= last <= len(text)
+        assert start - first <= REACH
+        assert last - end <= REACH + 1
