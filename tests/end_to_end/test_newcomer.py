@@ -93,7 +93,7 @@ def elsewhere(server: Server, scope: tuple[str, str]) -> Callable[[str, str], Op
 
 class TestReadme:
     def test_the_curl_command(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
-        command = example("bash", "curl http").replace("http://localhost:3017", server.url)
+        command = example("bash", "brave little toaster").replace("http://localhost:3017", server.url)
         answer = json.loads(run_example(["bash", "-c", command], server, scope[0]))
         assert answer["choices"][0]["message"]["content"].startswith("You said: Write a one-sentence bedtime")
         assert provider.last.target == "/v1/chat/completions"
@@ -109,7 +109,7 @@ class TestReadme:
         assert provider.last.header("authorization") == "Bearer sk-newcomer"
 
     def test_both_share_a_memory(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
-        command = example("bash", "curl http").replace("http://localhost:3017", server.url)
+        command = example("bash", "brave little toaster").replace("http://localhost:3017", server.url)
         run_example(["bash", "-c", command], server, scope[0])
         run_example([sys.executable, "-c", example("python", "from openai import OpenAI")], server, scope[0])
         assert [message["role"] for message in provider.last.messages] == ["user", "assistant", "user"]
