@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -32,15 +33,18 @@ class Runtime:
 _current: Runtime | None = None
 
 
-async def start() -> Runtime:
-    """Called once, on the event loop, before the first request. Raises ValueError for a wrong configuration."""
+async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
+    """Called once, on the event loop, before the first request. Raises ValueError for a wrong configuration.
+
+    `environment` names the providers and their keys.
+    """
     global _current
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, which takes a while
     door = Door()
     _current = Runtime(
-        providers=Providers.from_environment(os.environ),
+        providers=Providers.from_environment(environment),
         upstream=Upstream(
             connect_seconds=settings.RESERVOIR_CONNECT_SECONDS, read_seconds=settings.RESERVOIR_READ_SECONDS
         ),

@@ -1,0 +1,117 @@
+"""The tour: Mira's questions go through the real pipeline, to the stand-in provider."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from conversations import actions, backlog, capture
+from conversations.embedders import Embedder
+from conversations.models import Exchange, Message
+from proxy import pipeline, runtime, tokens
+from proxy.call import Call
+from proxy.demo.stand_in import StandIn, stand_in
+from proxy.demo.story import HISTORY, QUESTIONS
+from proxy.memory import Scope, Wishes
+
+Json = dict[str, Any]
+MODEL = "gpt-4o"
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A message that recall found, and what became of it."""
+
+    text: str
+    score: float
+    kept: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One question: what the app sent, what the model got, what it answered, what Reservoir said of it."""
+
+    sent: list[Json]
+    got: list[Json]
+    answer: str
+    headers: dict[str, str]
+    considered: list[Considered]
+
+
+def told() -> int:
+    """How many messages Mira's history has."""
+    return 2 * len(HISTORY)
+
+
+async def tour(scope: Scope, began: Callable[[], object]) -> AsyncGenerator[Stop]:
+    """Fill the scope with Mira's history (`began` is called when that is done), and ask her questions."""
+    async with stand_in() as provider:
+        # Nothing of the environment that would ask somebody else.
+        environment = {key: value for key, value in os.environ.items() if key != "RESERVOIR_PROVIDERS"}
+        running = await runtime.start(environment | {"RSV_OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": ""})
+        try:
+            await asyncio.to_thread(_fill, scope, running.memory.embedder)
+            began()
+            for question in QUESTIONS:
+                yield await _ask(scope, question, running, provider)
+        finally:
+            await running.stop()
+
+
+def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
+    today = timezone.now().date()
+    turns = []
+    for each in HISTORY:
+        day = today - timedelta(days=each.days_ago)
+        asked = datetime.combine(day, time.fromisoformat(each.at), UTC)
+        for role, text, later in (("user", each.user, 0), ("assistant", each.assistant, 5)):
+            payload = {"role": role, "content": text}
+            turns.append((capture.turn(json.dumps(payload), payload), asked + timedelta(seconds=later)))
+    count = tokens.counter(MODEL).count
+    ids = actions.add_messages(scope=scope, messages=turns, count=count, embed=False)
+    backlog.embed(embedder(), list(Message.objects.filter(pk__in=ids)))
+    connection.close()
+
+
+async def _ask(scope: Scope, question: str, running: runtime.Runtime, provider: StandIn) -> Stop:
+    sent = [{"role": "user", "content": question}]
+    body = json.dumps({"model": MODEL, "messages": sent}).encode()
+    wishes = Wishes(uuid.uuid4(), scope, recall=True, store=True)
+    async with AsyncExitStack() as closing:
+        call = Call(
+            method="POST",
+            wishes=wishes,
+            budget=settings.RESERVOIR_MEMORY_BUDGET,
+            headers=[(b"content-type", b"application/json")],
+            query="",
+            body=io.BytesIO(body),
+            size=len(body),
+            closing=closing,
+        )
+        outcome = await pipeline.complete(call, running)
+    assert isinstance(outcome.body, bytes)
+    answer = json.loads(outcome.body)["choices"][0]["message"]["content"]
+    headers = {name.decode(): value.decode() for name, value in outcome.headers}
+    considered = await asyncio.to_thread(_considered, wishes.trace_id)
+    return Stop(sent, provider.received[-1]["messages"], answer, headers, considered)
+
+
+def _considered(trace_id: uuid.UUID) -> list[Considered]:
+    exchange = Exchange.objects.select_related("ledger").get(trace_id=trace_id)
+    entries = [entry for entry in exchange.ledger.candidates if entry["arm"] == "recall"]
+    texts = dict(Message.objects.filter(pk__in=[e["id"] for e in entries]).values_list("pk", "content"))
+    connection.close()
+    return [Considered(texts[e["id"]], e["score"], e["kept"], e["why"]) for e in entries if e["id"] in texts]

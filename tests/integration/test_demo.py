@@ -1,0 +1,80 @@
+"""The tour for somebody without a key, as they run it: the real command, in front of its stand-in provider."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from proxy.demo.story import HISTORY, QUESTIONS
+from reservoir_site.postgres import EmbeddedPostgres, embedded_location
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ANSWERS = ("can't stand coriander", "from platform 7", "red button for ten seconds")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
+    """Asks the database of the commands."""
+    server = EmbeddedPostgres(tmp_path)
+
+    def ask(sql: str) -> list[Any]:
+        where = embedded_location(tmp_path)
+        with psycopg.connect(
+            dbname=where.dbname, user=where.user, password=where.password, host=where.host, port=where.port
+        ) as connection:
+            return connection.execute(sql).fetchall()
+
+    server.hold()
+    try:
+        yield ask
+    finally:
+        server.release()
+
+
+def demo(home: Path, *arguments: str, columns: int) -> str:
+    environment = os.environ | {
+        "RESERVOIR_HOME": str(home),
+        "DATABASE_URL": "",
+        "COLUMNS": str(columns),
+        "OPENAI_API_KEY": "sk-must-not-be-used",
+    }
+    done = subprocess.run(
+        [sys.executable, "manage.py", "demo", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    assert "sk-must-not-be-used" not in done.stdout
+    # Two panels side by side are read as one.
+    return " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_it_shows_what_was_sent_and_what_was_given_and_leaves_nothing_unless_asked_to(
+    tmp_path: Path, rows: Callable[[str], list[Any]]
+) -> None:
+    shown = demo(tmp_path, columns=70)
+    for told in ("what the app sent", "what the model got", "why: the ledger", "Nothing was left behind.", *QUESTIONS):
+        assert told in shown
+    assert shown.count("I am no model.") >= len(QUESTIONS)
+    for table in ("partition", "message", "exchange", "ledger", "embedding"):
+        assert rows(f"SELECT count(*) FROM conversations_{table}") == [(0,)], table
+
+    assert "It is kept in demo/mira-" in demo(tmp_path, "--keep", columns=170)
+    assert rows("SELECT count(*) FROM conversations_message") == [(2 * (len(HISTORY) + len(QUESTIONS)),)]
+    injected = rows(
+        "SELECT l.injected::text FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id "
+        "ORDER BY e.id"
+    )
+    for (text,), remembered in zip(injected, ANSWERS, strict=True):
+        assert remembered in text
