@@ -59,7 +59,6 @@ class Server:
             "RESERVOIR_HOME": str(home),
             "RESERVOIR_PORT": str(self.port),
             "RSV_OPENAI_BASE_URL": provider_url,
-            "RESERVOIR_RECALL_DEADLINE_MS": "5000",  # the machine may be busy; tests of the deadline set their own
             **({"DATABASE_URL": database_url} if database_url else {}),
             **(settings or {}),
         }

@@ -21,6 +21,9 @@ from tests.server import Server
 
 StartServer = Callable[..., Server]
 
+# The machine may be busy; tests of the deadline set their own.
+PATIENT = {"RESERVOIR_RECALL_DEADLINE_MS": "5000"}
+
 
 @pytest.fixture(scope="session")
 def session_provider() -> Iterator[FakeProvider]:
@@ -38,7 +41,7 @@ def provider(session_provider: FakeProvider) -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="session")
 def session_server(session_provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("reservoir"), session_provider.base_url) as server:
+    with Server(tmp_path_factory.mktemp("reservoir"), session_provider.base_url, settings=PATIENT) as server:
         yield server
 
 
@@ -64,7 +67,8 @@ def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer
             database_url: str | None = None,
         ) -> Server:
             home = home or tmp_path / "reservoir"
-            return servers.enter_context(Server(home, provider.base_url, database_url=database_url, settings=settings))
+            own = PATIENT | dict(settings or {})
+            return servers.enter_context(Server(home, provider.base_url, database_url=database_url, settings=own))
 
         yield start
 
