@@ -252,7 +252,8 @@ class Door:
             except Exception as error:
                 self._note(error)
                 log.warning("the spool waits (%s)", _named(error))
-                await asyncio.sleep(REPLAY_AFTER_FAILURE)
+                if not self._database.is_open:
+                    await asyncio.sleep(REPLAY_AFTER_FAILURE)
                 continue
             if stored:
                 log.info("%d records of the spool are stored", stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -13,6 +14,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from conversations.actions import interrupt_open_exchanges
 from conversations.admin.roles import make_groups
@@ -38,6 +40,7 @@ def prepare(say: Callable[[str], object]) -> None:
         )
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
+
     def first_things() -> None:
         _make_first_admin(say)
         make_groups()
@@ -50,13 +53,21 @@ def prepare_database(then: Callable[[], object] = lambda: None) -> None:
     """Start the database if need be and bring it up to date, one process at a time. Raises PostgresError."""
     database.reach()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        # Asked again and again, never waited for: CREATE INDEX CONCURRENTLY waits for everybody who waits.
+        while not _got_migration_lock(cursor):
+            time.sleep(0.2)
         try:
             call_command("migrate", verbosity=0, interactive=False)
             then()
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
     connection.close()
+
+
+def _got_migration_lock(cursor: CursorWrapper) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(%s)", [MIGRATION_LOCK])
+    (got,) = cursor.fetchone() or (False,)
+    return bool(got)
 
 
 def announce(say: Callable[[str], object]) -> None:

@@ -219,7 +219,7 @@ class Chaos:
         while not until():
             # Now and then right after the last time, into the middle of a recovery.
             due = len(self._ledger.answered) + int(self._every * self._rng.choice([0.1, 0.9, 1.0, 1.5]))
-            while len(self._ledger.answered) < due and not until():
+            while len(self._ledger.answered) < due and not until():  # noqa: ASYNC110 - it is a list, not an event
                 await asyncio.sleep(self._rng.uniform(0.05, 0.15))
             if self.kills % 8 == 5:
                 for pid in workers(self._server):
