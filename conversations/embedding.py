@@ -148,6 +148,10 @@ class EmbedderInUse:
             self._changing = False
 
 
+# Of this process: whoever embeds here shares it, and with it the model's memory.
+in_use = EmbedderInUse()
+
+
 def _embedder_of(model: EmbeddingModel) -> Embedder:
     try:
         embedder = make(model.spec, model.dimensions)

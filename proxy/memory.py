@@ -36,7 +36,7 @@ from conversations import actions, capture
 from conversations.backlog import Worker, save_vectors
 from conversations.embedders import EmbedderError
 from conversations.embedders.pieces import Piece
-from conversations.embedding import EmbedderInUse, model_of
+from conversations.embedding import in_use, model_of
 from conversations.models import Exchange, Message
 from conversations.querysets import SCRATCH, Scope
 from conversations.recall import CANDIDATES
@@ -110,7 +110,7 @@ class Door:
         self._database = Breaker()
         self._spool = Spool(spool_folder(), limit=settings.RESERVOIR_SPOOL_LIMIT)
         self._looking_after: list[asyncio.Task[None]] = []
-        self.embedder = EmbedderInUse()
+        self.embedder = in_use
         self._worker = Worker(self.embedder)
         self._unfinished: set[asyncio.Future[Any]] = set()
 

@@ -18,6 +18,7 @@ from conversations.admin.charts import Bar, waterfall
 from conversations.admin.ledger import Row
 from conversations.admin.pages import page, to_instance
 from conversations.admin.reading import Part, parts, pretty
+from conversations.admin.request_body import body
 from conversations.admin.visible import visible
 from conversations.admin.words import tells_something, words
 from conversations.capture import plain_text
@@ -90,8 +91,8 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         usage=_usage(exchange.usage),
         parameters=safe_text.shown(pretty(exchange.parameters)),
         curl=_curl(request, exchange, sent),
-        sent_json=safe_text.shown(pretty(_body(exchange, sent.turns))),
-        got_json=safe_text.shown(pretty(_body(exchange, got))),
+        sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
+        got_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in got], model=exchange.model))),
     )
 
 
@@ -214,16 +215,9 @@ def _curl(request: HttpRequest, exchange: Exchange, sent: Request) -> SafeString
             '-H "Content-Type: application/json"',
             f'-H "Authorization: Bearer ${key}"',
             '-H "X-Reservoir-Recall: off" -H "X-Reservoir-Store: off"',
-            f"-d {shlex.quote(_body(exchange, sent.turns))}",
+            f"-d {shlex.quote(body(exchange.parameters, [turn.raw for turn in sent.turns]))}",
         ]
     )
-
-
-def _body(exchange: Exchange, turns: Sequence[Turn]) -> str:
-    """The request's JSON text; what the client wrote stands in it character by character."""
-    parameters = exchange.parameters.strip()
-    others = f"{parameters[:-1].rstrip()}, " if _object(parameters) else "{"
-    return f'{others}"messages": [{", ".join(turn.raw for turn in turns)}]}}'
 
 
 def _object(raw: str) -> dict[str, Any]:

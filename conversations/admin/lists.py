@@ -206,7 +206,7 @@ class ExchangeAdmin(ReadOnly):
     list_select_related = ("instance__partition",)
     list_filter = ("ended", Memory, "created")
     search_fields = ("trace_id",)
-    search_help_text = "A trace id (the header X-Reservoir-Trace-Id), a model, or words of the question"
+    search_help_text = "Trace id, model, or words of the question"
     sortable_by = ("at",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

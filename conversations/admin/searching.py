@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -19,8 +18,8 @@ from django.utils.safestring import SafeString
 from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance, to_partition
 from conversations.admin.visible import allowed_partitions, require, visible
-from conversations.embedders import Embedder, EmbedderError
-from conversations.embedding import configured_embedder
+from conversations.embedders import EmbedderError
+from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
 
 A_PAGE = 30
@@ -117,7 +116,7 @@ def _matching(
 
 def _nearest(request: HttpRequest, term: str, instance: Instance | None, partition: Partition | None) -> list[Found]:
     """The messages that mean most nearly what the term means, nearest first. Raises EmbedderError."""
-    embedder = _embedder()
+    embedder = in_use()
     vector = embedder.embed([term])[0]
     partitions = [partition.pk] if partition else allowed_partitions(request)
     where = IN_INSTANCE if instance else EVERYWHERE if partitions is None else IN_PARTITIONS
@@ -176,8 +175,3 @@ def _partition(request: HttpRequest) -> Partition | None:
 
 def _is_id(given: str) -> bool:
     return given.isascii() and given.isdigit() and len(given) < 19
-
-
-@cache
-def _embedder() -> Embedder:
-    return configured_embedder()

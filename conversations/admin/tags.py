@@ -51,7 +51,9 @@ def money(dollars: float | Decimal | None) -> str:
     if dollars is None:
         return NONE
     value = float(dollars)
-    return f"${value:,.2f}" if value >= 1 or not value else f"${value:.4f}".rstrip("0").rstrip(".") or "$0"
+    if value >= 1 or not value:
+        return f"${value:,.2f}"
+    return f"${value:.4f}".rstrip("0") if value >= 0.0001 else "<$0.0001"
 
 
 @register.filter

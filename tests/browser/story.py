@@ -15,10 +15,10 @@ from tests.fake_provider import Answer, FakeProvider, Pause, Request, completion
 from tests.server import Server
 
 SCOPE = ("home", "kitchen-assistant")
-QUESTION = "Where should we eat on Friday, and what do I have to tell them when I book?"
+QUESTION = "Which restaurant should I book for Friday, and is there anything we must not eat?"
 ANSWER = (
-    "Try Taberna do Mar in Alfama, a short walk from your hotel. When you book, tell them about Mara's shellfish "
-    "allergy, and ask for a table before nine, since Jonas is in bed by then."
+    "Try Taberna do Mar in Alfama, a short walk from your hotel. Tell them that Mara is allergic to shellfish, also "
+    "in soups and rice dishes, and ask for an early table."
 )
 SECRET = "Mara is badly allergic to shellfish"
 

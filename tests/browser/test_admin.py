@@ -24,7 +24,7 @@ HOSTILE = (
 def ask_about(page: Page) -> None:
     """Open the exchange that the story ends with, from the first page on."""
     page.goto("/admin/")
-    page.get_by_role("link", name="Where should we eat on Friday").click()
+    page.get_by_role("link", name="Which restaurant should I book").click()
 
 
 def test_why_an_answer_mentions_something_is_found_from_the_first_page(page: Page) -> None:
@@ -44,7 +44,7 @@ def test_why_an_answer_mentions_something_is_found_from_the_first_page(page: Pag
 
     memory.get_by_role("link", name="open").click()
     expect(page.get_by_role("heading", name="Shown again in")).to_be_visible()
-    expect(page.get_by_role("link", name="Where should we eat on Friday")).to_be_visible()
+    expect(page.get_by_role("link", name="Which restaurant should I book")).to_be_visible()
 
 
 def test_a_conversation_is_found_and_searched_by_words_and_by_meaning(page: Page) -> None:
@@ -63,11 +63,12 @@ def test_a_conversation_is_found_and_searched_by_words_and_by_meaning(page: Page
     expect(hit).to_have_count(1)
     expect(hit.locator("mark")).to_have_text(["soup", "hospital"])
 
-    page.get_by_role("searchbox").fill("What must the cook know about our diet?")
+    page.get_by_role("searchbox").fill("Which food is dangerous for us?")
     page.get_by_role("combobox").select_option("meaning")
     page.get_by_role("button", name="Search").click()
-    expect(page.locator(".hit").first).to_contain_text("shellfish")
-    page.locator(".hit").first.get_by_role("link").first.click()
+    about_food = page.locator(".hit", has_text=story.SECRET)
+    expect(about_food).to_contain_text("alike")
+    about_food.get_by_role("link").first.click()
     expect(page.locator("article.here")).to_be_in_viewport()
 
 
@@ -123,14 +124,11 @@ def test_the_map_shows_a_message_and_opens_it(page: Page) -> None:
     canvas.focus()
     canvas.press("ArrowRight")
     expect(page.locator("#map-tip")).to_contain_text("We are going to Lisbon in spring")
-    tip = page.locator("#map-tip").bounding_box()
     box = canvas.bounding_box()
     data = page.evaluate("JSON.parse(document.getElementById('map-data').textContent)")
-    assert tip and box
+    assert box
     x = box["x"] + 36 + data["x"][0] * (box["width"] - 72)
     y = box["y"] + 36 + (1 - data["y"][0]) * (box["height"] - 72)
-    page.mouse.move(box["x"] + 1, box["y"] + 1)
-    expect(page.locator("#map-tip")).to_be_hidden()
     page.mouse.move(x, y)
     expect(page.locator("#map-tip")).to_be_visible()
     page.mouse.click(x, y)
@@ -145,15 +143,15 @@ def test_hostile_text_does_nothing_and_nothing_is_fetched_from_elsewhere(
     page.on("dialog", lambda dialog: pytest.fail(f"a text opened a dialog: {dialog.message}"))
     teller = story.Teller(server, provider, ("<img src=x onerror=window.hacked=5>", "<script>window.hacked=6</script>"))
     teller.say(HOSTILE, HOSTILE)
-    teller.say(f"{HOSTILE} again", HOSTILE)
+    teller.say(f"Again {HOSTILE}", HOSTILE)
     page.goto("/admin/conversations/exchange/")
-    page.get_by_role("link", name=re.compile("window.hacked.*again")).first.click()
+    page.get_by_role("link", name=re.compile("^Again")).first.click()
     seen = [page.url]
     page.locator(".trail a").last.click()
     seen.append(page.url)
     page.get_by_role("link", name="Memory map").click()
     seen.append(page.url)
-    page.goto("/admin/search/?q=red")
+    page.goto("/admin/search/?q=click")
     page.locator(".hit").first.get_by_role("link", name="details").click()
     seen.append(page.url)
     for url in [*seen, "/admin/", "/admin/conversations/message/", "/admin/conversations/partition/"]:
@@ -208,3 +206,6 @@ def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
             assert (background == "rgb(14, 19, 26)") == (look == "dark"), (name, background)
             size = "" if width > 1000 else "-phone"
             page.screenshot(path=folder / f"{name}-{look}{size}.png")
+            if name == "exchange" and width > 1000:
+                page.locator(".ledger").evaluate("table => table.closest('section').scrollIntoView()")
+                page.screenshot(path=folder / f"ledger-{look}.png")

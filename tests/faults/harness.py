@@ -245,6 +245,14 @@ class Chaos:
         return bool(pids) and kill(self._rng.choice(pids))
 
 
+def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)
+
+
 # --- what is left -------------------------------------------------------------------------------------
 
 

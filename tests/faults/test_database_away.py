@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from reservoir_site.postgres import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.conftest import StartServer
-from tests.faults.harness import frozen, kill, postmaster, rows, waiting
+from tests.faults.harness import eventually, frozen, kill, postmaster, rows, waiting
 from tests.server import ROOT, Server, clean_environment
 
 KEY = "sk-never-to-be-written-down"
@@ -63,13 +63,6 @@ class App:
             *self.scope,
         )
         return [content for (content,) in found]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
 
 
 def report(figures: str) -> None:

@@ -57,7 +57,7 @@ def exchange(
         streamed=False,
         turns=(said("user", question),),
         prompts=((0, '{"role": "system", "content": "Be brief."}'),),
-        parameters='{"model": "gpt-4o", "temperature": 0.30}',
+        parameters='{"model": "gpt-4o", "messages": [], "temperature": 0.30}',
         ledger=Ledger(key=b"k" * 16, candidates=candidates, injected=injected, message_ids=shown, tokens=40),
     )
     open_exchange(asked=asked)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPTS = ("script/server", "script/test", "script/check", "script/setup", "script/lock", ".ci/run")
+SCRIPTS = (
+    *("script/server", "script/test", "script/test-browser", "script/check", "script/setup", "script/lock"),
+    ".ci/run",
+)
 
 
 @pytest.fixture(scope="module")

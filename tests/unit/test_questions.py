@@ -40,7 +40,7 @@ def test_what_the_file_says_is_read_as_it_stands() -> None:
     assert (first.id, first.role, first.name, first.content) == ("m1", "user", "Ada", "I keep bees.")
     assert first.created == second.created == datetime(2026, 1, 31, 12, tzinfo=UTC)
     (question,) = conversation.questions
-    assert (question.text, question.category, question.evidence) == ("What does Ada keep?", "pets", {"m1"})
+    assert (question.text, question.category, question.evidence) == ("What does Ada keep?", "pets", frozenset({"m1"}))
 
 
 def test_a_question_without_a_category_is_other() -> None:
