@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 SIZES = (1_000, 10_000, 100_000)
 SMALL = 1_000  # messages of each of the other scopes
-QUESTIONS = 100
+QUESTIONS = 200
 WARM_UP = 10
 WORDS, TOPICS, TOPIC_WORDS = 30_000, 2_000, 150
 SESSION = 20  # messages
 DIMENSIONS = 384
-BLOCK = 20_000  # messages made at once
+AT_ONCE = 50  # sessions
+BLOCK = 1_000  # sessions made at once
 PARTITION = "benchmark"
 FIRST = 1_700_000_000  # seconds, when everything begins
 
@@ -68,8 +69,8 @@ class Language:
         return _unit(self.centres[topics] + noise)
 
     def near(self, vector: Matrix) -> Matrix:
-        """A vector whose cosine with this one is about .45."""
-        return _unit(vector[None] + 2 * _unit(self.random.normal(size=(1, DIMENSIONS))))
+        """A vector whose cosine with this one is about .3."""
+        return _unit(vector[None] + 3 * _unit(self.random.normal(size=(1, DIMENSIONS))))
 
 
 def _unit(values: NDArray[Any]) -> Matrix:
@@ -80,7 +81,8 @@ def _unit(values: NDArray[Any]) -> Matrix:
 
 
 def build(language: Language, messages: int) -> None:
-    """All scopes: those that are measured, and small ones around them."""
+    """All scopes: those that are measured, and small ones around them. Fifty sessions go on at any time, so that the
+    messages of one scope do not lie side by side."""
     from django.db import connection
 
     from conversations.embedding import active_model
@@ -93,52 +95,66 @@ def build(language: Language, messages: int) -> None:
         for number, size in enumerate(sizes)
     )
     model = active_model()
+    sessions = np.repeat([instance.pk for instance in instances], np.array(sizes) // SESSION)
+    language.random.shuffle(sessions)
+    numbers = _numbers_in_scope(sessions)
     with connection.cursor() as cursor, _without_indexes(cursor):
-        first = 1
-        for instance, size in zip(instances, sizes, strict=True):
-            for start in range(0, size, BLOCK):
-                count = min(BLOCK, size - start)
-                _store(cursor, language, instance.pk, model.pk, first, start, count)
-                first += count
-            print(f"\r{first - 1:,} messages", end="", file=sys.stderr)
+        for start in range(0, len(sessions), BLOCK):
+            block = slice(start, start + BLOCK)
+            _store(cursor, language, model.pk, 1 + start * SESSION, sessions[block], numbers[block])
+            print(f"\r{min(start + BLOCK, len(sessions)) * SESSION:,} messages", end="", file=sys.stderr)
         print(file=sys.stderr)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT setval(pg_get_serial_sequence('conversations_message', 'id'), %s)", [first])
+        cursor.execute("SELECT setval(pg_get_serial_sequence('conversations_message', 'id'), %s)", [sum(sizes)])
         cursor.execute("ANALYZE")
 
 
-def _store(cursor: Any, language: Language, instance: int, model: int, first: int, start: int, count: int) -> None:
-    sessions = -(-count // SESSION)
-    topics = np.repeat(language.random.integers(0, TOPICS, sessions), SESSION)[:count]
-    numbers = language.numbers(topics, 36)
+def _numbers_in_scope(sessions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each session how many of its scope come before it."""
+    order = np.argsort(sessions, kind="stable")
+    ordered = sessions[order]
+    firsts = np.searchsorted(ordered, ordered)
+    numbers = np.empty_like(sessions)
+    numbers[order] = np.arange(len(sessions)) - firsts
+    return numbers
+
+
+def _store(
+    cursor: Any, language: Language, model: int, first: int, sessions: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> None:
+    """Store the messages of sessions, given the scope of each and its number there."""
+    order = _interleaved(len(sessions))
+    session, turn = order // SESSION, order % SESSION
+    count = len(order)
+    topics = language.random.integers(0, TOPICS, len(sessions))[session]
+    words = language.numbers(topics, 36)
     lengths = language.random.integers(6, 36, count)
     asks = language.random.random(count) < 0.15
+    whens = FIRST + 86_400 * numbers[session] + 60 * turn
     cursor.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS made (id int8, created int8, role text, content text, asks bool, digest bytea)"
+        "CREATE TEMP TABLE IF NOT EXISTS made "
+        "(id int8, instance int8, created int8, role text, content text, asks bool, digest bytea)"
     )
     cursor.execute("TRUNCATE made")
     with cursor.copy("COPY made FROM STDIN") as copy:
         for at in range(count):
-            text = " ".join(language.words[numbers[at, : lengths[at]]]) + ("?" if asks[at] else ".")
-            place = start + at
-            when = FIRST + 86_400 * (place // SESSION) + 60 * (place % SESSION)
-            digest = language.random.bytes(16)
-            copy.write_row((first + at, when, ("user", "assistant")[at % 2], text, bool(asks[at]), digest))
+            text = " ".join(language.words[words[at, : lengths[at]]]) + ("?" if asks[at] else ".")
+            role, digest = ("user", "assistant")[turn[at] % 2], language.random.bytes(16)
+            row = (first + at, int(sessions[session[at]]), int(whens[at]), role, text, bool(asks[at]), digest)
+            copy.write_row(row)
     cursor.execute(
         """
         INSERT INTO conversations_message (id, instance_id, choice, created, role, name, content, payload, digest,
             tokens, partial, abandoned, asks, alone, lexemes)
-        SELECT id, %(instance)s, 0, to_timestamp(created), role, '', content,
+        SELECT id, instance, 0, to_timestamp(created), role, '', content,
             json_build_object('role', role, 'content', content)::text, digest, length(content) / 4, false, false, asks,
-            false, to_tsvector('english', content) || array_to_tsvector(ARRAY[%(lexeme)s])
-        FROM made
-        """,
-        {"instance": instance, "lexeme": f"#{instance}"},
+            false, to_tsvector('english', content) || array_to_tsvector(ARRAY['#' || instance])
+        FROM made ORDER BY id
+        """
     )
     rows = np.zeros(count, _ROW)
     rows["columns"] = len(_COLUMNS)
-    ids = np.arange(first, first + count)
-    values = (ids, instance, model, 0, 1)
+    values = (np.arange(first, first + count), sessions[session], model, 0, 1)
     for name, value in zip(("message", "instance", "model", "start", "end"), values, strict=True):
         rows[f"{name}_size"] = rows.dtype[name].itemsize
         rows[name] = value
@@ -147,6 +163,12 @@ def _store(cursor: Any, language: Language, instance: int, model: int, first: in
     rows["vector"] = language.vectors(topics)
     with cursor.copy(f"COPY conversations_embedding ({', '.join(_COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff")
+
+
+def _interleaved(sessions: int) -> NDArray[np.int64]:
+    """Places of messages, session after session, in the order in which they are said: fifty sessions by turns."""
+    places = np.arange(sessions * SESSION).reshape(sessions, SESSION)
+    return np.concatenate([places[at : at + AT_ONCE].T.ravel() for at in range(0, sessions, AT_ONCE)])
 
 
 _COLUMNS = ("message_id", "instance_id", "model_id", "start", '"end"', "vector")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conversations.ranking import WEIGHTS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 CODE = ("reservoir_site", "proxy", "conversations")
@@ -133,3 +135,8 @@ def test_development_uses_the_versions_that_run() -> None:
         return set(re.findall(r"^([a-z0-9-]+==[^ \n]+)", (ROOT / name).read_text(), re.MULTILINE))
 
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
+
+
+def test_the_weights_of_recall_are_those_of_the_formula() -> None:
+    table = re.findall(r"^ *\| `([a-z]+)` \| (-?[0-9.]+) \|", (ROOT / "docs" / "recall.md").read_text(), re.MULTILINE)
+    assert {name: float(weight) for name, weight in table} == dict(WEIGHTS)
