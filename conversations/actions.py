@@ -22,6 +22,9 @@ from conversations.querysets import Scope
 
 Count = Callable[[str], int]  # text -> tokens
 
+# Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
+COUNTED_CHARACTERS = 2**20
+
 
 def uncounted(text: str) -> int:
     """Where no tokenizer is at hand: English has about four bytes a token."""
@@ -306,7 +309,7 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
         content=turn.content,
         payload=turn.payload,
         digest=turn.digest,
-        tokens=count(turn.content),
+        tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else uncounted(turn.content),
         asks=asks(turn.content),
         lexemes=search_vector(instance.pk, turn.name, turn.content),
         embed_due=timezone.now() if turn.content.strip() else None,

@@ -19,6 +19,8 @@ from proxy.upstream import Answer
 
 Remember = Callable[[Result], Awaitable[None]]
 
+HALF_EVENT = 2**16  # bytes
+EMPTY_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 QUICKLY_READ = 2**18  # bytes of JSON that are read in a few milliseconds
 
 
@@ -80,8 +82,12 @@ def _read(answer: Answer, body: bytes) -> Result:
 
 
 async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
-    """Relay a streamed answer. Its end is held back until it is remembered."""
-    copy, decoder = StreamCopy(), _Decoder(answer.encoding)
+    """Relay a streamed answer. Its end is held back until it is remembered.
+
+    So is the beginning of an event until its end has come: an event that the provider breaks off in the middle of is
+    nothing that a client could read, and would spoil the error frame after it.
+    """
+    copy, decoder, whole_events = StreamCopy(), _Decoder(answer.encoding), _WholeEvents()
     broken: ProviderError | None = None
     left, remembered = True, False
     try:
@@ -89,11 +95,13 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
             async for chunk in answer.chunks():
                 ready = copy.feed(decoder.feed(chunk))
                 if copy.done and not remembered:
-                    if not decoder.active and ready:
+                    if not decoder.active and (ready := whole_events.feed(ready) + whole_events.rest()):
                         yield ready
                     await remember(_streamed(answer, copy, None, left=False))
                     remembered = True
                     ready = copy.release()
+                elif not decoder.active and not remembered:
+                    ready = whole_events.feed(ready)
                 if decoder.active:
                     ready = chunk
                 if ready:
@@ -104,7 +112,7 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
             tail = copy.fail(broken)
         else:
             copy.close()
-            tail = copy.release()
+            tail = whole_events.rest() + copy.release()
         left = False
         if not remembered:
             await remember(_streamed(answer, copy, broken, left=False))
@@ -148,6 +156,26 @@ def cost(providers: Providers, target: Target, usage: Mapping[str, Any]) -> Deci
     )
     whole = [n if isinstance(n, int) and 0 <= n < 2**31 else 0 for n in counts]
     return providers.cost(target, *whole) if any(whole) else None
+
+
+class _WholeEvents:
+    """Hands a stream's bytes on as far as an empty line ends an event; of one over HALF_EVENT what there is of it."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        self._held += data
+        end = max((at + len(line) for line in EMPTY_LINES if (at := self._held.rfind(line)) >= 0), default=0)
+        if len(self._held) - end > HALF_EVENT:
+            end = len(self._held)
+        ready, self._held = self._held[:end], self._held[end:]
+        return ready
+
+    def rest(self) -> bytes:
+        """The beginning of an event that is held back."""
+        rest, self._held = self._held, b""
+        return rest
 
 
 class _Decoder:

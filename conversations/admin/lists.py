@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import PAGE_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, Min, QuerySet, Sum
 from django.db.models.functions import Coalesce, Left
@@ -13,9 +14,9 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from conversations.admin import dialogue, exchange_page, message_page, partition_page, searching, tags
+from conversations.admin import dialogue, exchange_page, message_page, partition_page, safe_text, searching, tags
 from conversations.admin.paging import UncountedPaginator
-from conversations.admin.visible import visible
+from conversations.admin.visible import instances_of, visible
 from conversations.models import Exchange, Instance, Message, Partition
 
 if TYPE_CHECKING:
@@ -48,6 +49,39 @@ class Memory(Fixed):
     values = ("on", "off", "degraded")
 
 
+class Place(admin.SimpleListFilter):
+    """A partition or a conversation that a link named; to be taken off again, not to be chosen among thousands."""
+
+    model: type[Any]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        given = request.GET.get(str(self.parameter_name), "")
+        pk = int(given) if given.isascii() and given.isdigit() and len(given) < 19 else 0
+        found = visible(request, self.model.objects.filter(pk=pk)).first() if pk else None
+        self.found = found.pk if found else None
+        return [(given, safe_text.shown(found.name))] if found else []
+
+
+class InPartition(Place):
+    title = parameter_name = "partition"
+    model = Partition
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.found is None:
+            return queryset
+        if queryset.model is Instance:
+            return queryset.filter(partition=self.found)
+        return queryset.filter(instance__in=instances_of([self.found]))
+
+
+class InInstance(Place):
+    title, parameter_name = "conversation", "instance"
+    model = Instance
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset if self.found is None else queryset.filter(instance=self.found)
+
+
 class ReadOnly(ModelAdmin):
     """A list of what the user may see. Nothing is added, changed or deleted here; forgetting is prune.py's."""
 
@@ -61,6 +95,12 @@ class ReadOnly(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return visible(request, super().get_queryset(request))
 
+    def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Any:
+        paginator: Any = super().get_paginator(request, queryset, per_page, *args, **kwargs)
+        asked = request.GET.get(PAGE_VAR, "1")
+        paginator.page_asked_for = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 1
+        return paginator
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -69,13 +109,6 @@ class ReadOnly(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        return lookup in ("instance", "instance__partition", "partition") or super().lookup_allowed(
-            lookup,
-            value,
-            request,  # type: ignore[arg-type]
-        )
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         title = {"title": str(self.model._meta.verbose_name_plural).capitalize()}
@@ -152,6 +185,7 @@ class InstanceAdmin(ReadOnly):
     list_display_links = ("called",)
     list_select_related = ("partition",)
     search_fields = ("name", "partition__name")
+    list_filter = (InPartition,)
     ordering = ("-last_active",)
     sortable_by = ("called", "messages", "last")
 
@@ -204,9 +238,9 @@ class ExchangeAdmin(ReadOnly):
     list_display = ("at", "asked", "scope", "how", "model", "memory_shown", "tokens", "costs", "took")
     list_display_links = ("at", "asked")
     list_select_related = ("instance__partition",)
-    list_filter = ("ended", Memory, "created")
+    list_filter = (InPartition, InInstance, "ended", Memory, "created")
     search_fields = ("trace_id",)
-    search_help_text = "Trace id, model, or words of the question"
+    search_help_text = "Trace id, or words of the question"
     sortable_by = ("at",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -216,7 +250,7 @@ class ExchangeAdmin(ReadOnly):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return searching.exchanges(queryset, search_term), False
+        return searching.exchanges(request, queryset, search_term), False
 
     @admin.display(description="when", ordering="created")
     def at(self, exchange: Exchange) -> SafeString:
@@ -259,7 +293,7 @@ class MessageAdmin(ReadOnly):
     list_display = ("at", "said_by", "beginning", "scope", "size")
     list_display_links = ("at", "beginning")
     list_select_related = ("instance__partition",)
-    list_filter = (Role, "created")
+    list_filter = (InPartition, InInstance, Role, "created")
     search_fields = ("content",)
     search_help_text = 'Words of the message; "quotes" for a phrase, -word to leave out'
     sortable_by = ()

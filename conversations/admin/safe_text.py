@@ -37,6 +37,8 @@ _ATTRIBUTES = {"a": {"href", "class", "title"}, "ol": {"start"}, "span": {"class
 
 def shown(text: str) -> str:
     """The text with its hidden characters made visible: ESC as ␛, U+202E as ⟦U+202E⟧."""
+    if text.isprintable():
+        return text
     return _HIDDEN.sub(_mark, _LINE_ENDS.sub("\n", text))
 
 

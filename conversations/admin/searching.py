@@ -9,12 +9,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
+from conversations import nearest
 from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance, to_partition
 from conversations.admin.visible import allowed_partitions, require, visible
@@ -23,10 +24,19 @@ from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
 
 A_PAGE = 30
+MOST_QUESTIONS = 2_000
 TEXT = 4_000  # characters of a message that are looked through for the words to mark
 
 # Across scopes no index serves nearness, so the latest pieces are compared, one by one. Of one scope all are.
-NEAREST_OF = 100_000
+NEAREST_OF = 50_000
+
+# Of a scope that has an index of its vectors.
+INDEXED = """
+SELECT message_id, 1 - min(distance) FROM (
+    SELECT message_id, {expression} <=> %(vector)s::{type} AS distance FROM conversations_embedding
+    WHERE instance_id = {instance:d} AND model_id = {model:d} ORDER BY distance LIMIT 2 * %(limit)s
+) pieces GROUP BY message_id ORDER BY min(distance), message_id DESC LIMIT %(limit)s
+"""
 
 NEAREST = """
 SELECT message_id, 1 - min(distance) FROM (
@@ -54,15 +64,17 @@ def by_words(messages: QuerySet[Any], term: str) -> QuerySet[Any]:
     return messages.filter(pk__in=Message.objects.matching(term).values("pk")) if term.strip() else messages
 
 
-def exchanges(rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-    """Those of the exchanges with this trace id or model, or whose question holds the words."""
+def exchanges(request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+    """The exchange with this trace id, or those whose question holds the words: of the latest such questions."""
     term = term.strip()
     if not term:
         return rows
     try:
         return rows.filter(trace_id=uuid.UUID(term))
     except ValueError:
-        return rows.filter(Q(model=term) | Q(question__in=Message.objects.matching(term)))
+        questions = visible(request, Message.objects.filter(role="user").matching(term))
+        latest = questions.order_by("-pk").values_list("pk", flat=True)
+        return rows.filter(question__in=list(latest[:MOST_QUESTIONS]))
 
 
 def search_page(request: HttpRequest) -> HttpResponse:
@@ -128,8 +140,11 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
         "most": NEAREST_OF,
         "limit": A_PAGE,
     }
+    statement = NEAREST.format(where=where)
+    if instance and (model := nearest.searchable(instance.pk, embedder.name)):
+        statement = INDEXED.format(expression=model.expression, type=model.type, instance=instance.pk, model=model.id)
     with connection.cursor() as cursor:
-        cursor.execute(NEAREST.format(where=where), values)
+        cursor.execute(statement, values)
         likeness = dict(cursor.fetchall())
     rows = {message.pk: message for message in _rows(request, instance, partition).filter(pk__in=likeness)}
     return [Found(rows[pk], safe_text.excerpt(rows[pk].text, ()), likeness[pk]) for pk in likeness if pk in rows]

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -243,6 +244,11 @@ class Chaos:
         """One of PostgreSQL's processes, whereupon it throws out everybody and recovers."""
         pids = children(postmaster(self._server.home) or 0)
         return bool(pids) and kill(self._rng.choice(pids))
+
+
+def report(figures: str) -> None:
+    """Figures for whoever watches (`pytest -s`)."""
+    print(f"\n{figures}", file=sys.stderr)
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:

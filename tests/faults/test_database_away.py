@@ -20,7 +20,7 @@ import pytest
 from reservoir_site.postgres import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.conftest import StartServer
-from tests.faults.harness import eventually, frozen, kill, postmaster, rows, waiting
+from tests.faults.harness import eventually, frozen, kill, postmaster, report, rows, waiting
 from tests.server import ROOT, Server, clean_environment
 
 KEY = "sk-never-to-be-written-down"
@@ -63,10 +63,6 @@ class App:
             *self.scope,
         )
         return [content for (content,) in found]
-
-
-def report(figures: str) -> None:
-    print(f"\n{figures}", file=sys.stderr)
 
 
 def recovered(server: Server) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
 
 from tests.fake_provider import FakeProvider
 from tests.faults.conftest import StartServer
-from tests.faults.harness import Chaos, Ledger, differences, load, settled
+from tests.faults.harness import Chaos, Ledger, differences, load, report, settled
 
 CLIENTS = 16
 EXCHANGES = int(os.environ.get("FAULTS_EXCHANGES", "2000"))
@@ -38,10 +37,9 @@ async def test_every_answered_exchange_survives_kills_exactly_once_byte_for_byte
     await settled(server.home)
     degraded = sum(one.memory == "degraded" for one in ledger.answered)
     slowest = max(one.seconds for one in ledger.answered)
-    print(
+    report(
         f"seed {seed}: {len(ledger.asked)} asked, {len(ledger.answered)} answered ({degraded} degraded), "
-        f"slowest {slowest:.2f} s, killed {dict(chaos.killed)}",
-        file=sys.stderr,
+        f"slowest {slowest:.2f} s, killed {dict(chaos.killed)}"
     )
     found = differences(server.home, ledger)
     assert not found, f"FAULTS_SEED={seed} shows it again: {len(found)} differences, such as {found[:5]}"

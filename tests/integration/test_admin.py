@@ -55,7 +55,7 @@ def every_page(one: Exchange) -> list[str]:
         reverse("admin:index"),
         *lists,
         f"{lists[2]}?instance={instance.pk}",
-        f"{lists[2]}?instance__partition={instance.partition_id}&ended=answered&memory=on",
+        f"{lists[2]}?partition={instance.partition_id}&ended=answered&memory=on",
         f"{lists[2]}?q={one.trace_id}",
         f"{lists[3]}?q=bees",
         f"{lists[3]}?role=user&instance={instance.pk}",

@@ -1,0 +1,225 @@
+"""How long does the server take for each page of the admin, in a database of a million messages?
+
+    python -m benchmarks.admin_pages                 builds the database below a temporary folder, measures, removes it
+    python -m benchmarks.admin_pages --home DIR      keeps it in DIR, and does not build it again the next time
+
+The messages are those of benchmarks.recall: scopes of 1,000, 10,000 and 100,000 and many of 1,000 around them, here in
+a hundred partitions. Half a million exchanges are added, all within the last thirty days, which is the worst case for
+the dashboard, each with a ledger. A page is asked for once and then ten times more, in this process and on a connection
+that is open: the time is that of the view, its queries and its template. The first time comes first, as caches are
+cold for that page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.recall import PARTITION, SIZES, Language, build
+
+TIMES = 10
+PARTITIONS = 100
+
+EXCHANGES = """
+INSERT INTO conversations_exchange (id, trace_id, instance_id, created, finished, model, provider, streamed, ended,
+    status, finish_reason, error, usage, input_tokens, output_tokens, cost, timings, memory, memories, memory_tokens,
+    parameters, prompts, request_ids, question_id)
+SELECT m.id, gen_random_uuid(), m.instance_id, moment, moment + interval '2 s',
+    (ARRAY['gpt-4o', 'gpt-4o-mini', 'mistral-large'])[1 + m.id % 3],
+    (ARRAY['openai', 'openai', 'mistral'])[1 + m.id % 3],
+    m.id % 2 = 0, CASE WHEN m.id % 97 = 0 THEN 'failed' ELSE 'answered' END, 200, 'stop',
+    CASE WHEN m.id % 97 = 0 THEN 'rate_limit: slow down' ELSE '' END,
+    '{"prompt_tokens": 800, "completion_tokens": 90}', 800, 90, 0.002,
+    '{"recall": 12, "enrich": 2, "provider": 400, "answer": 90, "total": 510}', 'on', 5, 400,
+    '{"model": "gpt-4o", "messages": [], "temperature": 0.2}',
+    '[[0, "{\\"role\\": \\"system\\", \\"content\\": \\"Be brief.\\"}"]]',
+    ARRAY[m.id], m.id
+FROM conversations_message m, LATERAL (SELECT now() - random() * m.id / m.id * interval '30 days' AS moment) t
+WHERE m.role = 'user' ORDER BY moment
+"""
+
+LEDGERS = """
+INSERT INTO conversations_ledger (exchange_id, key, candidates, injected, message_ids, tokens)
+SELECT e.id, decode(md5(e.id::text), 'hex'),
+    (SELECT jsonb_agg(jsonb_build_object('id', e.id - 20 - n, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
+        'arms', jsonb_build_object('vector', jsonb_build_object('rank', n, 'score', 0.6),
+                                   'words', jsonb_build_object('rank', n + 1, 'score', 0.4)),
+        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant')) FROM generate_series(1, 10) n),
+    '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]',
+    ARRAY[e.id - 21, e.id - 22, e.id - 23, e.id - 24, e.id - 25], 400
+FROM conversations_exchange e
+"""
+
+ANSWERS = """
+UPDATE conversations_message m SET exchange_id = (
+    SELECT max(q.id) FROM conversations_message q
+    WHERE q.instance_id = m.instance_id AND q.role = 'user' AND q.id <= m.id
+) WHERE instance_id = %s
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pages of the admin in a database of a million messages.")
+    parser.add_argument("--home", type=Path, help="keep the database here")
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as temporary:
+        os.environ["RESERVOIR_HOME"] = str(arguments.home or temporary)
+        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
+        import django
+
+        django.setup()
+        run(arguments.messages)
+
+
+def run(messages: int) -> None:
+    from conversations import indexes
+    from conversations.embedding import active_model
+    from conversations.models import Exchange, Partition
+    from reservoir_site import database, server
+
+    server.prepare_database()
+    if not Partition.objects.filter(name=PARTITION).exists():
+        build(Language(), messages)
+    if not Exchange.objects.exists():
+        add_exchanges()
+    model = active_model()
+    for scope in indexes.without_index(model):  # as a server does
+        indexes.create(scope.instance_id, model)
+    measure()
+    if running := database.embedded():
+        running.release()
+
+
+def add_exchanges() -> None:
+    """Exchanges and ledgers for all messages; answers know theirs in the smallest scope."""
+    from django.db import connection
+
+    from conversations.models import Instance, Partition
+
+    partitions = Partition.objects.bulk_create(Partition(name=f"project-{number:02}") for number in range(PARTITIONS))
+    for number, partition in enumerate(partitions):
+        others = Instance.objects.filter(name__endswith=f"{number:02}", name__startswith="other")
+        others.update(partition=partition)
+    with connection.cursor() as cursor:
+        cursor.execute(EXCHANGES)
+        cursor.execute(LEDGERS)
+        cursor.execute(ANSWERS, [Instance.objects.get(name=str(SIZES[0])).pk])
+        cursor.execute(
+            "UPDATE conversations_instance i SET exchange_count = message_count / 2, last_active = "
+            "(SELECT max(created) FROM conversations_message m WHERE m.instance_id = i.id)"
+        )
+        for table in ("conversations_exchange", "conversations_ledger"):
+            cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 10000000), %s", [table, table])
+        cursor.execute("VACUUM ANALYZE")
+
+
+def pages() -> list[tuple[str, str]]:
+    """What is measured: a name and an address for each page."""
+    from django.urls import reverse
+
+    from conversations.models import Exchange, Instance, Message, Partition
+
+    small, middle, large = (Instance.objects.get(name=str(size)) for size in SIZES)
+    asked = Exchange.objects.filter(instance=small).order_by("-id")[3]
+    said = Message.objects.filter(instance=large).order_by("created")[50_000]
+    word = max(said.content.split(), key=len).strip("?.")
+    common = Message.objects.filter(instance=large)[0].content.split()[0]
+    listed = ("partition", "instance", "exchange", "message")
+    lists = {name: reverse(f"admin:conversations_{name}_changelist") for name in listed}
+    forget = reverse("admin:prune")
+
+    def change(row: Any) -> str:
+        return reverse(f"admin:conversations_{row._meta.model_name}_change", args=[row.pk])
+
+    busiest = Partition.objects.get(name=PARTITION)
+    return [
+        ("dashboard, 24 hours", reverse("admin:index") + "?window=day"),
+        ("dashboard, 7 days", reverse("admin:index")),
+        ("dashboard, 30 days: all exchanges", reverse("admin:index") + "?window=month"),
+        ("partitions", lists["partition"]),
+        ("conversations", lists["instance"]),
+        ("exchanges", lists["exchange"]),
+        ("exchanges, last page that is offered", lists["exchange"] + "?p=40"),
+        ("exchanges that failed", lists["exchange"] + "?ended__exact=failed"),
+        ("exchanges of the large conversation", f"{lists['exchange']}?instance={large.pk}"),
+        ("exchanges of a partition", f"{lists['exchange']}?partition={busiest.pk}"),
+        ("exchanges by words of the question", f"{lists['exchange']}?q={word}"),
+        ("messages", lists["message"]),
+        ("messages, last page that is offered", lists["message"] + "?p=40"),
+        ("messages by role", lists["message"] + "?role=assistant"),
+        ("messages by a word", f"{lists['message']}?q={word}"),
+        ("messages by a common word", f"{lists['message']}?q={common}"),
+        ("a partition", change(busiest)),
+        ("a conversation of 100,000", change(large)),
+        ("the middle of it", f"{change(large)}?at={said.pk}"),
+        ("a date in it", f"{change(large)}?date={said.created:%Y-%m-%d}"),
+        ("an exchange with its ledger", change(asked)),
+        ("a message", change(said)),
+        ("search by a word, everywhere", reverse("admin:search") + f"?q={word}"),
+        ("search by a common word, everywhere", reverse("admin:search") + f"?q={common}"),
+        ("search by words in the large one", reverse("admin:search") + f"?q={common}&instance={large.pk}"),
+        ("search by meaning, everywhere", reverse("admin:search") + "?by=meaning&q=the+garden"),
+        ("search by meaning in a large one", reverse("admin:search") + f"?by=meaning&q=the+garden&instance={large.pk}"),
+        ("map of 1,000 messages", reverse("admin:map", args=[small.pk])),
+        ("map of 5,000 messages", reverse("admin:map", args=[middle.pk])),
+        ("forget one message: dry run", f"{forget}?message={said.pk}"),
+        (
+            "forget 1,000 messages: dry run",
+            f"{forget}?partition_name={PARTITION}&instance_name=1000&whole=on",
+        ),
+    ]
+
+
+def measure() -> None:
+    from django.contrib.auth.models import User
+    from django.db import connection
+    from django.test import Client
+
+    from conversations.models import Partition, StaffLimit
+
+    root, _ = User.objects.get_or_create(username="root", defaults={"is_superuser": True, "is_staff": True})
+    some, made = User.objects.get_or_create(username="some", defaults={"is_staff": True})
+    if made:
+        from django.contrib.auth.models import Permission
+
+        some.user_permissions.set(Permission.objects.filter(content_type__app_label="conversations"))
+        StaffLimit.objects.create(user=some).partitions.set(
+            Partition.objects.filter(name__in=[PARTITION, "project-01", "project-02"])
+        )
+    for user, about in ((root, "a superuser"), (some, "a user limited to three partitions")):
+        client = Client(headers={"host": "localhost"})
+        client.force_login(user)
+        client.get("/admin/search/?q=warm&by=meaning")  # loads the embedding model
+        print(f"\n{about:42} first ms  median ms  slowest ms  queries")
+        for name, url in pages():
+            queries: list[str] = []
+            with connection.execute_wrapper(counting(queries)):
+                first = timed(client, url)
+            rest = [timed(client, url) for _ in range(TIMES)]
+            print(f"{name:42} {first:8.0f} {statistics.median(rest):10.0f} {max(rest):11.0f} {len(queries):8}")
+
+
+def counting(queries: list[str]) -> Any:
+    def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        queries.append(sql)
+        return execute(sql, params, many, context)
+
+    return count
+
+
+def timed(client: Any, url: str) -> float:
+    started = time.perf_counter()
+    response = client.get(url)
+    took = (time.perf_counter() - started) * 1000
+    assert response.status_code == 200, (url, response.status_code)
+    return took
+
+
+if __name__ == "__main__":
+    main()
