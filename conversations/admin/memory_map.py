@@ -22,7 +22,7 @@ from conversations.threads import sessions, threads
 
 MOST = 5_000
 TEXT = 140
-ITERATIONS = 60
+ITERATIONS = 25
 ENOUGH = 1_500  # messages show in which directions all of them differ
 NAMED_TOPICS = 24
 

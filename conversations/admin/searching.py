@@ -18,17 +18,17 @@ from django.utils.safestring import SafeString
 from conversations import nearest
 from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance, to_partition
-from conversations.admin.visible import allowed_partitions, require, visible
+from conversations.admin.visible import allowed_partitions, instances_of, require, visible
 from conversations.embedders import EmbedderError
 from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
 
 A_PAGE = 30
-MOST_QUESTIONS = 2_000
+MOST_QUESTIONS = 500
 TEXT = 4_000  # characters of a message that are looked through for the words to mark
 
 # Across scopes no index serves nearness, so the latest pieces are compared, one by one. Of one scope all are.
-NEAREST_OF = 50_000
+NEAREST_OF = 20_000
 
 # Of a scope that has an index of its vectors.
 INDEXED = """
@@ -38,18 +38,17 @@ SELECT message_id, 1 - min(distance) FROM (
 ) pieces GROUP BY message_id ORDER BY min(distance), message_id DESC LIMIT %(limit)s
 """
 
+# The latest are found before their vectors are read.
 NEAREST = """
-SELECT message_id, 1 - min(distance) FROM (
-    SELECT message_id, vector <=> %(vector)s::halfvec AS distance FROM (
-        SELECT message_id, vector FROM conversations_embedding
-        WHERE model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s) {where}
-    ) compared
-) pieces GROUP BY message_id ORDER BY min(distance), message_id DESC LIMIT %(limit)s
+WITH compared AS MATERIALIZED (
+    SELECT id FROM conversations_embedding
+    WHERE model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
+      AND (%(instances)s::bigint[] IS NULL OR instance_id = ANY(%(instances)s))
+    ORDER BY id DESC LIMIT %(most)s
+)
+SELECT message_id, 1 - min(vector <=> %(vector)s::halfvec) FROM conversations_embedding JOIN compared USING (id)
+GROUP BY message_id ORDER BY 2 DESC, message_id DESC LIMIT %(limit)s
 """
-IN_INSTANCE = "AND instance_id = %(instance)s"
-IN_PARTITIONS = """AND instance_id IN (SELECT id FROM conversations_instance WHERE partition_id = ANY(%(partitions)s))
-        ORDER BY id DESC LIMIT %(most)s"""
-EVERYWHERE = "ORDER BY id DESC LIMIT %(most)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +130,15 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
     embedder = in_use()
     vector = embedder.embed([term])[0]
     partitions = [partition.pk] if partition else allowed_partitions(request)
-    where = IN_INSTANCE if instance else EVERYWHERE if partitions is None else IN_PARTITIONS
+    instances = None if partitions is None else list(instances_of(partitions))
     values = {
         "vector": "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
         "model": embedder.name,
-        "instance": instance.pk if instance else None,
-        "partitions": partitions,
-        "most": NEAREST_OF,
+        "instances": [instance.pk] if instance else instances,
+        "most": None if instance else NEAREST_OF,
         "limit": A_PAGE,
     }
-    statement = NEAREST.format(where=where)
+    statement = NEAREST
     if instance and (model := nearest.searchable(instance.pk, embedder.name)):
         statement = INDEXED.format(expression=model.expression, type=model.type, instance=instance.pk, model=model.id)
     with connection.cursor() as cursor:

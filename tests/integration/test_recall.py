@@ -186,7 +186,7 @@ def test_a_long_message_is_shown_in_part() -> None:
     ends = [len("".join(sentences[:count]).rstrip()) for count in (20, 40, 60)]
     embed(first, [0, 1, 0], [1, 0, 0], [0, 0, 1], ends=ends)
     (candidate,) = look("subject30", [1, 0, 0])
-    assert candidate.text == f"… {''.join(sentences[19:41]).strip()} …"
+    assert candidate.text == f"… {''.join(sentences[18:42]).strip()} …"
     assert candidate.content[candidate.start : candidate.end].strip() in candidate.content
 
 

@@ -30,14 +30,14 @@ def test_a_message_of_one_piece_is_shown_whole() -> None:
     assert best_span(TEXT, [Scored(0, len(TEXT), 0.1)], []) == (0, len(TEXT))
 
 
-def test_the_best_piece_is_widened_by_a_sentence_on_each_side() -> None:
+def test_the_best_piece_is_widened_by_two_sentences_on_each_side() -> None:
     pieces = [piece(0, 10), piece(10, 20, 0.9), piece(20, 30)]
-    assert shown(pieces) == "".join(SENTENCES[9:21]).strip()
+    assert shown(pieces) == "".join(SENTENCES[8:22]).strip()
 
 
 def test_a_piece_that_cuts_sentences_is_widened_to_whole_ones_first() -> None:
     start, end, _ = piece(10, 20)
-    assert shown([piece(0, 10), Scored(start - 20, end + 20, 0.9)]) == "".join(SENTENCES[8:22]).strip()
+    assert shown([piece(0, 10), Scored(start - 20, end + 20, 0.9)]) == "".join(SENTENCES[7:23]).strip()
 
 
 def test_words_of_the_query_count_as_much_as_the_vector() -> None:
