@@ -91,6 +91,7 @@ INSTALLED_APPS = [
 
 # For the admin only: the API has none of it (see reservoir_site/asgi.py).
 MIDDLEWARE = [
+    "reservoir_site.connections.close_connection",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
