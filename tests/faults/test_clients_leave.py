@@ -11,13 +11,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.fake_provider import Answer, FakeProvider, Gate, Request, stream_events
-from tests.faults.harness import eventually, report, rows, waiting
+from tests.faults.harness import eventually, open_files, report, rows, waiting
 from tests.server import ROOT, Server
 
 TIMES = 1000
@@ -75,7 +74,7 @@ def census(server: Server) -> dict[str, int]:
     os.kill(server.process.pid, signal.SIGUSR1)
     eventually(path.exists)
     found: dict[str, int] = json.loads(path.read_text())
-    return found | {"descriptors": len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))}
+    return found | {"descriptors": open_files(server.process.pid)}
 
 
 def quiet(server: Server) -> dict[str, int]:

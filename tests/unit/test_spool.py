@@ -36,8 +36,8 @@ def turn(text: str, role: str = "user") -> capture.Turn:
 
 
 def asked(text: str = "hello", scope: Scope = HOME, **more: object) -> Asked:
-    fields = {"model": "gpt-4", "provider": "openai", "streamed": False, "turns": (turn(text),)} | more
-    return Asked(trace_id=uuid.uuid4(), scope=scope, created=NOW, **fields)  # type: ignore[arg-type]
+    known = {"created": NOW, "model": "gpt-4", "provider": "openai", "streamed": False, "turns": (turn(text),)}
+    return Asked(trace_id=uuid.uuid4(), scope=scope, **known | more)  # type: ignore[arg-type]
 
 
 def said(entry: Entry) -> str:
