@@ -20,7 +20,7 @@ import pytest
 from reservoir_site.postgres import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.conftest import StartServer
-from tests.faults.harness import eventually, frozen, kill, postmaster, report, rows, waiting
+from tests.faults.harness import command_line, eventually, frozen, kill, postmaster, report, rows, waiting, workers
 from tests.server import ROOT, Server, clean_environment
 
 KEY = "sk-never-to-be-written-down"
@@ -300,3 +300,14 @@ def test_a_question_whose_server_died_is_kept_and_marked(app: App, provider: Fak
     recovered(app.server)
     assert app.said() == ["warm", "nobody answered"]
     assert rows(app.server.home, "SELECT ended FROM conversations_exchange ORDER BY id")[-1] == ("interrupted",)
+
+
+def test_workers_whose_server_was_killed_give_up_its_port(provider: FakeProvider, tmp_path: Path) -> None:
+    settings = {"RESERVOIR_WORKERS": "2"}
+    with Server(tmp_path / "reservoir", provider.base_url, settings=settings) as server:
+        orphans = workers(server)
+        assert len(orphans) == 2
+        server.kill()
+        eventually(lambda: not any(command_line(pid) for pid in orphans), 15)
+        server.start()
+        App(server).ask("again")

@@ -176,7 +176,7 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
         lambda: Answer(500, [("Content-Type", "text/html")], b"<html><h1>Oops</h1></html>"),
         False, "", openai.InternalServerError, "failed", None,
     ),
-    # Whether the surplus is seen in time is chance: the library gets half a JSON, as it would from the provider, or 502.
+    # Whether the surplus is seen in time is chance: the library gets half a JSON, as from the provider, or 502.
     "a length too short": (
         lambda: Answer(200, JSON, [completion(TEXT)], content_length=40, framing="length"),
         False, "", Exception, "failed", None,
