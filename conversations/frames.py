@@ -25,7 +25,7 @@ from conversations.ranking import Bools, Floats, Frame, Ints, bm25, idf, session
 READ_WHOLE = 20_000
 """Messages of a scope that is read as a whole. 4 microseconds each, measured with a million messages around."""
 
-CANDIDATES = 200  # by vector, and as many by words
+CANDIDATES = 100  # by vector, and as many by words
 RARE = 4_000  # messages that rare words may find, before only the best by words are looked at more closely
 WINDOW = 12  # turns on each side of a candidate that are read with it
 
@@ -148,7 +148,7 @@ def _find_by_vector(wanted: Wanted) -> Ints:
     if model is None:
         return np.zeros(0, np.int64)
     with connection.cursor() as cursor:
-        cursor.execute(f"SET LOCAL hnsw.ef_search = {CANDIDATES}; SET LOCAL hnsw.iterative_scan = relaxed_order")
+        cursor.execute(nearest.SEARCH)
         cursor.execute(
             f"""
             SELECT message_id FROM conversations_embedding

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from django.db import connection, transaction
 
 from conversations import nearest
-from conversations.frames import CANDIDATES, READ_WHOLE
+from conversations.frames import READ_WHOLE
 from conversations.models import EmbeddingModel
 from conversations.querysets import Scope
 
@@ -162,7 +162,7 @@ SELECT vector::text FROM (
 """
 
 _WAYS = {
-    "index": f"SET LOCAL hnsw.ef_search = {CANDIDATES}; SET LOCAL hnsw.iterative_scan = relaxed_order",
+    "index": nearest.SEARCH,
     "exact": "SET LOCAL enable_indexscan = off",
 }
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from django.db import connection
 
+SEARCH = "SET LOCAL hnsw.ef_search = 800; SET LOCAL hnsw.iterative_scan = relaxed_order"
+"""How an index is searched. Among 100,000 vectors the one that a hundred look like, and a question is about, is found
+for 75 % of questions with a list of 100, 89 % with 200, 99 % with 400 (10 ms), 100 % with 800 (22 ms)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

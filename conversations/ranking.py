@@ -2,11 +2,11 @@
 
 Each part is scaled to at most 1, so that the weights say what it may contribute:
 
-    score = 1.2 vector + .8 words + .4 session + .4 nearby + .4 speaker + .4 answer - .2 question
+    score = 1.2 vector + .8 words + .6 session + .4 nearby + .4 speaker + .4 answer - .2 question
 
     vector    cosine of the message's best piece and the query, from where unrelated texts lie (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
-    session   BM25 (k1 .9, b .75) of the session as one document, / best
+    session   half BM25 (k1 .9, b .75) of the session as one document, / best; half the best `vector` in it
     nearby    share of the query's weight in rare words that stands within three turns of the message
     speaker   1 if the query names exactly one participant, and that one said it
     answer    `vector` of a question that somebody else asked, up to three turns before; half for each turn between
@@ -32,7 +32,7 @@ Bools = NDArray[np.bool_]
 WEIGHTS: Mapping[str, float] = {
     "vector": 1.2,
     "words": 0.8,
-    "session": 0.4,
+    "session": 0.6,
     "nearby": 0.4,
     "speaker": 0.4,
     "answer": 0.4,
@@ -68,7 +68,7 @@ def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
     found = {
         "vector": vector,
         "words": _words(frame, near),
-        "session": _session(frame),
+        "session": _session(frame, vector),
         "nearby": _nearby(frame, near),
         "speaker": (frame.speakers == about).astype(float) if about is not None else np.zeros(len(frame)),
         "answer": _answer(frame, near, vector),
@@ -148,13 +148,14 @@ def _words(frame: Frame, near: Neighbours) -> Floats:
     return to_best(bm25(window(frame.counts), window(frame.lengths), frame.rarity, k1=1.2, b=0.5))
 
 
-def _session(frame: Frame) -> Floats:
+def _session(frame: Frame, vector: Floats) -> Floats:
     starts = np.flatnonzero(np.diff(frame.sessions, prepend=frame.sessions[0] - 1))
     counts = np.add.reduceat(frame.counts, starts, axis=1)
     lengths = np.add.reduceat(frame.lengths, starts)
     of_message = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(frame)))
     rarity = idf((counts > 0).sum(axis=1), len(starts))
-    return to_best(bm25(counts, lengths, rarity, k1=0.9, b=0.75))[of_message]
+    words = to_best(bm25(counts, lengths, rarity, k1=0.9, b=0.75))
+    return (words[of_message] + np.maximum.reduceat(vector, starts)[of_message]) / 2
 
 
 def _nearby(frame: Frame, near: Neighbours) -> Floats:

@@ -102,9 +102,11 @@ def test_a_session_is_a_run_without_a_long_gap() -> None:
     assert list(session_numbers(np.zeros(0))) == []
 
 
-def test_the_session_that_holds_the_words_lifts_all_of_its_messages() -> None:
-    session = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
-    assert session[0] == session[1] > session[2] == session[3] == 0
+def test_a_session_that_answers_lifts_all_of_its_messages() -> None:
+    by_words = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    assert by_words == pytest.approx(np.array([0.5, 0.5, 0, 0]) * WEIGHTS["session"])
+    by_vector = parts(frame(cosines=[0.9, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    assert by_vector == pytest.approx(by_words)
 
 
 def test_nearby_is_the_share_of_what_the_query_says() -> None:
