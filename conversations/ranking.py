@@ -2,7 +2,7 @@
 
 Each part is scaled to at most 1, so that the weights say what it may contribute:
 
-    score = 1.2 vector + .8 words + .6 session + .4 nearby + .4 speaker + .4 answer - .2 question
+    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer - .3 question
 
     vector    cosine of the message's best piece and the query, from where unrelated texts lie (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
@@ -30,13 +30,13 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 WEIGHTS: Mapping[str, float] = {
-    "vector": 1.2,
+    "vector": 1.0,
     "words": 0.8,
-    "session": 0.6,
-    "nearby": 0.4,
-    "speaker": 0.4,
-    "answer": 0.4,
-    "question": -0.2,
+    "session": 0.5,
+    "nearby": 0.5,
+    "speaker": 0.5,
+    "answer": 0.5,
+    "question": -0.3,
 }
 
 SESSION_GAP = 4 * 3600.0  # seconds: a night, or half a day of work, parts two sessions

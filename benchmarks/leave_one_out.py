@@ -1,0 +1,167 @@
+"""How well would the formula do on a conversation that its weights have never seen?
+
+    python -m benchmarks.leave_one_out locomo-dev.json
+
+For each conversation of a file, the weights are chosen anew on all others and measured on that one. They are chosen by
+coordinate descent: from equal weights on, one after the other takes the value of the grid that finds the most evidence
+in the first ten, until none moves. The parts themselves, and what is decided within them, stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+START = 0.5
+GRID = tuple(round(0.2 * step, 1) for step in range(8))  # 0 to 1.4; what is subtracted: of a question, from 0 to -1.4
+SUBTRACTED = "question"
+ROUNDS = 6
+DEPTH = 200
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with the parts of the formula, unweighted: a row for each, a column for each distinct message."""
+
+    conversation: str
+    category: str
+    parts: Floats
+    ids: tuple[str, ...]
+    wanted: NDArray[np.bool_]
+    evidence: frozenset[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Leave-one-conversation-out figures of recall.")
+    parser.add_argument("file", type=Path, help="conversations and questions, see docs/recall.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as home:
+        os.environ["RESERVOIR_HOME"] = home
+        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
+        import django
+
+        django.setup()
+        asked, sizes = collect(arguments.file)
+        report(asked, sizes)
+
+
+def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
+    """Every question of the file, and the tokens of each message of each conversation."""
+    from django.conf import settings
+
+    from conversations.embedding import active_embedder
+    from conversations.querysets import Scope
+    from proxy import tokens
+    from proxy.evaluation import questions, trial
+    from reservoir_site import database, server
+
+    server.prepare_database()
+    tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
+    count = tokens.counter(trial.ENCODING_OF).count
+    conversations = questions.read(file.read_text())
+    embedder = active_embedder()
+    asked = []
+    with trial.imported(conversations, embedder, lambda done: None) as imported:
+        for conversation in conversations:
+            print(f"asking {conversation.id}", file=sys.stderr)
+            scope = Scope(imported.partition, conversation.id)
+            for question in conversation.questions:
+                found = _parts(scope, question.text, embedder)
+                ids = tuple(imported.ids[int(id_)] for id_ in found[0])
+                wanted = np.array([id_ in question.evidence for id_ in ids])
+                asked.append(
+                    Asked(conversation.id, question.category, found[1], ids, wanted, question.evidence),
+                )
+    embedder.close()
+    if running := database.embedded():
+        running.release()
+    return asked, {c.id: {said.id: count(said.content) for said in c.messages} for c in conversations}
+
+
+def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
+    """The ids of a scope's messages, the latest first, and the unweighted parts of their scores."""
+    from conversations.frames import Wanted, read
+    from conversations.ranking import WEIGHTS, parts
+    from conversations.recall import ask
+
+    question = ask(scope=scope, query=text)
+    assert question.instance_id is not None
+    vector = embedder.embed([question.wording])[0].tolist()
+    found = read(Wanted(question.instance_id, question.messages, question.words, vector, embedder.name))
+    scored = parts(found.frame, about=question.about.code if question.about else None)
+    return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
+
+
+def found_in_ten(asked: Sequence[Asked], weights: Floats) -> float:
+    """R@10 from 0 to 1."""
+    shares = []
+    for one in asked:
+        first = np.argsort(-(weights @ one.parts), kind="stable")[:10]
+        shares.append(one.wanted[first].sum() / len(one.evidence))
+    return float(np.mean(shares))
+
+
+def fitted(asked: Sequence[Asked], names: Sequence[str]) -> Floats:
+    """The weights that find the most, each of the grid."""
+    weights = np.array([-START if name == SUBTRACTED else START for name in names])
+    best = found_in_ten(asked, weights)
+    for _ in range(ROUNDS):
+        before = best
+        for at, name in enumerate(names):
+            for value in GRID:
+                tried = weights.copy()
+                tried[at] = -value if name == SUBTRACTED else value
+                if (reached := found_in_ten(asked, tried)) > best:
+                    best, weights = reached, tried
+        if best == before:
+            break
+    return weights
+
+
+def figures(asked: Sequence[Asked], weights: Floats, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """Those of `manage.py evaluate`, but for the block and the times."""
+    from proxy.evaluation import measures
+
+    answers = []
+    for one in asked:
+        order = np.argsort(-(weights @ one.parts), kind="stable")[:DEPTH]
+        ranking = tuple(one.ids[at] for at in order)
+        tokens = tuple(sizes[one.conversation][id_] for id_ in ranking)
+        answers.append(
+            measures.Answer(one.category, one.conversation, one.evidence, ranking, tokens, frozenset(), 0, 0.0)
+        )
+    return measures.figures(answers)
+
+
+def report(asked: Sequence[Asked], sizes: Mapping[str, Mapping[str, int]]) -> None:
+    from conversations.ranking import WEIGHTS
+
+    names, committed = tuple(WEIGHTS), np.array([*WEIGHTS.values()])
+    keys = ("recall@5", "recall@10", "recall@20", "recall@1000tok", "recall@2000tok")
+    print(f"\n{'':14}{'':10}{''.join(f'{key[7:]:>9}' for key in keys)}   weights: {', '.join(names)}")
+    totals: dict[str, list[Floats]] = {}
+    for left_out in dict.fromkeys(one.conversation for one in asked):
+        held = [one for one in asked if one.conversation == left_out]
+        others = [one for one in asked if one.conversation != left_out]
+        for label, weights in (("unseen", fitted(others, names)), ("as is", committed)):
+            reached = figures(held, weights, sizes)
+            row = np.array([100 * reached[key] for key in keys])
+            totals.setdefault(label, []).append(len(held) * row)
+            print(f"{left_out:14}{label:10}{''.join(f'{x:9.1f}' for x in row)}   {weights.round(1).tolist()}")
+    for label, rows in totals.items():
+        print(f"{'all':14}{label:10}{''.join(f'{x:9.1f}' for x in np.sum(rows, axis=0) / len(asked))}")
+
+
+if __name__ == "__main__":
+    main()
