@@ -16,6 +16,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from conversations import indexes
+from conversations.commits import commit_soon
 from conversations.embedders import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
 from conversations.embedding import model_of
@@ -55,6 +56,7 @@ def save_vectors(
 ) -> None:
     """Write a message's vectors and take it off the backlog, unless another model has come into use meanwhile."""
     with transaction.atomic():
+        commit_soon()  # lost vectors are made again
         if not Message.objects.filter(pk=message_id).select_for_update().exists():
             return  # forgotten meanwhile
         add_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)

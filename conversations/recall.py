@@ -199,15 +199,9 @@ def _fetch(
         )
         rows = {row[0]: row for row in cursor.fetchall()}
     stems = [word.lexeme for word in question.words]
-    ranks = {name: np.sort(values) for name, values in scored.items()}
-
-    def part(name: str, place: int) -> Part:
-        value = float(scored[name][place])
-        better = len(score) - int(np.searchsorted(ranks[name], value, side="right"))
-        return Part(better + 1 if value > 0 else None, value)
-
+    shares = {name: _parts_of(values, best) for name, values in scored.items()}
     candidates = []
-    for place in best:
+    for number, place in enumerate(best):
         if not (row := rows.get(int(found.ids[place]))):
             continue  # forgotten meanwhile
         id_, role, name, created, content, digest, starts, ends, cosines = row
@@ -225,10 +219,19 @@ def _fetch(
                 end=end,
                 score=float(score[place]),
                 relevant=bool(score[place] >= RELEVANT * score[best[0]]),
-                parts={name: part(name, place) for name in scored},
+                parts={name: of_best[number] for name, of_best in shares.items()},
             )
         )
     return candidates
+
+
+def _parts_of(values: Floats, best: Sequence[int]) -> list[Part]:
+    """What one part of the formula, its values for all messages, gives to the best of them."""
+    found = values[[*best]]
+    ranks = len(values) - np.searchsorted(np.sort(values), found, side="right") + 1
+    return [
+        Part(rank if value > 0 else None, value) for rank, value in zip(ranks.tolist(), found.tolist(), strict=True)
+    ]
 
 
 # The participants are found by hopping from name to name in an index, however many messages there are.
