@@ -75,7 +75,7 @@ def plain_text(payload: Mapping[str, Any]) -> str:
     if isinstance(content, str):
         texts = [content]
     else:
-        parts = [part for part in content or () if isinstance(part, dict)]
+        parts = _objects(content)
         texts = [text for part in parts if isinstance(text := part.get("text") or part.get("refusal"), str)]
     if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
         texts = [refusal]
@@ -88,22 +88,22 @@ def digest(payload: Mapping[str, Any]) -> bytes:
     Libraries resend an answer with null fields added or left out, its text as a string or as a list of one
     part, with white space trimmed. Text, calls and attachments count; so does the role.
     """
-    content = payload.get("content")
-    attachments = (
-        [part for part in content if isinstance(part, dict) and "text" not in part and "refusal" not in part]
-        if isinstance(content, list)
-        else []
-    )
+    attachments = [part for part in _objects(payload.get("content")) if "text" not in part and "refusal" not in part]
     essence = [
         payload.get("role"),
         plain_text(payload).strip(),
         attachments,
-        [_call(call) for call in payload.get("tool_calls") or () if isinstance(call, dict)],
+        [_call(call) for call in _objects(payload.get("tool_calls"))],
         payload.get("function_call") or None,
         payload.get("tool_call_id") or None,
     ]
     text = json.dumps(essence, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; none where it is no list: what a client or provider sends may be anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _call(call: Mapping[str, Any]) -> list[Any]:

@@ -6,6 +6,8 @@ Paths arrive here as the client wrote them, not percent-decoded (see reservoir_s
 
 from __future__ import annotations
 
+import logging
+import traceback
 from typing import cast
 from urllib.parse import unquote
 
@@ -41,6 +43,8 @@ class SegmentConverter:
 
 register_converter(SegmentConverter, "segment")
 BASE = "/partition/{segment:partition}/instance/{segment:instance}"
+
+log = logging.getLogger(__name__)
 
 router = Router()
 
@@ -113,6 +117,14 @@ api.add_router(BASE + "/v1", old_router)
 def refuse(request: HttpRequest, error: ReservoirError) -> HttpResponseBase:
     """OpenAI's error shape, the same on every route."""
     return WholeResponse(error.status, error.headers, error.body())
+
+
+@api.exception_handler(Exception)
+def fail(request: HttpRequest, error: Exception) -> HttpResponseBase:
+    """A fault of ours. The log says where, and not what the error says: that may quote content."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s %s failed (%s)\n%s", request.method, request.path, type(error).__name__, where)
+    return refuse(request, ReservoirError("Something went wrong here; the server's log says where."))
 
 
 @api.exception_handler(ValidationError)

@@ -22,6 +22,7 @@ QUICKLY_DONE = 2**18  # bytes of a request that is taken apart, counted and put 
 
 P = ParamSpec("P")
 T = TypeVar("T")
+OFF, ON = {"off", "false", "no", "0"}, {"", "on", "true", "yes", "1"}
 CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
 
 
@@ -50,17 +51,15 @@ class Call:
         closing: AsyncExitStack,
     ) -> Call:
         """Raises BadRequest for a name of a scope or a header of ours that cannot be understood."""
-        ours = {name.lower(): value.decode("latin-1").strip() for name, value in headers}
         wishes = Wishes(
             trace_id=uuid.uuid4(),
             scope=Scope(_name(partition, "partition"), _name(instance, "instance")),
-            recall=_is_on(ours.get(b"x-reservoir-recall", "")),
-            store=_is_on(ours.get(b"x-reservoir-store", "")),
+            recall=_is_on(headers, b"x-reservoir-recall"),
+            store=_is_on(headers, b"x-reservoir-store"),
         )
         size = body.seek(0, 2)
         body.seek(0)
-        budget = _budget(ours.get(b"x-reservoir-budget", ""), budget)
-        return cls(method, wishes, budget, headers, query, body, size, closing)
+        return cls(method, wishes, _budget(headers, budget), headers, query, body, size, closing)
 
     async def think(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work that takes longer the larger the request: beside the event loop, where it takes too long."""
@@ -113,19 +112,22 @@ def _name(raw: str, what: str) -> str:
     return name
 
 
-def _is_on(value: str) -> bool:
+def _said(headers: Headers, wanted: bytes) -> list[str]:
+    """What a header says; it may stand several times."""
+    return [value.decode("latin-1").strip() for name, value in headers if name.lower() == wanted]
+
+
+def _is_on(headers: Headers, name: bytes) -> bool:
     """A header that says off means off; what says neither is refused rather than guessed."""
-    word = value.lower()
-    if word in ("off", "false", "no", "0"):
-        return False
-    if word in ("", "on", "true", "yes", "1"):
-        return True
-    raise BadRequest("X-Reservoir-Recall and X-Reservoir-Store take on or off.", code="invalid_header")
+    words = {word.lower() for word in _said(headers, name)}
+    if words - OFF - ON:
+        raise BadRequest("X-Reservoir-Recall and X-Reservoir-Store take on or off.", code="invalid_header")
+    return words.isdisjoint(OFF)
 
 
-def _budget(value: str, default: int) -> int:
-    if not value:
-        return default
-    if not (value.isascii() and value.isdigit()) or len(value) > 9:
+def _budget(headers: Headers, default: int) -> int:
+    """The least where there are several."""
+    given = [value for value in _said(headers, b"x-reservoir-budget") if value]
+    if not all(value.isascii() and value.isdigit() and len(value) < 10 for value in given):
         raise BadRequest("X-Reservoir-Budget takes a number of tokens, such as 1000.", code="invalid_header")
-    return int(value)
+    return min(map(int, given), default=default)

@@ -165,16 +165,10 @@ def decode(body: bytes) -> Chat:
     Raises BadRequest for what is not a chat request: not JSON (RFC 8259, UTF-8), not an object, no messages,
     messages of a wrong type.
     """
-    try:
-        text = body.decode()
-        fields, spans = _object_with_spans(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(
-            f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
-        ) from error
+    text, fields, spans = _parsed(body)
     raw_messages = fields.get("messages")
     if not isinstance(raw_messages, list):
-        problem = "Missing required parameter" if "messages" not in fields else "Invalid type for"
+        problem = "Missing required parameter" if "messages" not in fields else "Invalid type"
         raise BadRequest(f"{problem}: 'messages' must be an array of messages.", param="messages")
     if not raw_messages:
         raise BadRequest("'messages' must hold at least one message.", code="empty_array", param="messages")
@@ -190,10 +184,10 @@ def decode(body: bytes) -> Chat:
 def rename_model(body: bytes, model: str) -> bytes:
     """A JSON object with another value for its `model`, all else to the byte as it was.
 
-    Raises BadRequest or ValueError for what is no JSON object.
+    Raises BadRequest for what is no JSON object.
     """
-    text = body.decode()
-    start, end = _object_with_spans(text)[1]["model"]
+    text, _, spans = _parsed(body)
+    start, end = spans["model"]
     return f"{text[:start]}{json.dumps(model)}{text[end:]}".encode()
 
 
@@ -219,6 +213,17 @@ def decode_reply(body: bytes) -> Reply:
 def _answer(payload: Json) -> Json:
     """An answer's message, in the order that it came; one that names no role is the assistant's."""
     return payload if isinstance(payload.get("role"), str) else payload | {"role": "assistant"}
+
+
+def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
+    """A body's text, its fields and where each of their values stands. Raises BadRequest."""
+    try:
+        text = body.decode()
+        return text, *_object_with_spans(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
+        ) from error
 
 
 def _checked(payload: Any, index: int) -> Json:

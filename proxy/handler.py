@@ -40,6 +40,8 @@ class ApiRequest(ASGIRequest):
 class RelayedResponse(StreamingHttpResponse):
     """A stream of bytes, with headers as they came: repeated ones apart, none added."""
 
+    _has_been_logged = True  # a provider's error is no error of ours: it stands in the access log
+
     def __init__(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(status=status)
         self.raw_headers = headers
@@ -119,6 +121,8 @@ async def _send(response: Any, send: Send) -> None:
 
 class WholeResponse(HttpResponse):
     """A body with headers as they came."""
+
+    _has_been_logged = True
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         super().__init__(body, status=status)

@@ -89,10 +89,10 @@ async def recall(call: Call, run: Runtime) -> Outcome:
 
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     """Anything else that the provider's API offers, untouched and in constant memory."""
-    model = call.model(settings.RESERVOIR_BODY_LIMIT)
+    model = await call.think(call.model, settings.RESERVOIR_BODY_LIMIT)
     target = run.providers.select(model)
     if target.model != model:
-        call = call.with_body(rename_model(call.read(), target.model))
+        call = call.with_body(await call.think(rename_model, call.read(), target.model))
     headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
     url = address(target.provider.base_url, rest, call.query)
     answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")

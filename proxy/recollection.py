@@ -95,9 +95,11 @@ def look(
             without=without,
         )
     shown = present | {capture.digest(turn.message.payload) for turn in turns}
+    added = {turn.id for turn in turns}  # one with an image is added as its text, and has another digest
+    relevant = (c for c in found if c.relevant and c.digest not in shown and c.id not in added)
     return Recollection(
         state=state,
-        additions=Additions(turns, tuple(_as_memory(c) for c in found if c.relevant and c.digest not in shown)),
+        additions=Additions(turns, tuple(map(_as_memory, relevant))),
         candidates=tuple(found),
         vector=None if vectors is None else vectors[:1],
         model=model,

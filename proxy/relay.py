@@ -154,7 +154,7 @@ def cost(providers: Providers, target: Target, usage: Mapping[str, Any]) -> Deci
         usage.get("completion_tokens"),
         details.get("cached_tokens") if isinstance(details, dict) else 0,
     )
-    whole = [n if isinstance(n, int) and 0 <= n < 2**31 else 0 for n in counts]
+    whole = [n if type(n) is int and 0 <= n < 2**31 else 0 for n in counts]
     return providers.cost(target, *whole) if any(whole) else None
 
 

@@ -137,9 +137,13 @@ class Upstream:
         request = httpx.Request(method, url, headers=headers, content=content)
         request.extensions["timeout"] = self._timeout.as_dict()
         try:
-            return Answer(await self._client.send(request, stream=True, follow_redirects=False))
+            answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _translated(error) from error
+        if answer.status > 599:
+            await answer.close()
+            raise ProviderUnreachable("The provider answered with a status that HTTP does not have.")
+        return answer
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from proxy.errors import BadRequest, BodyTooLarge, Forbidden, Overloaded, ReservoirError
+from proxy.errors import BadRequest, BodyTooLarge, Forbidden, NotFound, Overloaded, ReservoirError
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -65,6 +65,8 @@ class Guard:
                     await self._in_turn({**scope, "path": path}, limited, watched_send)
                 elif is_api:
                     await self._api({**scope, "path": path}, limited, watched_send)
+                elif scope["path"].startswith(API):
+                    raise NotFound("The beginning of this path must not be percent-encoded.")
                 else:
                     await self._site(scope, limited, watched_send)
             except ReservoirError as refusal:
@@ -97,7 +99,7 @@ def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
         )
     if b"origin" in headers or headers.get(b"sec-fetch-site") == b"cross-site":
         origin = headers.get(b"origin", b"").decode("latin-1")
-        own = bool(origin) and urlsplit(origin).netloc == host
+        own = origin.partition("://")[2] == host
         cross_site = headers.get(b"sec-fetch-site") == b"cross-site"
         if origin not in settings.RESERVOIR_ALLOWED_ORIGINS and (cross_site or not own):
             raise Forbidden(
@@ -160,5 +162,7 @@ def _cors(origin: bytes) -> list[tuple[bytes, bytes]]:
 
 
 async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    if body:
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
