@@ -28,7 +28,7 @@ PARTITIONS = 100
 EXCHANGES = """
 INSERT INTO conversations_exchange (id, trace_id, instance_id, created, finished, model, provider, streamed, ended,
     status, finish_reason, error, usage, input_tokens, output_tokens, cost, timings, memory, memories, memory_tokens,
-    parameters, prompts, request_ids, question_id)
+    parameters, prompts, request_ids, left_out, question_id)
 SELECT m.id, gen_random_uuid(), m.instance_id, moment, moment + interval '2 s',
     (ARRAY['gpt-4o', 'gpt-4o-mini', 'mistral-large'])[1 + m.id % 3],
     (ARRAY['openai', 'openai', 'mistral'])[1 + m.id % 3],
@@ -38,21 +38,36 @@ SELECT m.id, gen_random_uuid(), m.instance_id, moment, moment + interval '2 s',
     '{"recall": 12, "enrich": 2, "provider": 400, "answer": 90, "total": 510}', 'on', 5, 400,
     '{"model": "gpt-4o", "messages": [], "temperature": 0.2}',
     '[[0, "{\\"role\\": \\"system\\", \\"content\\": \\"Be brief.\\"}"]]',
-    ARRAY[m.id], m.id
+    ARRAY[m.id], '{}', m.id
 FROM conversations_message m, LATERAL (SELECT now() - random() * m.id / m.id * interval '30 days' AS moment) t
 WHERE m.role = 'user' ORDER BY moment
 """
 
+# What an app resends and what recall considers, where it is measured: forty turns, fifty candidates. Elsewhere ten.
+EARLIER = """
+CREATE TEMP TABLE earlier AS
+SELECT id, ids[greatest(1, array_length(ids, 1) - CASE WHEN measured THEN 49 ELSE 9 END):] AS ids, measured FROM (
+    SELECT m.id, m.role, m.instance_id = ANY(%s) AS measured,
+        array_agg(m.id) OVER (PARTITION BY m.instance_id ORDER BY m.id ROWS BETWEEN 50 PRECEDING AND 1 PRECEDING) AS ids
+    FROM conversations_message m
+) said WHERE role = 'user' AND ids IS NOT NULL
+"""
+
+REQUESTS = """
+UPDATE conversations_exchange e SET request_ids = w.ids[greatest(1, array_length(w.ids, 1) - 38):] || e.id
+FROM earlier w WHERE w.id = e.id AND w.measured
+"""
+
 LEDGERS = """
-INSERT INTO conversations_ledger (exchange_id, key, candidates, injected, message_ids, tokens)
-SELECT e.id, decode(md5(e.id::text), 'hex'),
-    (SELECT jsonb_agg(jsonb_build_object('id', e.id - 20 - n, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
+INSERT INTO conversations_ledger (exchange_id, key, candidates, considered, injected, message_ids, tokens)
+SELECT w.id, decode(md5(w.id::text), 'hex'),
+    (SELECT jsonb_agg(jsonb_build_object('id', c.id, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
         'arms', jsonb_build_object('vector', jsonb_build_object('rank', n, 'score', 0.6),
                                    'words', jsonb_build_object('rank', n + 1, 'score', 0.4)),
-        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant')) FROM generate_series(1, 10) n),
-    '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]',
-    ARRAY[e.id - 21, e.id - 22, e.id - 23, e.id - 24, e.id - 25], 400
-FROM conversations_exchange e
+        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant'))
+     FROM unnest(w.ids) WITH ORDINALITY c(id, n)),
+    w.ids, '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]', w.ids[:5], 400
+FROM earlier w
 """
 
 ANSWERS = """
@@ -108,6 +123,9 @@ def add_exchanges() -> None:
         others.update(partition=partition)
     with connection.cursor() as cursor:
         cursor.execute(EXCHANGES)
+        measured = Instance.objects.filter(name__in=map(str, SIZES)).values_list("pk", flat=True)
+        cursor.execute(EARLIER, [list(measured)])
+        cursor.execute(REQUESTS)
         cursor.execute(LEDGERS)
         cursor.execute(ANSWERS, [Instance.objects.get(name=str(SIZES[0])).pk])
         cursor.execute(

@@ -53,6 +53,7 @@ class Asked:
     provider: str
     streamed: bool
     turns: tuple[Turn, ...] = ()  # the request's, system prompts left out
+    left_out: tuple[int, ...] = ()  # which of the turns the window had no room for, from 0
     prompts: tuple[tuple[int, str], ...] = ()  # (place in the request, JSON text) of system prompts
     parameters: str = ""  # the request's other fields, JSON text
     memory: str = "on"
@@ -110,6 +111,7 @@ def _open(asked: Asked, count: Count) -> Exchange:
         parameters=asked.parameters,
         prompts=[list(prompt) for prompt in asked.prompts],
         request_ids=ids,
+        left_out=list(asked.left_out),
         question_id=questions[-1] if questions else None,
     )
     exchange.save(force_insert=True)
@@ -120,6 +122,7 @@ def _open(asked: Asked, count: Count) -> Exchange:
             exchange=exchange,
             key=ledger.key,
             candidates=list(ledger.candidates),
+            considered=[candidate["id"] for candidate in ledger.candidates],
             injected=list(ledger.injected),
             message_ids=list(ledger.message_ids),
             tokens=ledger.tokens,

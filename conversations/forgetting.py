@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Func, IntegerField
@@ -194,13 +194,14 @@ def _mark(selection: Selection) -> None:
         cursor.execute("DROP TABLE IF EXISTS pg_temp.doomed, pg_temp.touched, pg_temp.mentioning")
         cursor.execute("SET LOCAL work_mem = '64MB'")
         cursor.execute(f"CREATE TEMP TABLE doomed ON COMMIT DROP AS {statement}", values)
+        naming = BY_INDEX if cursor.rowcount <= FEW else BY_READING
         cursor.execute("CREATE UNIQUE INDEX ON doomed (id)")
         cursor.execute("ANALYZE doomed")
-        cursor.execute(MARK_EXCHANGES)
+        cursor.execute(MARK_EXCHANGES.format(sent=naming.sent))
         if selection.takes_exchanges:
             cursor.execute(MARK_EMPTY_EXCHANGES, time_and_scope)
         cursor.execute("ANALYZE touched")
-        cursor.execute(MARK_LEDGERS)
+        cursor.execute(MARK_LEDGERS.format(named=naming.named))
         cursor.execute("ANALYZE mentioning")
 
 
@@ -226,6 +227,47 @@ def _bytes(column: str) -> Func:
     return Func(F(column), function="octet_length", output_field=IntegerField())
 
 
+# So many messages are looked up one by one among what exchanges sent and ledgers name; for more it is faster to read
+# all of their conversations.
+FEW = 1000
+
+
+class Naming(NamedTuple):
+    """How to find the exchanges that sent a message, and the ledgers, of exchanges that stay, that name one.
+
+    A ledger is `shown` where the injected text quotes a message that goes.
+    """
+
+    sent: str
+    named: str
+
+
+BY_INDEX = Naming(
+    sent="SELECT id FROM conversations_exchange WHERE request_ids && ARRAY(SELECT id FROM doomed)",
+    named="""
+    SELECT l.id, l.message_ids && ARRAY(SELECT id FROM doomed) AS shown FROM conversations_ledger l
+    WHERE (l.considered && ARRAY(SELECT id FROM doomed) OR l.message_ids && ARRAY(SELECT id FROM doomed))
+      AND NOT EXISTS (SELECT FROM touched t WHERE t.id = l.exchange_id AND t.goes)
+    """,
+)
+BY_READING = Naming(
+    sent="""
+    SELECT sent.id FROM (
+        SELECT id, unnest(request_ids) AS message_id FROM conversations_exchange
+        WHERE instance_id IN (SELECT instance_id FROM doomed)
+    ) sent JOIN doomed d ON d.id = sent.message_id
+    """,
+    named="""
+    SELECT l.id, bool_or(l.shown) AS shown FROM (
+        SELECT l.id, ids.shown, unnest(ids.list) AS message_id
+        FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id,
+             LATERAL (VALUES (l.considered, false), (l.message_ids, true)) ids(list, shown)
+        WHERE e.instance_id IN (SELECT instance_id FROM doomed)
+          AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id AND t.goes)
+    ) l JOIN doomed d ON d.id = l.message_id GROUP BY 1
+    """,
+)
+
 # Exchanges that brought a message, or sent it along. One goes when neither its question nor any message that it
 # brought remains.
 MARK_EXCHANGES = """
@@ -239,10 +281,7 @@ FROM conversations_exchange e
 WHERE e.id IN (
     SELECT exchange_id FROM doomed WHERE exchange_id IS NOT NULL
     UNION
-    SELECT sent.id FROM (
-        SELECT id, unnest(request_ids) AS message_id FROM conversations_exchange
-        WHERE instance_id IN (SELECT instance_id FROM doomed)
-    ) sent JOIN doomed d ON d.id = sent.message_id
+    {sent}
 )
 """
 
@@ -260,20 +299,7 @@ WHERE (%(partition)s::text IS NULL OR p.name = %(partition)s) AND (%(instance)s:
   AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id)
 """
 
-# Ledgers of exchanges that stay. `shown`: the injected text quotes a message that goes.
-MARK_LEDGERS = """
-CREATE TEMP TABLE mentioning ON COMMIT DROP AS
-SELECT id, shown FROM (
-    SELECT l.id,
-           EXISTS (SELECT FROM unnest(l.message_ids) s(id) JOIN doomed d ON d.id = s.id) AS shown,
-           EXISTS (
-               SELECT FROM jsonb_array_elements(l.candidates) c JOIN doomed d ON d.id = (c ->> 'id')::bigint
-           ) AS considered
-    FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id
-    WHERE e.instance_id IN (SELECT instance_id FROM doomed)
-      AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id AND t.goes)
-) mentions WHERE shown OR considered
-"""
+MARK_LEDGERS = "CREATE TEMP TABLE mentioning ON COMMIT DROP AS {named}"
 
 COUNT = """
 SELECT (SELECT count(*) FROM doomed),
@@ -300,6 +326,10 @@ REMOVE = (
     SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
         message_ids = CASE WHEN m.shown THEN '{}' ELSE l.message_ids END,
         tokens = CASE WHEN m.shown THEN 0 ELSE l.tokens END,
+        considered = ARRAY(
+            SELECT c.id FROM unnest(l.considered) WITH ORDINALITY c(id, place)
+            WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
+        ),
         candidates = coalesce((
             SELECT jsonb_agg(c.entry ORDER BY c.place)
             FROM jsonb_array_elements(l.candidates) WITH ORDINALITY c(entry, place)

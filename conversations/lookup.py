@@ -195,7 +195,7 @@ def figures() -> Figures:
         messages=Sum("message_count", default=0),
         exchanges=Sum("exchange_count", default=0),
     )
-    summed = Exchange.objects.aggregate(
+    summed = Exchange.objects.within().aggregate(
         input_tokens=Sum("input_tokens", default=0),
         output_tokens=Sum("output_tokens", default=0),
         cost=Sum("cost"),
@@ -206,14 +206,16 @@ def figures() -> Figures:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_database_size(current_database())")
         (size,) = cursor.fetchone() or (0,)
-    moments: QuerySet[Message, datetime] = Message.objects.order_by("created").values_list("created", flat=True)
+    moments: QuerySet[Message, datetime] = (
+        Message.objects.within().order_by("created").values_list("created", flat=True)
+    )
     return Figures(
         **counted,
         **{key: value for key, value in summed.items() if key not in ("cost", "total_ms")},
         cost=float(summed["cost"] or 0),
         total_ms=None if summed["total_ms"] is None else round(summed["total_ms"], 1),
-        embeddings=Embedding.objects.count(),
-        waiting=Message.objects.backlog().count(),
+        embeddings=Embedding.objects.exclude(instance__partition__name__startswith=SCRATCH).count(),
+        waiting=Message.objects.within().backlog().count(),
         bytes=size,
         first=moments.first(),
         last=moments.reverse().first(),

@@ -16,6 +16,10 @@ from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQ
 
 NAME_LENGTH = 200
 
+# kB of new entries that an index over lists of ids collects before it sorts them in. An exchange has a hundred, and
+# sorting in each by itself would make storing dearer; many more, and the unlucky exchange that does it waits.
+PENDING = 256
+
 
 class Partition(models.Model):
     """A broad category: a project, an app, a user of the system."""
@@ -92,6 +96,7 @@ class Exchange(models.Model):
     parameters = models.TextField(blank=True)
     prompts = models.JSONField(default=list)  # [[place in the request, JSON text], ...]
     request_ids = ArrayField(models.BigIntegerField(), default=list)
+    left_out = ArrayField(models.IntegerField(), default=list)  # places in request_ids that the window had no room for
     question = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
 
     objects = ExchangeQuerySet.as_manager()
@@ -102,6 +107,7 @@ class Exchange(models.Model):
             models.Index(fields=["instance", "-created"], name="exchange_by_scope_and_time"),
             models.Index(fields=["-created"], name="exchange_by_time"),
             models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
+            GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
         ]
 
     def __str__(self) -> str:
@@ -118,12 +124,16 @@ class Ledger(models.Model):
     exchange = models.OneToOneField(Exchange, on_delete=models.CASCADE, related_name="ledger")
     key = models.BinaryField(max_length=16)  # digest of the conversation up to its last user message
     candidates = models.JSONField(default=list)
+    considered = ArrayField(models.BigIntegerField(), default=list)  # the candidates' ids
     injected = models.JSONField(default=list)
     message_ids = ArrayField(models.BigIntegerField(), default=list)
     tokens = models.PositiveIntegerField(default=0)
 
     class Meta:
-        indexes = [models.Index(fields=["key"], name="ledger_by_key")]
+        indexes = [
+            models.Index(fields=["key"], name="ledger_by_key"),
+            GinIndex(fields=["considered", "message_ids"], name="ledger_by_message", gin_pending_list_limit=PENDING),
+        ]
 
     def __str__(self) -> str:
         return f"{len(self.candidates)} candidates"

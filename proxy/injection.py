@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,13 +22,17 @@ class Reused(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The chat to send; the messages added to it; the stored messages they show; why others are not shown."""
+    """The chat to send; the messages added to it; the stored messages they show; why others are not shown.
+
+    `cut` are the places of the client's own messages that the window had no room for.
+    """
 
     chat: Chat
     messages: tuple[str, ...] = ()  # JSON texts
     shown: tuple[int, ...] = ()  # ids
     tokens: int = 0
     reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why not
+    cut: Set[int] = frozenset()
 
 
 def inject(
@@ -51,8 +55,8 @@ def inject(
         again = tuple(Turn(0, ChatMessage(raw, json.loads(raw))) for raw in reused.messages)
         fitted = fit(chat, Additions(again), limit, count, render=render, default_window=window)
         if fitted.additions.turns != again:
-            return Injection(fitted.chat)
-        return Injection(splice(fitted.chat, reused.messages), *reused)
+            return Injection(fitted.chat, cut=fitted.cut)
+        return Injection(splice(fitted.chat, reused.messages), *reused, cut=fitted.cut)
     packed = pack(additions.memories, budget, count)
     offered = Additions(as_turns(additions.turns), packed.kept)
     fitted = fit(chat, offered, limit, count, render=render, default_window=window)
@@ -64,4 +68,5 @@ def inject(
         shown=(*(turn.id for turn in turns), *(memory.id for memory in kept)),
         tokens=sum(message_tokens(message.payload, count) for message in added),
         reasons={**packed.dropped, **fitted.dropped},
+        cut=fitted.cut,
     )

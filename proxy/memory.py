@@ -373,10 +373,12 @@ class Record:
         if self._built:
             return self._asked
         messages = self._chat.messages
+        turns = [i for i, m in enumerate(messages) if not m.is_system]
         self._asked = replace(
             self._asked,
             memory=self._recalled.state,
-            turns=tuple(capture.turn(m.raw, m.payload) for m in messages if not m.is_system),
+            turns=tuple(capture.turn(messages[i].raw, messages[i].payload) for i in turns),
+            left_out=tuple(at for at, i in enumerate(turns) if i in injection.cut),
             prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
             parameters=self._chat.without_messages(),
             ledger=self._ledger(injection) if self._wishes.recall else None,

@@ -115,6 +115,7 @@ def decode(payload: bytes) -> Entry:
         "scope": Scope(*asked["scope"]),
         "created": datetime.fromisoformat(asked["created"]),
         "turns": tuple(_turn(raw) for raw in asked["turns"]),
+        "left_out": tuple(asked.get("left_out", ())),
         "prompts": tuple((at, raw) for at, raw in asked["prompts"]),
         "ledger": None,
     }

@@ -59,7 +59,7 @@ class Fitted:
     additions: Additions
     block: str  # the memories, rendered
     dropped: dict[int, str] = field(default_factory=dict)  # id of a memory or turn -> WINDOW
-    cut: int = 0  # how many of the client's own messages were left out
+    cut: frozenset[int] = frozenset()  # places of the client's own messages that were left out
 
 
 def message_tokens(payload: Mapping[str, Any], count: Count) -> int:
@@ -193,7 +193,7 @@ def _cut(fitted: Fitted, sizes: Sequence[int], over: int) -> Fitted:
         over -= sum(sizes[i] for i in group)
         if over <= 0:
             chat = fitted.chat.with_messages([m for i, m in enumerate(messages) if i not in gone])
-            return replace(fitted, chat=chat, cut=len(gone))
+            return replace(fitted, chat=chat, cut=frozenset(gone))
     return fitted
 
 

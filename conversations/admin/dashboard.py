@@ -135,7 +135,7 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
         window=window,
         total=figures.total(),
         charts=_charts(figures.slots, [(since + i * window.slot).strftime(window.label) for i in range(window.slots)]),
-        busiest=_busiest(figures),
+        busiest=_busiest(request, figures),
         recent=_recent(request),
         providers=sorted(figures.providers.items(), key=lambda item: -item[1].exchanges),
         failures=_failures(request, since) if figures.total().errors else [],
@@ -213,8 +213,8 @@ def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any
     ]
 
 
-def _busiest(figures: Figures) -> list[tuple[Partition, int]]:
-    partitions = Partition.objects.in_bulk([pk for pk, _ in figures.busiest])
+def _busiest(request: HttpRequest, figures: Figures) -> list[tuple[Partition, int]]:
+    partitions = visible(request, Partition.objects.all()).in_bulk([pk for pk, _ in figures.busiest])
     return [(partitions[pk], exchanges) for pk, exchanges in figures.busiest if pk in partitions]
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -39,15 +39,22 @@ KEYS = {"mistral": "MISTRAL_API_KEY", "gemini": "GEMINI_API_KEY", "ollama": "OLL
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the request as the provider got it. `added` by us; without `id`, it is not stored."""
+    """One message of the request. `added` by us; `left_out` by us; without `id`, it is not stored."""
 
-    role: str
-    parts: list[Part]
+    role: str = ""
+    content: str = ""
     raw: str = ""
     added: bool = False
+    left_out: bool = False  # the model's window had no room for it
     id: int | None = None
-    skipped: int = 0  # so many turns of the client are not shown here
+    skipped: int = 0  # in place of so many turns of the client, which are not shown here
+    unsent: int = 0  # in place of so many turns that were left out
     latest: str = ""  # the text of one of the latest turns, which are folded
+
+    @property
+    def parts(self) -> list[Part]:
+        """Laid out only when shown: a client may resend thousands."""
+        return [Part("text", safe_text.plain(self.content))] if self.added else parts(self.role, self.content, self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,8 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     table = ledger.table(request, kept)
     sent = _sent(request, exchange)
     added = [_added(raw) for raw in kept.injected] if kept else []
-    got = _with_added(sent.turns, added)
+    both = _with_added(sent.turns, added)
+    got = [turn for turn in both if not turn.left_out]
     answers = _answers(request, exchange)
     echoes = _echoes(answers, sent.turns, added)
     return page(
@@ -77,8 +85,9 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         instance=instance,
         answers=[(answer, _answer(answer, echoes)) for answer in answers],
         question=next((turn for turn in reversed(sent.turns) if turn.role == "user"), None),
-        got=_shortened(got),
+        got=_shortened(_with_gaps(both)),
         sent_count=len(sent.turns),
+        left_out_count=len(both) - len(got),
         added_count=len(added),
         complete=sent.complete,
         table=table,
@@ -103,9 +112,10 @@ def _sent(request: HttpRequest, exchange: Exchange) -> Request:
         message.pk: message
         for message in visible(request, Message.objects.filter(pk__in=ids)).only("id", "role", "content", "payload")
     }
+    left_out = set(exchange.left_out)
     turns = [
-        Turn(stored[pk].role, parts(stored[pk].role, stored[pk].content, stored[pk].payload), stored[pk].payload, id=pk)
-        for pk in ids
+        Turn(stored[pk].role, stored[pk].content, stored[pk].payload, left_out=at in left_out, id=pk)
+        for at, pk in enumerate(ids)
         if pk in stored
     ]
     for place, raw in sorted(exchange.prompts):
@@ -115,15 +125,14 @@ def _sent(request: HttpRequest, exchange: Exchange) -> Request:
 
 def _turn(raw: str) -> Turn:
     payload = _object(raw)
-    role = str(payload.get("role") or "")
-    return Turn(role, parts(role, plain_text(payload), raw), raw)
+    return Turn(str(payload.get("role") or ""), plain_text(payload), raw)
 
 
 def _added(raw: str) -> Turn:
     payload = _object(raw)
     text = plain_text(payload)
     latest = "" if text.startswith("<memory>") else text
-    return Turn(str(payload.get("role") or ""), [Part("text", safe_text.plain(text))], raw, added=True, latest=latest)
+    return Turn(str(payload.get("role") or ""), text, raw, added=True, latest=latest)
 
 
 def _with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
@@ -132,11 +141,20 @@ def _with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
     return [*turns[:last], *added, *turns[last:]]
 
 
+def _with_gaps(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns as the provider got them, and in each place where some were left out how many."""
+    found: list[Turn] = []
+    for left_out, run in groupby(turns, key=lambda turn: turn.left_out):
+        run_of = list(run)
+        found += [Turn(unsent=len(run_of))] if left_out else run_of
+    return found
+
+
 def _shortened(turns: list[Turn]) -> list[Turn]:
     if len(turns) <= MOST_TURNS:
         return turns
     half = MOST_TURNS // 2
-    gap = Turn("", [], skipped=len(turns) - 2 * half)
+    gap = Turn(skipped=len(turns) - 2 * half)
     return [*turns[:half], gap, *turns[-half:]]
 
 

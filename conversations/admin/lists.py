@@ -126,6 +126,8 @@ class ReadOnly(ModelAdmin):
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined, no-any-return]
         if not self.has_view_permission(request, found):
             raise PermissionDenied
+        if left := found.get_deferred_fields():  # what a list does without, at once
+            found.refresh_from_db(fields=left)
         return self.page(request, found)
 
     def page(self, request: HttpRequest, found: Any) -> HttpResponse:
@@ -245,7 +247,7 @@ class ExchangeAdmin(ReadOnly):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).annotate(question_text=Left("question__content", SNIPPET))
-        return rows.defer("prompts", "parameters", "request_ids", "usage", "error")
+        return rows.defer("prompts", "parameters", "request_ids", "left_out", "usage", "error")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

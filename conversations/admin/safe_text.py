@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +53,6 @@ def inline(text: str, length: int = 160) -> SafeString:
     return format_html("<bdi>{}</bdi>", shown(cut))
 
 
-@lru_cache(maxsize=512)
 def formatted(text: str) -> SafeString:
     """The text as Markdown: headings, lists, tables, code. HTML in it is shown as text, images as links."""
     if len(text) > MARKDOWN_CHARACTERS:

@@ -1,4 +1,6 @@
-"""Who sees what: the one place where rows are withheld from a staff member who is limited to some partitions."""
+"""Who sees what: the one place where rows are withheld, of scratch partitions from everybody, of other partitions from
+a staff member who is limited to some.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition, StaffLimit
+from conversations.querysets import SCRATCH
 
 M = TypeVar("M", bound=Model)
 
@@ -30,6 +33,10 @@ NAMED = 2_000
 
 def visible(request: HttpRequest, queryset: QuerySet[M]) -> QuerySet[M]:
     """The rows that the user of a request may see. Every page of the admin begins with it."""
+    if scratch := _scratch(request):
+        path = PARTITIONS.get(queryset.model)
+        hidden = scratch if path else list(instances_of(scratch))
+        queryset = queryset.exclude(**{f"{path or INSTANCES[queryset.model]}__in": hidden})
     allowed = allowed_partitions(request)
     if allowed is None:
         return queryset
@@ -53,6 +60,14 @@ def allowed_partitions(request: HttpRequest) -> list[int] | None:
     if not hasattr(request, "reservoir_partitions"):
         request.reservoir_partitions = _limit(request.user)  # type: ignore[attr-defined]
     return request.reservoir_partitions  # type: ignore[attr-defined, no-any-return]
+
+
+def _scratch(request: HttpRequest) -> list[int]:
+    """The ids of partitions that are only there to measure with, mostly none. Asked once a request."""
+    if not hasattr(request, "reservoir_scratch"):
+        rows = Partition.objects.filter(name__startswith=SCRATCH).order_by()
+        request.reservoir_scratch = list(rows.values_list("pk", flat=True))  # type: ignore[attr-defined]
+    return request.reservoir_scratch  # type: ignore[attr-defined, no-any-return]
 
 
 def require(request: HttpRequest, *permissions: str) -> None:

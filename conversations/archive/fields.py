@@ -26,7 +26,7 @@ NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 # Left out are keys, what is made anew from the rest, and what concerns one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
 NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question"}
-NOT_OF_LEDGER = {"id", "exchange", "key"}
+NOT_OF_LEDGER = {"id", "exchange", "key", "considered"}
 
 
 def _fields(model: type[models.Model], without: set[str]) -> Fields:
@@ -37,7 +37,7 @@ MESSAGE = _fields(Message, NOT_OF_MESSAGE)
 EXCHANGE = _fields(Exchange, NOT_OF_EXCHANGE)
 LEDGER = _fields(Ledger, NOT_OF_LEDGER)
 # Of an exchange, what stands at its first message only: as long as its request, or longer.
-AT_LENGTH = ("parameters", "prompts", "request_ids")
+AT_LENGTH = ("parameters", "prompts", "request_ids", "left_out")
 
 
 def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:

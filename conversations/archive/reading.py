@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
+from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
 from conversations.archive.json_stream import Broken, values
 from conversations.capture import UNSTORABLE, Turn, turn
 from conversations.models import NAME_LENGTH
@@ -105,7 +105,7 @@ def _item(line: int, value: Any) -> Item:
     if "created" not in fields:
         raise ValueError("exchange.created is missing")
     references, ledger = None, None
-    if all(name in given for name in AT_LENGTH):
+    if "request_ids" in given:
         question = given.get("question")
         if question is not None and not _is_id(question):
             raise ValueError("exchange.question is no number of a message")

@@ -124,8 +124,10 @@ class _References:
 def _ledger(fields: Json, known: Mapping[int, int]) -> Json:
     """A ledger without what it says of messages that are not here, as if they had been forgotten."""
     whole = all(theirs in known for theirs in fields["message_ids"])
+    candidates = [entry | {"id": known[entry["id"]]} for entry in fields["candidates"] if entry["id"] in known]
     return fields | {
-        "candidates": [entry | {"id": known[entry["id"]]} for entry in fields["candidates"] if entry["id"] in known],
+        "candidates": candidates,
+        "considered": [entry["id"] for entry in candidates],
         "message_ids": [known[theirs] for theirs in fields["message_ids"]] if whole else [],
         "injected": fields["injected"] if whole else [],
         "tokens": fields["tokens"] if whole else 0,

@@ -360,6 +360,7 @@ def test_a_history_longer_than_the_window_loses_its_oldest_turns(
     sent = provider.last.messages
     assert sent[0]["role"] == "system" and sent[-1]["content"] == "x"
     assert sent[1]["role"] == "user" and 3 <= len(sent) < 9
+    assert store.exchanges(server, scope)[-1]["left_out"] == [*range(10 - len(sent))], "places of its turns"
 
 
 def test_an_unknown_model_is_never_cut(server: Server, scope: Scope, provider: FakeProvider) -> None:

@@ -33,8 +33,13 @@ def exchange(
     injected: tuple[str, ...] = (),
     ended: str = "answered",
     error: str = "",
+    history: tuple[Any, ...] = (),
+    left_out: tuple[int, ...] = (),
 ) -> Exchange:
-    """One exchange, `minutes` after the first of May; `shown` are ids that the ledger kept."""
+    """One exchange, `minutes` after the first of May; `shown` are ids that the ledger kept.
+
+    `history` are turns that the app sent before the question, `left_out` the places of those that had no room.
+    """
     created = START + timedelta(minutes=minutes)
     candidates = tuple(
         {
@@ -55,7 +60,8 @@ def exchange(
         model="gpt-4o",
         provider="openai",
         streamed=False,
-        turns=(said("user", question),),
+        turns=(*history, said("user", question)),
+        left_out=left_out,
         prompts=((0, '{"role": "system", "content": "Be brief."}'),),
         parameters='{"model": "gpt-4o", "messages": [], "temperature": 0.30}',
         ledger=Ledger(key=b"k" * 16, candidates=candidates, injected=injected, message_ids=shown, tokens=40),

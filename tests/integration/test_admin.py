@@ -14,10 +14,13 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils.safestring import SafeString
 
+from conversations import lookup
+from conversations.admin import safe_text
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
-from conversations.querysets import Scope
-from tests.integration.admin_data import answer_of, exchange, question_of, staff
+from conversations.querysets import SCRATCH, Scope
+from tests.integration.admin_data import answer_of, exchange, question_of, said, staff
 
 pytestmark = pytest.mark.django_db
 
@@ -81,6 +84,49 @@ def test_an_exchange_shows_the_answer_the_memory_it_came_from_and_why(root: Clie
     assert "relevant" in page and "1.50" in page and "meaning" in page
     assert "180 ms" in page and "prompt tokens" in page
     assert change(bees.question) in page
+
+
+def test_an_exchange_says_which_of_the_app_s_turns_the_window_had_no_room_for(root: Client) -> None:
+    history = (said("user", "I keep bees."), said("assistant", "How lovely."), said("user", "And goats."))
+    asked = exchange(HOME, "What do I keep?", "Goats.", history=history, left_out=(0, 1), injected=(BLOCK,))
+    page = text(root.get(change(asked)))
+    assert "2 turns of the client's history were left out here" in unescape(page)
+    assert "5 from the app, 2 of them left out, 1 added" in page
+    sent, got = re.findall(r"as JSON</summary><pre>(.*?)</pre>", page, re.DOTALL)
+    assert "I keep bees." in json.loads(unescape(sent))["messages"][1]["content"]
+    roles = [message["role"] for message in json.loads(unescape(got))["messages"]]
+    assert roles == ["system", "user", "system", "user"], "the prompt, what is left, the memory, the question"
+    assert "How lovely." not in got
+
+
+def test_a_resent_history_of_thousands_is_not_laid_out_to_show_some_of_it(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out: list[str] = []
+    formatted = safe_text.formatted
+
+    def noted(given: str) -> SafeString:
+        laid_out.append(given)
+        return formatted(given)
+
+    monkeypatch.setattr(safe_text, "formatted", noted)
+    history = tuple(said("user", f"turn {i}") for i in range(500))
+    page = text(root.get(change(exchange(HOME, "And now?", "Now.", history=history))))
+    assert "turns of the client's history are not shown here" in unescape(page)
+    assert 0 < len(laid_out) < 50
+
+
+def test_partitions_that_are_there_to_measure_with_are_nowhere_to_be_seen(root: Client) -> None:
+    exchange(HOME, "I keep bees.", "Lovely.")
+    scratch = exchange(Scope(f"{SCRATCH}{'0' * 32}", "measured"), "I keep zebras.", "Lovely.", minutes=9)
+    for url in every_page(Exchange.objects.get(instance__name="kitchen")):
+        page = text(root.get(url))
+        assert "zebras" not in page and SCRATCH not in page and "measured" not in page, url
+    assert "zebras" not in text(root.get(reverse("admin:search") + "?q=lovely"))
+    assert root.get(change(scratch)).status_code == 302
+    told = lookup.figures()
+    assert (told.partitions, told.messages, told.exchanges) == (1, 2, 1)
+    assert told.last and told.last < scratch.created
 
 
 def test_the_copied_curl_asks_the_same_without_memory_and_keeps_nothing(root: Client) -> None:

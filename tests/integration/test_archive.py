@@ -46,6 +46,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         parameters='{"model": "gpt-4", "messages": [], "temperature": 0.70}',
         ledger=fields.pop("ledger", None),
         memory=fields.pop("memory", "on"),
+        left_out=fields.pop("left_out", ()),
     )
     actions.open_exchange(asked=asked)
     answered = actions.Answered(
@@ -89,7 +90,14 @@ def a_history() -> None:
     tool = {"role": "tool", "tool_call_id": "c1", "content": "42"}
     store([*history, tool], assistant("It is 42, " + "so " * 400), assistant("Another choice"))
     parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
-    store([*history, user(parts)], assistant("half an ans"), ended=Exchange.Ended.CUT, error="reset", status=502)
+    store(
+        [*history, user(parts)],
+        assistant("half an ans"),
+        left_out=(0, 1),
+        ended=Exchange.Ended.CUT,
+        error="reset",
+        status=502,
+    )
     store([user("nul \x00 and half \ud83d a pair")], ended=Exchange.Ended.FAILED, status=500, error="no")
     store([user("nul \x00 and half \ud83d a pair")], ended=Exchange.Ended.FAILED, status=500, memory="degraded")
     asked, answered = first.messages.order_by("id")
@@ -150,6 +158,7 @@ def snapshot() -> dict[str, Any]:
                 exchange=ledger.exchange.trace_id,
                 message_ids=[who[pk] for pk in ledger.message_ids],
                 candidates=[{**c, "id": who[c["id"]]} for c in ledger.candidates],
+                considered=[who[pk] for pk in ledger.considered],
             )
             for ledger in Ledger.objects.select_related("exchange").order_by("exchange__trace_id")
         ],

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,13 @@ pytestmark = pytest.mark.django_db
 
 SCOPE = Scope("tests", "forgetting")
 MARKER = "zyxwvq"  # its own stem
+
+
+@pytest.fixture(autouse=True, params=["few, by index", "many, by reading"])
+def how_they_are_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names a forgotten message is found in two ways, which find the same."""
+    if request.param.startswith("many"):
+        monkeypatch.setattr(forgetting, "FEW", -1)
 
 
 def said(role: str, text: str) -> dict[str, Any]:
@@ -228,11 +236,32 @@ def test_a_ledger_loses_the_candidate_and_what_was_injected_only_if_it_quotes_it
     later = exchange([said("user", "three")], "four", shows=[shown.pk], considers=[considered.pk])
     assert forget(Selection(ids=(considered.pk,))).ledgers == 1
     ledger = Ledger.objects.get(exchange=later)
-    assert [c["id"] for c in ledger.candidates] == [shown.pk]
+    assert [c["id"] for c in ledger.candidates] == ledger.considered == [shown.pk]
     assert len(ledger.injected) == 1
     forget(Selection(ids=(shown.pk,)))
     ledger.refresh_from_db()
     assert (ledger.candidates, ledger.injected, ledger.message_ids, ledger.tokens) == ([], [], [], 0)
+    assert ledger.considered == []
+
+
+def test_what_a_tool_loop_quoted_again_without_a_new_list_of_candidates_goes_too() -> None:
+    exchange([said("user", "one")], "two")
+    quoted = message("one")
+    later = exchange([said("user", "three")], "four", shows=[quoted.pk])
+    Ledger.objects.filter(exchange=later).update(candidates=[], considered=[])
+    assert forget(Selection(ids=(quoted.pk,))).ledgers == 1
+    assert Ledger.objects.get(exchange=later).injected == []
+
+
+def test_ledgers_of_before_there_was_a_column_for_their_candidates_are_brought_up_to_date() -> None:
+    migration = import_module("conversations.migrations.0006_what_a_ledger_considered")
+    exchange([said("user", "one")], "two")
+    ids = list(Message.objects.order_by("pk").values_list("pk", flat=True))
+    later = exchange([said("user", "three")], "four", shows=ids[:1], considers=ids[1:])
+    Ledger.objects.update(considered=[])
+    with connection.schema_editor() as editor:
+        migration.fill(None, editor)
+    assert Ledger.objects.get(exchange=later).considered == ids
 
 
 def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() -> None:

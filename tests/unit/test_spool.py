@@ -79,6 +79,7 @@ asked_ones = st.builds(
     provider=texts,
     streamed=st.booleans(),
     turns=turns,
+    left_out=st.lists(st.integers(0, 9), max_size=2).map(tuple),
     prompts=st.lists(st.tuples(st.integers(0, 9), texts), max_size=2).map(tuple),
     parameters=texts,
     memory=st.sampled_from(["on", "off", "degraded"]),
@@ -116,7 +117,9 @@ def test_what_is_written_down_reads_back_as_it_was(entry: Entry) -> None:
 
 def test_an_entry_of_every_field_reads_back_as_it_was() -> None:
     ledger = Ledger(b"k" * 16, ({"id": 3, "why": "shown"},), ('{"role": "system"}',), (3,), 12)
-    question = asked("Grüße 🦉\x00", prompts=((0, '{"role": "system"}'),), parameters='{"n": 1}', ledger=ledger)
+    question = asked(
+        "Grüße 🦉\x00", left_out=(0,), prompts=((0, '{"role": "system"}'),), parameters='{"n": 1}', ledger=ledger
+    )
     answer = Answered(
         NOW, "answered", 200, (turn("ja", "assistant"),), "stop", "", {"a": 1}, Decimal("0.5"), {"x": 1.5}
     )
