@@ -230,10 +230,13 @@ def _provider(name: str, declared: Mapping[str, Any], file: "_File", environ: Ma
         raise file.wrong(f"providers.{name}", 'its base_url, as base_url = "https://api.example.com/v1"')
     # A key goes to the provider it is named for, and to no other: there is no key for all.
     key_env = declared.get("key_env", known.key_env if known else "")
+    key = environ.get(key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{key_env}: write the key alone, letters, digits and signs of ASCII in one line.")
     return Provider(
         name=name,
         base_url=base_url,
-        key=environ.get(key_env, "").strip() or None,
+        key=key or None,
         memory_role=declared.get("memory_role", known.memory_role if known else "system"),
         catalogue=known.catalogue if known else None,
     )

@@ -6,6 +6,7 @@ A wrong value stops the process with one sentence that says what to write instea
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 YES = frozenset({"1", "true", "yes", "on"})
 NO = frozenset({"0", "false", "no", "off"})
+
+HOST = re.compile(r"\*|[^\s/:@\[\]]+|\[[0-9a-fA-F:.]+\]")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\sA-Z/:@?#\[\]]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
 def text(name: str, default: str = "") -> str:
@@ -51,6 +55,33 @@ def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
     return [word.strip() for word in given.split(",") if word.strip()] if given else list(default)
 
 
+def choice(name: str, default: str, among: tuple[str, ...]) -> str:
+    """One of some words, in any case."""
+    given = text(name, default).upper()
+    if given not in among:
+        raise ImproperlyConfigured(f"{name} is {given!r}: write one of {', '.join(among)}.")
+    return given
+
+
+def hosts(name: str, default: tuple[str, ...]) -> list[str]:
+    """Host names as Django compares them: without scheme and port."""
+    return _each(
+        name, words(name, default), HOST, "host names such as app.example.com or [::1], without scheme and port"
+    )
+
+
+def origins(name: str) -> list[str]:
+    """Web origins as browsers send them, in small letters: scheme, host, and port where it is not the usual one."""
+    return _each(name, words(name), ORIGIN, "origins such as https://app.example.com, in small letters, without a path")
+
+
+def _each(name: str, given: list[str], pattern: re.Pattern[str], wanted: str) -> list[str]:
+    for word in given:
+        if not pattern.fullmatch(word):
+            raise ImproperlyConfigured(f"{name} holds {word!r}: write {wanted}.")
+    return given
+
+
 def folder(name: str, default: Path) -> Path:
     """An absolute path."""
     return Path(text(name, str(default))).expanduser().absolute()
@@ -58,8 +89,15 @@ def folder(name: str, default: Path) -> Path:
 
 def secret(name: str, kept_in: Path) -> str:
     """The variable, else a random secret that is made once and kept in a file only its owner can read."""
-    if given := text(name):
-        return given
+    try:
+        return text(name) or _kept_secret(kept_in)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"{kept_in} cannot be read or made ({error.strerror}): let RESERVOIR_HOME name a folder of your own."
+        ) from None
+
+
+def _kept_secret(kept_in: Path) -> str:
     try:
         return kept_in.read_text()
     except FileNotFoundError:

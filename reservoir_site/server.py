@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.db.backends.utils import CursorWrapper
 
 from conversations.actions import interrupt_open_exchanges
@@ -42,6 +42,7 @@ def prepare(say: Callable[[str], object]) -> None:
         raise ImproperlyConfigured(str(error)) from None
 
     def first_things() -> None:
+        _check_language()
         _make_first_admin(say)
         make_groups()
         interrupt_open_exchanges()
@@ -62,6 +63,19 @@ def prepare_database(then: Callable[[], object] = lambda: None) -> None:
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
     connection.close()
+
+
+def _check_language() -> None:
+    """Only the database knows which languages there are. Raises ImproperlyConfigured."""
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT %s::regconfig", [settings.RESERVOIR_LANGUAGE])
+        except DatabaseError:
+            cursor.execute("SELECT string_agg(cfgname, ', ' ORDER BY cfgname) FROM pg_ts_config")
+            (languages,) = cursor.fetchone() or ("",)
+            raise ImproperlyConfigured(
+                f"RESERVOIR_LANGUAGE is {settings.RESERVOIR_LANGUAGE!r}: write one of {languages}."
+            ) from None
 
 
 def _got_migration_lock(cursor: CursorWrapper) -> bool:

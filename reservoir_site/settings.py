@@ -21,9 +21,9 @@ RESERVOIR_PORT = env.integer("RESERVOIR_PORT", 3017, least=1, most=65535)
 # Until there are access keys, a port that others reach is a memory that others read: hence the name.
 RESERVOIR_BIND = env.text("RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES", "127.0.0.1")
 # Host names that requests may ask for; others are refused (DNS rebinding).
-ALLOWED_HOSTS = env.words("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+ALLOWED_HOSTS = env.hosts("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 # Web origins whose pages may call the API; by default no web page may.
-RESERVOIR_ALLOWED_ORIGINS = env.words("RESERVOIR_ALLOWED_ORIGINS")
+RESERVOIR_ALLOWED_ORIGINS = env.origins("RESERVOIR_ALLOWED_ORIGINS")
 # Server processes. One serves many clients at once; more use more cores.
 RESERVOIR_WORKERS = env.integer("RESERVOIR_WORKERS", 1, least=1, most=64)
 # More requests than this at once, in one process, are answered 503 at once, rather than everybody slowly.
@@ -133,7 +133,10 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname:<7} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": env.text("RESERVOIR_LOG_LEVEL", "INFO").upper()},
+    "root": {
+        "handlers": ["console"],
+        "level": env.choice("RESERVOIR_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+    },
     "loggers": {
         # One line a refused request stands in our own access log already.
         "django.request": {"level": "ERROR"},

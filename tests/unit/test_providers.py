@@ -126,6 +126,13 @@ def test_a_key_goes_to_the_provider_it_is_named_for_and_no_other(name: str) -> N
     assert set(keys.values()) == {None}
 
 
+@pytest.mark.parametrize("key", ["sk-secret\nX-Header: 1", "sk-secret\x00", "sk-sécret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(ValueError, match=r"^MISTRAL_API_KEY: write the key alone") as caught:
+        built_in(MISTRAL_API_KEY=key)
+    assert "cret" not in str(caught.value)
+
+
 def test_keys_are_in_no_repr(configured: Providers) -> None:
     for name in ("openai", "mistral", "gemini", "ollama", "groq"):
         target = configured.select(f"{name}/model")

@@ -1,0 +1,33 @@
+"""A server that is set up wrongly does not start, and says what to write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server import ROOT, clean_environment
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("RESERVOIR_LOG_LEVEL", "loud", "RESERVOIR_LOG_LEVEL is 'LOUD': write one of DEBUG, INFO, WARNING, ERROR."),
+        ("RESERVOIR_HOME", os.devnull, "let RESERVOIR_HOME name a folder of your own."),
+        ("RESERVOIR_LANGUAGE", "klingon", "RESERVOIR_LANGUAGE is 'klingon': write one of arabic, "),
+        ("OPENAI_API_KEY", "sk\nx", "OPENAI_API_KEY: write the key alone"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_sentence(
+    tmp_path: Path, name: str, value: str, sentence: str
+) -> None:
+    settings = {"RESERVOIR_HOME": str(tmp_path / "home"), name: value}
+    command = [sys.executable, "manage.py", "serve"]
+    environment = clean_environment() | settings
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
