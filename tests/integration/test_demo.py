@@ -64,7 +64,14 @@ def test_it_shows_what_was_sent_and_what_was_given_and_leaves_nothing_unless_ask
     tmp_path: Path, rows: Callable[[str], list[Any]]
 ) -> None:
     shown = demo(tmp_path, columns=70)
-    for told in ("what the app sent", "what the model got", "why: the ledger", "Nothing was left behind.", *QUESTIONS):
+    words = (
+        "what the app sent",
+        "what the model got",
+        "why: the ledger",
+        "shown: relevant",
+        "Nothing was left behind.",
+    )
+    for told in (*words, *QUESTIONS):
         assert told in shown
     assert shown.count("I am no model.") >= len(QUESTIONS)
     for table in ("partition", "message", "exchange", "ledger", "embedding"):

@@ -150,12 +150,13 @@ def _line(message: dict[str, Any], *, dim: bool = False) -> Text:
 
 
 def _ledger(stop: Stop) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="dim", title="why: the ledger, kept with every exchange")
+    title = "why: the ledger, kept with every exchange"
+    table = Table(box=None, pad_edge=False, header_style="dim", title=title, expand=True)
     table.title_style, table.title_justify = "dim italic", "left"
     table.add_column("score", justify="right", min_width=5)
     table.add_column("", min_width=1)
-    table.add_column("message", no_wrap=True, overflow="ellipsis", max_width=60)
-    table.add_column("why", overflow="fold")
+    table.add_column("message", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("why", ratio=1)
     for each in stop.considered[:SHOWN_CANDIDATES]:
         style = "" if each.kept else "dim"
         mark = Text("✓", style="bold yellow") if each.kept else Text(" ")
