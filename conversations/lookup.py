@@ -143,10 +143,9 @@ def exchange(trace_id: uuid.UUID) -> Json | None:
         "parameters": row.parameters,
         "prompts": [{"place": place, "message": text} for place, text in row.prompts],
         "request": [
-            {"id": pk, "role": asked[pk].role, "content": asked[pk].content}
-            if pk in asked
-            else {"id": pk, "role": None}
-            for pk in row.request_ids
+            {"id": pk, "left_out": at in row.left_out}
+            | ({"role": asked[pk].role, "content": asked[pk].content} if pk in asked else {"role": None})
+            for at, pk in enumerate(row.request_ids)
         ],
         "messages": [as_json(each) for each in related.filter(exchange=row).order_by("id")],
         "ledger": _ledger(getattr(row, "ledger", None)),

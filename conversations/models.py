@@ -20,6 +20,8 @@ NAME_LENGTH = 200
 # sorting in each by itself would make storing dearer; many more, and the unlucky exchange that does it waits.
 PENDING = 256
 
+FIGURES = ["provider", "ended", "input_tokens", "output_tokens", "cost", "memory", "memories"]
+
 
 class Partition(models.Model):
     """A broad category: a project, an app, a user of the system."""
@@ -105,7 +107,8 @@ class Exchange(models.Model):
         ordering = ["-created", "-id"]
         indexes = [
             models.Index(fields=["instance", "-created"], name="exchange_by_scope_and_time"),
-            models.Index(fields=["-created"], name="exchange_by_time"),
+            # With what the dashboard sums up, so that it reads no rows.
+            models.Index(fields=["-created"], include=FIGURES, name="exchange_figures_by_time"),
             models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
         ]

@@ -132,7 +132,9 @@ class ExchangeWhole(Schema):
     memory: str
     parameters: str = Field(description="the request without its messages, as sent")
     prompts: list[dict[str, Any]]
-    request: list[dict[str, Any]] = Field(description="the messages of the request; a role of null was forgotten")
+    request: list[dict[str, Any]] = Field(
+        description="the messages of the request; a role of null was forgotten, left_out had no room in the window"
+    )
     messages: list[MessageRow] = Field(description="those that it brought")
     ledger: Candidates | None
 

@@ -80,7 +80,7 @@ def _drawn(instance: Instance) -> dict[str, Any]:
         "id": [row[0] for row in messages],
         "x": [round(float(x), 4) for x in points[:, 0]],
         "y": [round(float(y), 4) for y in points[:, 1]],
-        "when": [row[1].strftime("%Y-%m-%d %H:%M") for row in messages],
+        "when": [row[1].isoformat(" ", "minutes")[:16] for row in messages],
         "who": [safe_text.shown(row[3] or row[2]) for row in messages],
         "text": [safe_text.shown(" ".join(row[4].split())) for row in messages],
         "topic": [order[start] for start in starts],

@@ -8,17 +8,16 @@ from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance
 from conversations.admin.reading import parts, pretty
 from conversations.admin.visible import visible
-from conversations.models import Embedding, Exchange, Message
+from conversations.models import Embedding, Exchange, Ledger, Message
 
 MOST_EXCHANGES = 20
-LOOKED_THROUGH = 500  # ledgers, of the latest exchanges
 
 
 def show(request: HttpRequest, message: Message) -> HttpResponse:
     """The page of a message."""
-    latest = Exchange.objects.filter(instance=message.instance_id).values("pk")[:LOOKED_THROUGH]
-    shown_in = Exchange.objects.filter(pk__in=list(latest.values_list("pk", flat=True)))
-    shown_in = shown_in.filter(ledger__message_ids__contains=[message.pk])
+    # First all of them, by their index: asked for the latest, PostgreSQL might look through every ledger there is.
+    ledgers = Ledger.objects.filter(message_ids__contains=[message.pk]).values_list("exchange", flat=True)
+    shown_in = sorted(ledgers, reverse=True)
     pieces = (
         Embedding.objects.filter(message=message).select_related("model").defer("vector").order_by("model", "start")
     )
@@ -33,12 +32,12 @@ def show(request: HttpRequest, message: Message) -> HttpResponse:
         parts=parts(message.role, message.content, message.payload),
         payload=safe_text.shown(pretty(message.payload)),
         size=len(message.payload.encode(errors="replace")),
-        looked_through=LOOKED_THROUGH,
+        shown_count=len(shown_in),
         pieces=[(piece, message.content[piece.start : piece.end]) for piece in pieces.order_by("model", "start")],
         shown_in=list(
-            visible(request, shown_in)
+            visible(request, Exchange.objects.filter(pk__in=shown_in[:MOST_EXCHANGES]))
             .select_related("question")
             .only("created", "model", "question__content")
-            .order_by("-created")[:MOST_EXCHANGES]
+            .order_by("-pk")
         ),
     )

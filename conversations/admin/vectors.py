@@ -31,10 +31,10 @@ def of_messages(ids: Sequence[int]) -> dict[int, Vector]:
     if not rows:
         return {}
     ((model, _),) = Counter(model for _, model, _ in rows).most_common(1)
-    sums: dict[int, Vector] = {}
-    for message, of_model, sent in rows:
-        if of_model == model:
-            # Two 16-bit numbers (dimensions, unused) and then the elements, all big-endian.
-            vector = np.frombuffer(bytes(sent), dtype=">f2", offset=4).astype(np.float32)
-            sums[message] = sums[message] + vector if message in sums else vector
-    return {message: vector / max(float(np.linalg.norm(vector)), 1e-9) for message, vector in sums.items()}
+    sent = [(message, piece) for message, of_model, piece in rows if of_model == model]
+    # Of each two 16-bit numbers (dimensions, unused) and then the elements, all big-endian.
+    pieces = np.frombuffer(b"".join(piece for _, piece in sent), dtype=">f2").reshape(len(sent), -1)[:, 2:]
+    messages, firsts = np.unique([message for message, _ in sent], return_index=True)
+    sums = np.add.reduceat(pieces.astype(np.float32), firsts, axis=0)
+    units = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    return dict(zip(messages.tolist(), units, strict=True))
