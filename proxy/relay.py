@@ -135,7 +135,8 @@ def _streamed(answer: Answer, copy: StreamCopy, broken: ProviderError | None, *,
         error = broken.message if broken else _in_words(reply.error)
         ended = Ended.CUT if answer.status < 400 else Ended.FAILED
         return Result(ended, answer.status, reply, error)
-    return Result(Ended.ANSWERED, answer.status, reply)
+    left_out = f"The answer is larger than {COPY_LIMIT} bytes: only its beginning is kept." if copy.truncated else ""
+    return Result(Ended.ANSWERED, answer.status, reply, left_out)
 
 
 def _in_words(error: object) -> str:

@@ -273,7 +273,7 @@ def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     assert (ended, "larger than" in why) == ("answered", True)
 
 
-def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory(
+def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     server: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     part = chunk({"content": "many words " * 2**15})
@@ -292,4 +292,5 @@ def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory(
     assert (
         resident(server.process.pid) - before < 800 * 2**20
     )  # a copy of 32 MB is kept, and a dozen while it is stored
-    assert kept(server, scope)[0] == "answered"
+    ended, why, _ = kept(server, scope)
+    assert (ended, "larger than" in why) == ("answered", True)
