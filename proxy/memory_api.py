@@ -19,7 +19,7 @@ from proxy.history import Page
 
 BY = "api"
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]  # PostgreSQL's texts hold no NUL
 Limit = Annotated[int, Field(ge=1, le=1000)]
 
 router = Router(tags=["memory"])
@@ -42,7 +42,7 @@ class Part(Schema):
 
 
 class Filter(Part):
-    role: str | None = None
+    role: Name | None = None
     search: str | None = Field(None, description='words that all stand in it; "phrases", -exclusions')
 
 
@@ -50,7 +50,7 @@ class Forget(Filter):
     """What to forget. Criteria narrow each other; at least one is needed besides the scope."""
 
     id: list[int] | None = Field(None, description="these messages; may be repeated")
-    larger_than: int | None = Field(None, ge=0, description="messages of more bytes")
+    larger_than: int | None = Field(None, ge=0, lt=2**31, description="messages of more bytes")
     dry_run: bool = Field(False, description="only count what would go")
 
 
