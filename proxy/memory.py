@@ -35,7 +35,7 @@ from django.utils import timezone
 from conversations import actions, capture
 from conversations.backlog import Worker, save_vectors
 from conversations.embedders import EmbedderError
-from conversations.embedders.pieces import Piece
+from conversations.embedders.pieces import split
 from conversations.embedding import in_use, model_of
 from conversations.models import Exchange, Message
 from conversations.querysets import SCRATCH, Scope
@@ -68,8 +68,7 @@ REPLAY_AFTER_FAILURE = 5.0
 NEARLY_NOTHING = 4  # records of a scope, which are stored in some hundredths of a second
 CATCH_UP_SECONDS = 0.25  # for the replay to finish with a scope that it is at
 STOP_SECONDS = 5.0  # for a thread to finish before it is left behind
-# A question this short is one piece, and the vector that recall made of it is the one to keep.
-WHOLE_QUESTION = 400  # characters
+SHORT_QUESTION = 400  # characters; a longer one is seldom a single piece, and its vectors are left to the backlog
 
 
 class Wishes(NamedTuple):
@@ -392,12 +391,15 @@ class Record:
         embedder = self._door.embedder()
         if vector is None or self._recalled.model != embedder.name:
             return
-        if exchange.question_id and 0 < len(question) <= WHOLE_QUESTION:
+        if not exchange.question_id or len(question) > SHORT_QUESTION:
+            return
+        pieces = split(question, embedder.count)
+        if len(pieces) == 1:  # then the vector that recall made of it is the one to keep
             save_vectors(
                 message_id=exchange.question_id,
                 instance_id=exchange.instance_id,
                 model=model_of(embedder),
-                pieces=[Piece(0, len(question))],
+                pieces=pieces,
                 vectors=vector,
             )
 

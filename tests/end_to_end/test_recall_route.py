@@ -219,3 +219,23 @@ def test_the_partitions_of_evaluations_are_nobody_s(server: Server) -> None:
     error = recall(server, ("reservoir-evaluation-mine", "x"), QUESTION, status=400)["error"]
     assert error["param"] == "partition"
     assert json.dumps(error).count("reserved") == 1
+
+
+def test_a_question_keeps_the_vector_of_its_recall_only_if_it_is_one_piece(server: Server, scope: Scope) -> None:
+    short, long = "What is the password?", "我把酒窖的密码告诉了你。" * 30
+    for question in (short, long):
+        ask(server, scope, question)
+    vectors = store.rows(
+        server,
+        """SELECT m.content, count(*) AS pieces FROM conversations_embedding e
+           JOIN conversations_message m ON m.id = e.message_id WHERE m.content = ANY(%s) AND m.instance_id IN (
+               SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
+               WHERE p.name = %s AND i.name = %s)
+           GROUP BY m.content""",
+        [short, long],
+        *scope,
+    )
+    pieces = {row["content"]: row["pieces"] for row in vectors}
+    assert len(long) < 400  # characters: few, but many tokens
+    assert pieces[short] == 1
+    assert pieces[long] > 1
