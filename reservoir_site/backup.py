@@ -29,6 +29,8 @@ def backup(file: Path) -> int:
 
     Raises BackupError, PostgresError.
     """
+    if file.exists() and not file.is_file():  # a device such as /dev/null would be replaced
+        raise BackupError(f"{file} is no file that could be written anew: name another.")
     where = _embedded("pg_dump --format=custom --no-owner --exclude-extension=vector")
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -25,6 +25,7 @@ from conversations.embedders.local import LocalEmbedder
 from conversations.management.terminal import moment, safe, size
 from conversations.models import AuditEntry, Message, Partition
 from conversations.querysets import Scope
+from reservoir_site.backup import BackupError, backup
 
 pytestmark = pytest.mark.django_db
 
@@ -123,6 +124,21 @@ def test_a_file_that_cannot_be_read_is_said_in_one_sentence(run: Run, tmp_path: 
         run("import", str(tmp_path / "missing"))
     with pytest.raises(CommandError, match=r"cannot be written: No such file"):
         run("export", "-o", str(tmp_path / "no" / "folder"))
+
+
+def test_an_export_into_a_pipe_or_a_link_replaces_neither(run: Run, tmp_path: Path) -> None:
+    say("one")
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        run("export", "-o", str(pipe))
+        assert reader.stdout and json.loads(reader.stdout.read())["content"] == "one"
+    assert pipe.is_fifo()
+    with pytest.raises(BackupError, match="is no file"):
+        backup(pipe)
+    run("export", "-o", str(link))
+    assert link.is_symlink() and json.loads(file.read_text())["content"] == "one"
 
 
 def test_view_and_search_show_stored_text_without_letting_it_act_on_the_terminal(run: Run) -> None:

@@ -80,7 +80,12 @@ no message. The file holds conversations: keep it as you keep the database.
 
 
 def _write(file: Path, texts: Iterator[str]) -> None:
-    """A file that is there is whole; nobody else can read it."""
+    """A file that is there is whole; nobody else can read it. A device or a pipe is written to, never replaced."""
+    if file.exists() and not file.is_file():
+        with file.open("w", encoding="utf-8") as out:
+            out.writelines(texts)
+        return
+    file = file.resolve()  # a link stays one
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(draft, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
