@@ -18,6 +18,11 @@ def main() -> None:
     try:
         _prepare(sys.argv[1:])
         execute_from_command_line(sys.argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell has it
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ImproperlyConfigured, PostgresError) as error:
         sys.exit(f"{error}")
 

@@ -6,11 +6,11 @@ import json
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-from django.core.management.base import BaseCommand, DjangoHelpFormatter
+from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -29,6 +29,7 @@ _STYLES = {"user": "bold cyan", "assistant": "bold green"}
 _AGE = re.compile(r"(\d{1,6})([hdw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE)
+WIDE = 200  # columns
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -36,10 +37,16 @@ class _Formatter(RawDescriptionHelpFormatter, DjangoHelpFormatter):
     """Examples keep their lines; Django's own options come last."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # what is being handled, in place of an exit: manage.py sees to it
+
+
 class Command(BaseCommand):
     """A command whose --help ends with `examples`. What is read by a script goes to stdout, all else to stderr."""
 
     examples: ClassVar[str] = ""
+    wide: ClassVar[bool] = False  # prints tables that are not to be folded where nobody's screen is too narrow
     requires_system_checks: list[str] = []
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
@@ -56,13 +63,21 @@ class Command(BaseCommand):
 
     def console(self) -> Console:
         """stdout, where what is printed is for a person."""
-        return Console(file=self.stdout, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
+        width = None if self.stdout.isatty() or not self.wide else WIDE
+        return _Console(file=self.stdout, width=width, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
 
 
 def add_scope(parser: ArgumentParser) -> None:
     """--partition and --instance."""
     parser.add_argument("--partition", metavar="NAME", help="only this partition")
     parser.add_argument("--instance", metavar="NAME", help="only this instance of it")
+
+
+def scope_of(options: Mapping[str, Any]) -> dict[str, str | None]:
+    """What add_scope's options say. Raises CommandError for an instance without its partition."""
+    if options["instance"] is not None and options["partition"] is None:
+        raise CommandError("An instance is named without its partition: give --partition too.")
+    return {name: options[name] for name in ("partition", "instance")}
 
 
 def safe(text: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from reservoir_site.backup import BackupError, backup
 pytestmark = pytest.mark.django_db
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OURS = ["export", "import", "ingest", "prune", "search", "stats", "view"]
+OURS = ["demo", "evaluate", "export", "import", "index", "ingest", "prune", "reembed", "search", "stats", "view"]
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\u2066 \x9b31m \r\nline\ttab \U0001f9f8 é"
 
 Run = Callable[..., str]
@@ -299,5 +300,33 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
     assert (stored.returncode, stored.stdout) == (0, ""), stored.stderr
     exported = shell("manage export | head -n 1")
     assert json.loads(exported.stdout)["content"] == "1"
-    assert "Traceback" not in exported.stderr
+    assert exported.returncode == 0 and "Traceback" not in exported.stderr
+    # Whoever reads has left before anything is written.
+    for command in ("view 2", "view 2 --json", "stats", "index list", "export"):
+        left = shell(f"manage {command} | true")
+        assert (left.returncode, left.stderr) == (0, ""), command
     assert shell("manage search zebra").returncode == 1
+
+    # Ctrl-C while it waits for whoever reads.
+    assert shell("manage ingest --partition p --instance i", "long " * 100_000).returncode == 0
+    export = [sys.executable, "manage.py", "export"]
+    with subprocess.Popen(export, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout and running.stderr and running.stdout.read(1) == b"{"
+        running.send_signal(signal.SIGINT)
+        assert b"Traceback" not in running.stderr.read()
+        assert running.wait(30) == 130
+
+
+def test_an_instance_is_never_asked_for_without_its_partition(run: Run) -> None:
+    say("one")
+    for command in (["view", "5"], ["search", "one"], ["export"]):
+        with pytest.raises(CommandError, match="give --partition too"):
+            run(*command, "--instance", "alice")
+
+
+def test_indexes_are_listed_for_scripts_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    say("one", "two", scope=Scope("my-app", HOSTILE[:4]))
+    monkeypatch.setattr("conversations.indexes.EARNED", 1)
+    (told,) = json.loads(run("index", "list", "--json"))
+    assert (told["partition"], told["messages"], told["earned"], told["index"]) == ("my-app", 2, True, None)
+    assert "\\x1b[2J" in run("index", "list")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from django.core.management.base import CommandError
 
 from conversations import archive
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, moment, progress
+from conversations.management.terminal import add_scope, moment, progress, scope_of
 from conversations.models import Message
 
 
@@ -40,17 +39,14 @@ no message. The file holds conversations: keep it as you keep the database.
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file in place of standard output")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        partition, instance, file = options["partition"], options["instance"], options["output"]
-        if instance is not None and partition is None:
-            raise CommandError("An instance is named without its partition: give --partition too.")
+        scope, file = scope_of(options), options["output"]
         objects = archive.export(
-            partition=partition,
-            instance=instance,
+            **scope,
             since=options["since"],
             embeddings=options["with_embeddings"],
             exchanges=options["format"] == "jsonl",
         )
-        total = Message.objects.within(partition, instance).between(options["since"]).count()
+        total = Message.objects.within(**scope).between(options["since"]).count()
         bar, task = progress("exporting", total=total)
         count = 0
 
@@ -71,9 +67,8 @@ no message. The file holds conversations: keep it as you keep the database.
                     self.stdout.flush()
                 else:
                     _write(file, texts)
-            except BrokenPipeError:  # whoever reads, such as head, has enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return
+            except BrokenPipeError:
+                raise  # manage.py sees to it
             except OSError as error:
                 raise CommandError(f"{file or 'Standard output'} cannot be written: {error.strerror}.") from None
         self.say(f"{count:,} messages exported.")

@@ -1,25 +1,42 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from typing import IO, Any, cast
+from dataclasses import asdict
+from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from conversations import indexes
 from conversations.embedding import active_model
 from conversations.indexes import LargeScope
 from conversations.management.progress import bars
+from conversations.management.terminal import Command as TerminalCommand
+from conversations.management.terminal import safe
 from conversations.models import EmbeddingModel, Instance
 from conversations.querysets import Scope
 
 STATES = {None: "none", False: "unfinished: create it again", True: "ready"}
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Vector indexes of large scopes: which have one, making and dropping them, and measuring what they miss."
+    wide = True
+    examples = """
+  which scopes are large, and which of them have an index:
+      manage.py index list
+  make those that the server has not made yet, before it is started:
+      manage.py index create --all-earned
+  what one misses, on your own data:
+      manage.py index measure my-app alice --queries 200
+  remove one, or those of scopes and models that are gone:
+      manage.py index drop my-app alice
+      manage.py index drop --useless
+
+A running server makes the indexes that scopes have earned. Live traffic goes on meanwhile.
+"""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("do", choices=["list", "create", "drop", "measure"])
@@ -27,11 +44,12 @@ class Command(BaseCommand):
         parser.add_argument("--all-earned", action="store_true", help="create: for every scope that is large enough")
         parser.add_argument("--useless", action="store_true", help="drop: those of scopes and models that are gone")
         parser.add_argument("--queries", type=int, default=100, metavar="N", help="measure: how often to ask")
+        parser.add_argument("--json", action="store_true", help="list, measure: print JSON")
 
     def handle(self, *args: Any, do: str, scope: list[str], **options: Any) -> None:
         model = active_model()
         if do == "list":
-            self._list(model)
+            self._list(model, options["json"])
         elif do == "create" and options["all_earned"]:
             self._create(model, indexes.without_index(model))
         elif do == "drop" and options["useless"]:
@@ -40,9 +58,9 @@ class Command(BaseCommand):
             more = {"create": ", or --all-earned", "drop": ", or --useless"}.get(do, "")
             raise CommandError(f"Say for which scope: manage.py index {do} PARTITION INSTANCE{more}.")
         else:
-            self._one(do, model, Scope(*scope), options["queries"])
+            self._one(do, model, Scope(*scope), options["queries"], options["json"])
 
-    def _one(self, do: str, model: EmbeddingModel, scope: Scope, queries: int) -> None:
+    def _one(self, do: str, model: EmbeddingModel, scope: Scope, queries: int, as_json: bool) -> None:
         instance = Instance.objects.of_scope(scope).first()
         if instance is None:
             raise CommandError(f"There is no instance {scope.instance!r} in a partition {scope.partition!r}.")
@@ -62,6 +80,9 @@ class Command(BaseCommand):
         if instance.pk not in known or not known[instance.pk].valid:
             raise CommandError("This scope has no index: make one with manage.py index create.")
         found = indexes.measure(instance.pk, model, queries=max(1, queries))
+        if as_json:
+            self.print_json(asdict(found))
+            return
         self.stdout.write(
             f"Of the 10 nearest vectors to each of {found.queries}, the index finds {100 * found.recall:.1f} %, in "
             f"{found.index_ms:.1f} ms each (median); exact search takes {found.exact_ms:.1f} ms."
@@ -74,12 +95,22 @@ class Command(BaseCommand):
                     raise CommandError("Another process is making an index: wait until it is done.")
         self.stdout.write(f"{len(scopes)} indexes made.")
 
-    def _list(self, model: EmbeddingModel) -> None:
+    def _list(self, model: EmbeddingModel, as_json: bool) -> None:
+        scopes = indexes.large_scopes(model)
+        if as_json:
+            self.print_json([_told(large) for large in scopes])
+            return
         table = Table(box=box.SIMPLE)
         for at, column in enumerate(("partition", "instance", "messages", "index", "MB")):
             table.add_column(column, justify="right" if at in (2, 4) else "left")
-        for large in indexes.large_scopes(model):
-            table.add_row(*large.scope, str(large.messages), STATES[large.valid], f"{large.bytes / 2**20:.0f}")
-        width = None if self.stdout.isatty() else 160
-        Console(file=cast(IO[str], self.stdout), width=width, markup=False, highlight=False).print(table)
+        for large in scopes:
+            names = (Text(safe(name)) for name in large.scope)
+            table.add_row(*names, str(large.messages), STATES[large.valid], f"{large.bytes / 2**20:.0f}")
+        self.console().print(table)
         self.stdout.write(f"{model.name}; a scope earns an index with more than {indexes.EARNED} messages.")
+
+
+def _told(large: LargeScope) -> dict[str, Any]:
+    state = {None: None, False: "unfinished", True: "ready"}[large.valid]
+    told = {**large.scope._asdict(), "messages": large.messages}
+    return told | {"earned": large.earned, "index": state, "bytes": large.bytes}

@@ -4,20 +4,28 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from conversations import reembedding
 from conversations.embedders import SPEC_HELP, EmbedderError
 from conversations.embedding import make
 from conversations.management.progress import bars
+from conversations.management.terminal import Command as TerminalCommand
 from conversations.models import Embedding, EmbeddingModel
 
 
-class Command(BaseCommand):
-    help = (
-        "Change the embedding model beside live traffic: makes vectors of the new one, then switches over at once. "
-        "Killed, it goes on where it was when it is started again."
-    )
+class Command(TerminalCommand):
+    help = "Change the embedding model beside live traffic: makes vectors of the new one, then switches over at once."
+    examples = """
+  to an endpoint's model (its key is OPENAI_API_KEY, or RESERVOIR_EMBEDDER_KEY):
+      manage.py reembed --model "https://api.openai.com/v1#text-embedding-3-small" --dimensions 1536
+  back to the local model:
+      manage.py reembed --model local
+  when you are content: remove the vectors of models that are not in use
+      manage.py reembed --drop-old
+
+Killed, it goes on where it was when it is started again. Until it switches over, recall uses the old model.
+"""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--model", metavar="SPEC", help=SPEC_HELP)

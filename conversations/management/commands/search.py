@@ -10,7 +10,7 @@ from conversations.embedders import EmbedderError
 from conversations.embedding import EmbedderInUse
 from conversations.management.commands.view import count
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages
+from conversations.management.terminal import add_scope, print_messages, scope_of
 
 
 class Command(TerminalCommand):
@@ -34,15 +34,10 @@ Exit code 1 when nothing was found.
         parser.add_argument("--json", action="store_true", help="print a JSON list")
 
     def handle(self, *args: Any, term: str, **options: Any) -> None:
+        scope = scope_of(options)
         embedder = EmbedderInUse() if options["semantic"] else None
         try:
-            messages = lookup.found(
-                term,
-                limit=options["limit"],
-                embedder=embedder,
-                partition=options["partition"],
-                instance=options["instance"],
-            )
+            messages = lookup.found(term, limit=options["limit"], embedder=embedder, **scope)
         except EmbedderError as error:
             raise CommandError(str(error)) from None
         finally:

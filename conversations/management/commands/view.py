@@ -5,7 +5,7 @@ from typing import Any
 
 from conversations import lookup
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages
+from conversations.management.terminal import add_scope, print_messages, scope_of
 
 
 class Command(TerminalCommand):
@@ -25,11 +25,13 @@ Characters that would act on the terminal are shown as escapes such as \\x1b.
         parser.add_argument("--json", action="store_true", help="print a JSON list")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        messages = lookup.latest(options["count"], partition=options["partition"], instance=options["instance"])
+        messages = lookup.latest(options["count"], **scope_of(options))
         if options["json"]:
             self.print_json([lookup.as_json(message) for message in messages])
         else:
             print_messages(self.console(), messages)
+            if not messages:
+                self.say("Nothing is remembered there yet.")
 
 
 def count(text: str) -> int:

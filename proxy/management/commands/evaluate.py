@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from conversations.embedders import EmbedderError
 from conversations.embedding import active_embedder
+from conversations.management.terminal import Command as TerminalCommand
 from proxy import tokens
 from proxy.evaluation import measures, questions, trial
 from proxy.evaluation.measures import Answer
@@ -36,8 +36,19 @@ COLUMNS = {
 }
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Measure recall: how much of what answers a question is found, on a file of conversations and questions."
+    wide = True
+    examples = """
+  your own conversations, and questions whose answers you know (docs/recall.md says how they are written down):
+      manage.py evaluate questions.json
+  what each part of recall is worth on them:
+      manage.py evaluate questions.json --compare all
+  for a script:
+      manage.py evaluate questions.json --json
+
+They are imported into a partition of their own, which nobody sees, and which is gone afterwards.
+"""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, metavar="FILE", help="conversations and questions, see docs/recall.md")
@@ -77,7 +88,7 @@ class Command(BaseCommand):
             report = _report(answers)
             if others:
                 report["compared"] = {name: _report(those) for name, those in others.items()}
-            self.stdout.write(json.dumps(report, indent=2))
+            self.print_json(report)
         else:
             self._print_figures(answers)
             if others:
@@ -101,7 +112,7 @@ class Command(BaseCommand):
                 f"{figures['p95_ms']:.1f}",
                 end_section=at in (0, len(groups) - len(conversations) - 1),
             )
-        self._console().print(table)
+        self.console().print(table)
 
     def _print_comparison(self, answers: Sequence[Answer], others: Mapping[str, Sequence[Answer]]) -> None:
         table = _table("", *COLUMNS.values(), "block tok", "R block")
@@ -113,12 +124,7 @@ class Command(BaseCommand):
             ]
             cells.insert(-1, f"{measures.figures(those)['mean_tokens']:.0f}")
             table.add_row(name, *cells, end_section=those is answers)
-        self._console().print(table)
-
-    def _console(self) -> Console:
-        return Console(
-            file=cast(IO[str], self.stdout), width=None if self.stdout.isatty() else 200, markup=False, highlight=False
-        )
+        self.console().print(table)
 
 
 def _read(file: Path) -> tuple[Conversation, ...]:
