@@ -86,7 +86,6 @@ class Reply:
 
     messages: tuple[ChatMessage, ...] = ()
     finish_reasons: tuple[str, ...] = ()
-    model: str = ""
     usage: Json | None = None
     error: Any = None
     complete: bool = False
@@ -199,11 +198,10 @@ def decode_reply(body: bytes) -> Reply:
         choices.sort(key=lambda choice: choice.get("index") or 0)
     except (ValueError, RecursionError, AttributeError, TypeError):
         return Reply()
-    usage, model = fields.get("usage"), fields.get("model")
+    usage = fields.get("usage")
     return Reply(
         messages=tuple(ChatMessage.make(_answer(choice["message"])) for choice in choices),
         finish_reasons=tuple(str(choice.get("finish_reason") or "") for choice in choices),
-        model=model if isinstance(model, str) else "",
         usage=usage if isinstance(usage, dict) else None,
         error=fields.get("error"),
         complete=bool(choices),

@@ -192,7 +192,8 @@ def _latest_turns(scope: Scope, present: set[bytes], count: Count) -> tuple[Turn
     """The scope's latest messages as turns, oldest first, beginning with a user's."""
     left = settings.RESERVOIR_RECENT_TOKENS
     turns: list[Turn] = []
-    rows = Message.objects.in_scope(scope).recallable().recent(settings.RESERVOIR_RECENT_MESSAGES)
+    # Of several choices (`n`) the first stands for the answer: one turn follows another.
+    rows = Message.objects.in_scope(scope).recallable().filter(choice=0).recent(settings.RESERVOIR_RECENT_MESSAGES)
     for row in rows.values("id", "role", "name", "content", "created", "digest"):
         left -= count(row["content"]) + 4
         if left < 0:

@@ -332,16 +332,13 @@ class _Answer:
     def __init__(self) -> None:
         self.room = _Room(COPY_LIMIT)
         self._choices: dict[int, _Choice] = {}
-        self._model = ""
         self._usage: Json | None = None
         self._error: Any = None
 
     def add(self, chunk: Json) -> None:
-        error, model, usage = chunk.get("error"), chunk.get("model"), chunk.get("usage")
+        error, usage = chunk.get("error"), chunk.get("usage")
         if error and _is_shallow(error):
             self._error = error
-        if isinstance(model, str) and model:
-            self._model = model
         if isinstance(usage, dict) and _is_shallow(usage):
             self._usage = usage
         choices = chunk.get("choices")
@@ -365,7 +362,6 @@ class _Answer:
         return Reply(
             messages=tuple(choice.message() for choice in choices),
             finish_reasons=tuple(choice.finish_reason for choice in choices),
-            model=self._model,
             usage=self._usage,
             error=self._error,
             complete=(done or finished) and self._error is None,

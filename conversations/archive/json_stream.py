@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import IO, Any, NamedTuple
 
-LONGEST = 2**26  # characters of one value
+LONGEST = 2**28  # characters of one value: the longest message, written with its vectors, is a third of that
 CHUNK = 2**16
 _SPACE = " \t\r\n"
 

@@ -216,6 +216,12 @@ def test_a_client_without_history_gets_the_latest_turns_as_turns(
     assert int(raw.headers["x-reservoir-memory-tokens"]) > 20
 
 
+def test_of_several_choices_one_is_added_as_the_turn(client: OpenAI, provider: FakeProvider) -> None:
+    client.chat.completions.create(model="gpt-4", n=3, messages=[{"role": "user", "content": "Name my dog."}])
+    client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "Why that name?"}])
+    assert [m["role"] for m in provider.last.messages] == ["user", "assistant", "user"]
+
+
 def with_history(question: str, **more: Any) -> dict[str, Any]:
     return {
         "model": "gpt-4",
