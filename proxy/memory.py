@@ -131,9 +131,9 @@ class Door:
             task.cancel()
         await asyncio.gather(*self._looking_after, return_exceptions=True)
         await asyncio.to_thread(self._spool.close)
-        await asyncio.to_thread(self._worker.stop)
-        for crew in (self._recalling, self._storing, self._replaying):
-            await asyncio.to_thread(crew.stop, STOP_SECONDS)
+        crews = (self._recalling, self._storing, self._replaying)
+        stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *crews)]
+        await asyncio.gather(*stopping)
         self.embedder.close()
 
     def begin(self, *, wishes: Wishes, chat: Chat, target: Target, count: Count) -> Record:
@@ -161,6 +161,7 @@ class Door:
         except Late:
             self._database.suspect()
             log.warning("recall for %s took too long and was left out", wishes.trace_id)
+            return Recollection("degraded", late=True)
         except Exception as error:
             self._note(error)
             log.error("recall for %s failed and was left out (%s)", wishes.trace_id, _named(error))
@@ -187,16 +188,22 @@ class Door:
         return task
 
     async def keep(
-        self, wishes: Wishes, work: Callable[[], Any], entry: Callable[[], Entry], *, spooled: bool = False
+        self,
+        wishes: Wishes,
+        work: Callable[[], Any],
+        entry: Callable[[], Entry],
+        *,
+        seconds: float = STORE_SECONDS,
+        spooled: bool = False,
     ) -> Kept:
         """Store a half of an exchange by `work`, which blocks; where the database does not take it, spool `entry`.
 
-        What begins in the spool goes on there (`spooled`), and a scope's later exchanges follow it: replaying keeps
-        their order. Both functions are called on other threads. Never raises.
+        The database has so many `seconds`. What begins in the spool goes on there (`spooled`), and a scope's later
+        exchanges follow it: replaying keeps their order. Both functions are called on other threads. Never raises.
         """
         if not spooled and await self._may_store(wishes.scope):
             try:
-                await self._storing.run(partial(_on_database, work), STORE_SECONDS)
+                await self._storing.run(partial(_on_database, work), seconds)
                 return Kept.DATABASE
             except Exception as error:
                 self._note(error)
@@ -301,7 +308,10 @@ class Record:
         self._shown, self._tokens = len(injection.shown), injection.tokens
         if self._wishes.store:
             ask = partial(self._ask, injection)
-            keeping = self._door.keep(self._wishes, lambda: self._open(ask()), lambda: Entry(ask()))
+            # Who has waited for the database in vain waits no longer than that again.
+            seconds = settings.RESERVOIR_RECALL_DEADLINE_MS / 1000 if self._recalled.late else STORE_SECONDS
+            seconds = min(seconds, STORE_SECONDS)
+            keeping = self._door.keep(self._wishes, lambda: self._open(ask()), lambda: Entry(ask()), seconds=seconds)
             self._opening = self._door.track(asyncio.ensure_future(keeping))
 
     @property

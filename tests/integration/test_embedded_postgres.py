@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from reservoir_site import postgres
 from reservoir_site.postgres import LONGEST_LOG, EmbeddedPostgres, PostgresError, embedded_location
 
 REPOSITORY = Path(__file__).parents[2]
@@ -328,6 +329,34 @@ def test_a_killed_postgres_is_started_again_with_its_rows(home: Path) -> None:
     finally:
         server.release()
     assert processes_of(home) == set()
+
+
+def test_one_whose_recovery_was_killed_is_started_anew_and_a_long_recovery_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedPostgres(home)
+    server.hold()
+    monkeypatch.setattr(postgres, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(postgres, "STUCK_SECONDS", 1.0)  # less than PostgreSQL takes to end its processes, at worst
+    query(home, "CREATE TABLE t AS SELECT 42 AS answer")
+
+    def named(what: str) -> list[int]:
+        mark = f"postgres: {server._mark}: {what}"
+        return [pid for pid, line in command_lines() if line.startswith(mark)]
+
+    first = postmaster_of(home)
+    os.kill(named("walwriter")[0], signal.SIGKILL)  # PostgreSQL throws out everybody and recovers
+    assert eventually(lambda: bool(named("startup")))
+    (recovering,) = named("startup")
+    os.kill(recovering, signal.SIGSTOP)
+    assert not eventually(server.is_stuck, 1.5)
+    os.kill(recovering, signal.SIGKILL)
+    assert eventually(server.is_stuck), "PostgreSQL has learnt to notice: is_stuck is not needed any more"
+    server.ensure_running()
+    assert postmaster_of(home) != first
+    assert query(home, "SELECT answer FROM t") == [(42,)]
+    assert not eventually(server.is_stuck, 1.5)
+    server.release()
 
 
 def test_a_query_that_outlives_its_killed_postgres_is_ended_before_the_next_start(home: Path) -> None:
