@@ -1,7 +1,8 @@
 """The real server in front of the fake provider.
 
 server         one for the whole run; give every test its own scope, by `scope` or `client`
-start_server   starts more, to be killed, stopped or set differently; by default in a home of their own
+start_server   starts more, to be killed or stopped, each in a home of its own
+start_beside   starts more on the home and the PostgreSQL of `server`, with other settings
 provider       what the servers ask; forgets everything between tests
 client         the real `openai` library, pointed at a fresh scope of `server`
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,12 @@ def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer
             return servers.enter_context(Server(home, provider.base_url, database_url=database_url, settings=own))
 
         yield start
+
+
+@pytest.fixture
+def start_beside(start_server: StartServer, server: Server) -> StartServer:
+    """Start a server of the test's own on the home of the shared one: sooner there, as its database is."""
+    return partial(start_server, home=server.home)
 
 
 @pytest.fixture

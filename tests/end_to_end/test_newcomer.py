@@ -281,9 +281,9 @@ class TestARestart:
         assert password not in server.log[before:]
 
     def test_sigterm_lets_a_running_stream_finish(
-        self, start_server: StartServer, provider: FakeProvider, scope: tuple[str, str]
+        self, start_beside: StartServer, provider: FakeProvider, scope: tuple[str, str]
     ) -> None:
-        server = start_server()
+        server = start_beside()
         gate = Gate()
         events = stream_events("Your cat is called Miso.")
         provider.answer(Answer(200, [("Content-Type", "text/event-stream")], [*events[:3], gate, *events[3:]]))

@@ -207,8 +207,8 @@ def test_recall_that_is_switched_off_finds_nothing(server: Server, scope: Scope)
     assert response.json()["memories"] == []
 
 
-def test_recall_that_is_late_is_degraded_as_for_a_request(start_server: StartServer, scope: Scope) -> None:
-    server = start_server({"RESERVOIR_RECALL_DEADLINE_MS": "1"})
+def test_recall_that_is_late_is_degraded_as_for_a_request(start_beside: StartServer, scope: Scope) -> None:
+    server = start_beside({"RESERVOIR_RECALL_DEADLINE_MS": "1"})
     response = httpx.post(f"{server.base_url(*scope)}/recall", json={"query": "long " * 5000}, trust_env=False)
     assert response.status_code == 200
     assert response.headers["x-reservoir-memory"] == response.json()["memory"] == "degraded"

@@ -114,9 +114,9 @@ def test_no_cookie_of_one_scope_reaches_the_provider_with_anothers_request(
 
 
 def test_a_request_without_a_key_gets_the_providers_own_and_no_others(
-    start_server: StartServer, scope: Scope, provider: FakeProvider
+    start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
-    server = start_server(
+    server = start_beside(
         {
             "OPENAI_API_KEY": "sk-env",
             "MISTRAL_API_KEY": "mk-env",
@@ -182,9 +182,9 @@ def test_what_is_not_json_is_passed_on_as_it_came(server: Server, scope: Scope, 
     assert answer.headers["content-type"] == "text/html"
 
 
-def test_a_provider_that_refuses_connections_is_a_502_in_openais_shape(start_server: StartServer, scope: Scope) -> None:
+def test_a_provider_that_refuses_connections_is_a_502_in_openais_shape(start_beside: StartServer, scope: Scope) -> None:
     with closed_port() as port:
-        server = start_server({"RSV_OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
+        server = start_beside({"RSV_OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
         answer = chat(server, scope, says("hi"))
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "provider_unreachable"
@@ -282,9 +282,9 @@ def test_what_the_request_holds_already_is_not_added(server: Server, scope: Scop
 
 
 def test_mistral_gets_the_block_as_a_user_message(
-    start_server: StartServer, scope: Scope, provider: FakeProvider
+    start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
-    server = start_server({"RSV_MISTRAL_BASE_URL": provider.base_url})
+    server = start_beside({"RSV_MISTRAL_BASE_URL": provider.base_url})
     chat(server, scope, says("My dog is called Rex."))
     chat(server, scope, with_history("What is my dog called?") | {"model": "mistral-small-latest"})
     assert provider.last.messages[3]["role"] == "user"
@@ -573,8 +573,8 @@ def test_text_that_postgresql_cannot_hold_is_stored_all_the_same(
     assert answer["content"] == "nul \ufffd here"
 
 
-def test_a_body_over_its_limit_is_a_413(start_server: StartServer, scope: Scope, provider: FakeProvider) -> None:
-    server = start_server({"RESERVOIR_BODY_LIMIT": "100000", "RESERVOIR_UPLOAD_LIMIT": "200000"})
+def test_a_body_over_its_limit_is_a_413(start_beside: StartServer, scope: Scope, provider: FakeProvider) -> None:
+    server = start_beside({"RESERVOIR_BODY_LIMIT": "100000", "RESERVOIR_UPLOAD_LIMIT": "200000"})
     assert chat(server, scope, says("x" * 120_000)).status_code == 413
     url = f"{server.base_url(*scope)}/files"
     assert httpx.post(url, content=b"x" * 150_000, trust_env=False).status_code == 200
@@ -617,8 +617,8 @@ def test_a_request_that_may_not_come_in_is_refused_in_openais_shape(
     assert provider.requests == []
 
 
-def test_a_listed_origin_may_come_in(start_server: StartServer, scope: Scope) -> None:
-    server = start_server({"RESERVOIR_ALLOWED_ORIGINS": "https://app.example"})
+def test_a_listed_origin_may_come_in(start_beside: StartServer, scope: Scope) -> None:
+    server = start_beside({"RESERVOIR_ALLOWED_ORIGINS": "https://app.example"})
     headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
     answer = httpx.post(
         f"{server.base_url(*scope)}/chat/completions", json=says("hi"), headers=headers, trust_env=False
@@ -653,10 +653,10 @@ def test_everything_else_is_passed_through_untouched(server: Server, scope: Scop
 
 
 def test_the_model_of_a_json_body_chooses_the_provider_of_any_route(
-    start_server: StartServer, scope: Scope, provider: FakeProvider
+    start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
     with FakeProvider() as ollama:
-        server = start_server({"RSV_OLLAMA_BASE_URL": ollama.base_url})
+        server = start_beside({"RSV_OLLAMA_BASE_URL": ollama.base_url})
         body = {"model": "ollama/nomic-embed-text", "input": "x"}
         httpx.post(f"{server.base_url(*scope)}/embeddings", json=body, trust_env=False)
         assert ollama.last.json == {"model": "nomic-embed-text", "input": "x"}
@@ -664,9 +664,9 @@ def test_the_model_of_a_json_body_chooses_the_provider_of_any_route(
 
 
 def test_an_upload_and_a_download_of_any_size_take_little_memory(
-    start_server: StartServer, scope: Scope, provider: FakeProvider
+    start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
-    server = start_server()
+    server = start_beside()
     piece = b"x" * 2**20
     size = 200 * 2**20
     provider.answer(Answer(body=(piece for _ in range(200)), content_length=size))
@@ -701,8 +701,8 @@ def test_probes_answer(server: Server) -> None:
     assert httpx.get(f"{server.url}/ready", trust_env=False).json()["database"] == "ready"
 
 
-def test_sigterm_lets_a_running_stream_finish(start_server: StartServer, scope: Scope, provider: FakeProvider) -> None:
-    server = start_server()
+def test_sigterm_lets_a_running_stream_finish(start_beside: StartServer, scope: Scope, provider: FakeProvider) -> None:
+    server = start_beside()
     gate = Gate()
     events = stream_events("Hello there")
     provider.answer(Answer(headers=[("Content-Type", "text/event-stream")], body=[*events[:2], gate, *events[2:]]))

@@ -1,0 +1,53 @@
+"""A data folder that an earlier Reservoir wrote: brought up to date by the start, with every row in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from reservoir_site.postgres import EmbeddedPostgres
+from tests.fake_provider import FakeProvider
+from tests.faults.conftest import StartServer
+from tests.faults.harness import App, eventually, recovered, rows
+from tests.server import ROOT, clean_environment
+
+OLD = "0002_recall"
+# What those tables held then as now.
+KEPT = (
+    "SELECT id, instance_id, exchange_id, parent_id, role, payload, digest, created FROM conversations_message",
+    "SELECT id, trace_id, instance_id, created, finished, ended, model, request_ids FROM conversations_exchange",
+    "SELECT message_id, start, vector::text FROM conversations_embedding",
+)
+
+
+def test_an_older_data_folder_is_upgraded_by_the_start_and_serves_with_every_row(
+    start_server: StartServer, provider: FakeProvider
+) -> None:
+    server = start_server({"RESERVOIR_RECENT_MESSAGES": "2", "RESERVOIR_RECALL_DEADLINE_MS": "5000"})
+    app = App(server)
+    app.ask("my parrot is called Kiko")
+    for n in range(5):
+        app.ask(f"message {n}")
+    eventually(lambda: rows(server.home, "SELECT count(*) FROM conversations_embedding") == [(14,)])
+    postgres = EmbeddedPostgres(server.home)
+    postgres.hold()
+    try:
+        server.stop()
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity=0", "conversations", OLD],
+            cwd=ROOT,
+            env=clean_environment() | server.settings,
+            check=True,
+        )
+        migrations = "SELECT count(*) FROM django_migrations WHERE app = 'conversations'"
+        assert rows(server.home, migrations) == [(2,)]
+        before = [sorted(map(str, rows(server.home, query))) for query in KEPT]
+        server.start()
+        recovered(server)
+        assert [sorted(map(str, rows(server.home, query))) for query in KEPT] == before
+        provider.reset()
+        assert app.memory("what is my parrot called?") == "on"
+        assert "Kiko" in provider.chats[-1].body.decode()
+        assert rows(server.home, migrations)[0][0] > 2
+    finally:
+        postgres.release()
