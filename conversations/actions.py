@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, overload
 
@@ -24,6 +24,9 @@ Count = Callable[[str], int]  # text -> tokens
 
 # Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
 COUNTED_CHARACTERS = 2**20
+
+# No exchange is stored so late: one that seems to be was asked after the clock had been set back.
+SET_BACK = timedelta(hours=1)
 
 
 def uncounted(text: str) -> int:
@@ -82,26 +85,25 @@ def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
     Safe on disk when the exchange is closed, which is before the client has an answer.
     """
     commit_soon()
-    return _open(asked, count)
-
-
-def _open(asked: Asked, count: Count) -> Exchange:
     instance = lock_instance(scope=asked.scope)
-    if already := Exchange.objects.filter(trace_id=asked.trace_id).first():
-        return already
+    return Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
+
+
+def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
     known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
     alone = len(asked.turns) == 1
     question, latest = _latest(instance) if alone else (None, None)
     where = align(asked.turns, known, question)
     if alone and where.parent is None:
         where = replace(where, parent=latest)
+    created = _not_before(instance, asked.created)
     exchange_id, ids = _reserve_ids_for(where)
     questions = [pk for pk, turn in zip(ids, asked.turns, strict=True) if turn.role == "user"]
     exchange = Exchange(
         id=exchange_id,
         trace_id=asked.trace_id,
         instance=instance,
-        created=asked.created,
+        created=created,
         model=asked.model,
         provider=asked.provider,
         streamed=asked.streamed,
@@ -127,7 +129,7 @@ def _open(asked: Asked, count: Count) -> Exchange:
             message_ids=list(ledger.message_ids),
             tokens=ledger.tokens,
         )
-    _count(instance=instance, messages=where.ids.count(None), exchanges=1, active=asked.created)
+    _count(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)
     return exchange
 
 
@@ -141,9 +143,12 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
     if instance is None or (exchange is None and opened):
         return
-    exchange = exchange or _open(asked, count)
+    exchange = exchange or _open(instance, asked, count)
     if exchange.ended not in (Exchange.Ended.OPEN, Exchange.Ended.INTERRUPTED):
         return
+    finished = _not_before(instance, answered.finished)
+    if exchange.created - finished > SET_BACK:
+        finished = exchange.created
     before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also where it was forgotten
     last = before.pk if before else None
     abandoned = before is not None and before.abandoned
@@ -154,7 +159,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
             exchange,
             turn,
             count,
-            created=answered.finished,
+            created=finished,
             parent_id=last,
             choice=choice,
             partial=partial,
@@ -166,7 +171,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     if answers and before and before.exchange_id != exchange.pk:  # asked before, and perhaps answered
         _abandon_siblings(parents=[before.pk], keep=[answer.pk for answer in answers])
     usage = answered.usage or {}
-    exchange.finished = answered.finished
+    exchange.finished = finished
     exchange.ended = answered.ended
     exchange.status = answered.status
     exchange.finish_reason = answered.finish_reason
@@ -190,7 +195,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
             "timings",
         ]
     )
-    _count(instance=instance, messages=len(answers), exchanges=0, active=answered.finished)
+    _count(instance=instance, messages=len(answers), exchanges=0, active=finished)
 
 
 @transaction.atomic
@@ -232,6 +237,15 @@ def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
     partition, _ = Partition.objects.get_or_create(name=scope.partition)
     Instance.objects.get_or_create(partition=partition, name=scope.instance)
     return find.get()
+
+
+def _not_before(instance: Instance, moment: datetime) -> datetime:
+    """The moment; or, where the clock has been set back, the latest that the (locked) scope knows.
+
+    What is a little earlier than that was only stored late, and keeps its place.
+    """
+    latest = instance.last_active or moment
+    return latest if latest - moment > SET_BACK else moment
 
 
 def interrupt_open_exchanges() -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from conversations import indexes
@@ -89,7 +90,9 @@ def add_vectors(
 def _lease(batch: int) -> list[Message]:
     now = timezone.now()
     with transaction.atomic():
-        due = Message.objects.backlog().filter(embed_due__lte=now).select_for_update(skip_locked=True)
+        # No lease ends later than that: the clock was set back.
+        is_due = Q(embed_due__lte=now) | Q(embed_due__gt=now + LEASE)
+        due = Message.objects.backlog().filter(is_due).select_for_update(skip_locked=True)
         messages = list(due.only("id", "instance_id", "content")[:batch])
         Message.objects.filter(pk__in=[message.pk for message in messages]).update(embed_due=now + LEASE)
     return messages

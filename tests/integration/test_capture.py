@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -221,3 +222,25 @@ def test_the_same_message_a_thousand_times_is_stored_swiftly_and_once() -> None:
     exchange([*history, user("x")], "y")
     exchange([*history, user("x"), assistant("y"), user("x")], "y")
     assert Message.objects.in_scope(SCOPE).count() == 1004
+
+
+def test_an_answer_that_is_stored_late_is_not_the_latest_message() -> None:
+    """What a client did not wait for may come in after what it went on with."""
+    given_up = ask([user("zero")])
+    ended = timezone.now()
+    exchange([user("one")], "a")
+    late = (turn(json.dumps(assistant("z")), assistant("z")),)
+    answered = actions.Answered(finished=ended, ended=Exchange.Ended.GONE, turns=late)
+    actions.close_exchange(asked=given_up, answered=answered)
+    exchange([user("two")], "b")
+    exchange([user("one"), assistant("a"), user("two"), assistant("b"), user("three")], "c")
+    assert sorted(kept()) == ["a", "b", "c", "one", "three", "two", "z", "zero"]
+
+
+def test_what_is_said_after_the_clock_was_set_back_is_the_latest_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for end, hours in ((1, 0), (3, -5), (5, -7)):
+        now = datetime.now(UTC) + timedelta(hours=hours)
+        monkeypatch.setattr(timezone, "now", lambda now=now: now)
+        exchange([WHOLE[end - 1]], WHOLE[end]["content"])
+    in_time = Message.objects.in_scope(SCOPE).recent(10).values_list("content", flat=True)
+    assert list(in_time)[::-1] == ["one", "a", "two", "b", "three", "c"]

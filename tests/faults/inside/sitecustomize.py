@@ -1,4 +1,7 @@
-"""On PYTHONPATH of a server under test: on SIGUSR1 it writes down how much lives inside it."""
+"""On PYTHONPATH of a server under test.
+
+On SIGUSR1 it writes down how much lives inside it. Its clock is wrong by as many seconds as RESERVOIR_HOME/clock says.
+"""
 
 import asyncio
 import gc
@@ -7,8 +10,12 @@ import os
 import signal
 import sys
 import threading
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
+
+from django.utils import timezone
 
 
 def _census(signum: int, frame: FrameType | None) -> None:
@@ -21,5 +28,24 @@ def _census(signum: int, frame: FrameType | None) -> None:
     draft.rename(path)
 
 
+def _wrong_by() -> float:
+    try:
+        return float((Path(os.environ["RESERVOIR_HOME"]) / "clock").read_text())
+    except FileNotFoundError:
+        return 0.0
+
+
+def _set_clock() -> None:
+    """Every moment that Reservoir and Django write down comes from one of these two."""
+    right_now, right_time = timezone.now, time.time
+
+    def now() -> datetime:
+        return right_now() + timedelta(seconds=_wrong_by())
+
+    timezone.now = now
+    time.time = lambda: right_time() + _wrong_by()
+
+
 if sys.argv[-1:] == ["serve"] or "RESERVOIR_HOME" in os.environ:
     signal.signal(signal.SIGUSR1, _census)
+    _set_clock()

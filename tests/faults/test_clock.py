@@ -1,0 +1,95 @@
+"""The clock jumps back by hours, in a running server and while its embedding endpoint is down."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+
+from tests.fake_provider import FakeProvider
+from tests.faults.conftest import StartServer
+from tests.faults.harness import App, eventually, postgres_away, recovered, rows
+from tests.server import ROOT, Server
+
+HOUR = 3600
+
+
+def set_clock(home: Path, hours: float) -> None:
+    """From now on the server's clock is wrong by so much."""
+    draft = home / "clock.draft"
+    draft.write_text(str(hours * HOUR))
+    draft.rename(home / "clock")
+
+
+def somebody_logged_in(server: Server) -> httpx.Client:
+    login = dict(line.split() for line in (server.home / "admin_login").read_text().splitlines())
+    browser = httpx.Client(base_url=server.url, trust_env=False, follow_redirects=True)
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', browser.get("/admin/login/").text)
+    assert token
+    form = {"username": login["user"], "password": login["password"], "csrfmiddlewaretoken": token[1]}
+    assert browser.post("/admin/login/?next=/admin/", data=form).url.path == "/admin/"
+    return browser
+
+
+def in_order_of_time(app: App) -> list[str]:
+    """What was said in the app's scope, as everything that goes by time has it."""
+    found = rows(
+        app.server.home,
+        """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id
+           WHERE i.name = %s AND m.role = 'user' ORDER BY m.created, m.id""",
+        app.scope[1],
+    )
+    return [content for (content,) in found]
+
+
+def test_a_clock_that_jumps_back_changes_no_order_and_stops_nothing(
+    start_server: StartServer, provider: FakeProvider
+) -> None:
+    with FakeProvider() as endpoint:
+        server = start_server(
+            {
+                "PYTHONPATH": str(ROOT / "tests" / "faults" / "inside"),
+                "RESERVOIR_EMBEDDER": f"{endpoint.base_url}#small",
+                "RESERVOIR_EMBEDDER_DIMENSIONS": "1536",
+                "RESERVOIR_RECENT_MESSAGES": "4",
+                "RESERVOIR_RECALL_DEADLINE_MS": "5000",
+            }
+        )
+        app = App(server)
+        app.ask("my parrot is called Kiko")
+        browser = somebody_logged_in(server)
+
+        # The endpoint goes down: requests go on by words alone, and what is said waits for its vectors.
+        endpoint.stop()
+        assert [app.memory(f"before {n}") for n in range(3)] == ["degraded"] * 3
+        count = "SELECT count(*) FROM conversations_message WHERE embed_due IS NOT NULL"
+        assert rows(server.home, count) != [(0,)]
+
+        # It is 5 hours earlier, then, with PostgreSQL away, 2 hours more.
+        set_clock(server.home, -5)
+        for n in range(3):
+            app.ask(f"after {n}")
+        with postgres_away(server.home):
+            app.ask("away 0")
+            set_clock(server.home, -7)
+            for n in range(1, 3):
+                app.ask(f"away {n}")
+        endpoint.start()
+        recovered(server)
+
+        said = ["warm", "my parrot is called Kiko"]
+        said += [f"{when} {n}" for when in ("before", "after", "away") for n in range(3)]
+        assert app.said() == said, "not in the order in which it was said"
+        assert in_order_of_time(app) == said, "a later turn has an earlier time"
+
+        # What was due before the jump is not waited for until the clock has come round again.
+        eventually(lambda: rows(server.home, count) == [(0,)], 60)
+        provider.reset()
+        assert app.memory("what is my parrot called?") == "on"
+        shown = [str(message["content"]) for message in provider.chats[-1].messages]
+        latest = [text for text in shown if text.removeprefix("You said: ").startswith("away")]
+        assert latest == ["away 1", "You said: away 1", "away 2", "You said: away 2"]
+        assert any("Kiko" in text for text in shown), "recall found nothing"
+        assert browser.get("/admin/").url.path == "/admin/", "the login does not count any more"
+        browser.close()
