@@ -47,6 +47,7 @@ class Importer:
         self._count = count
         self._ids: dict[int, int] = {}  # of messages: the file's -> ours
         self._waiting: dict[int, _References] = {}  # by exchange
+        self._reached = 0  # the file's highest message so far
 
     def store(self, items: Iterable[Item]) -> Iterator[int]:
         """Store them all. Yields the line up to which that is done, now and then."""
@@ -54,8 +55,8 @@ class Importer:
         while chunk := list(islice(rest, CHUNK)):
             self._store_chunk(chunk)
             # The messages that a request held come before or with it; what is not there by now is not in the file.
-            reached = max((item.said.source or 0 for item in chunk if item.said), default=0)
-            self._refer([pk for pk, named in self._waiting.items() if named.last <= reached])
+            self._reached = max(self._reached, *(item.said.source or 0 for item in chunk if item.said), 0)
+            self._refer([pk for pk, named in self._waiting.items() if named.last <= self._reached])
             yield chunk[-1].line
         self._refer(list(self._waiting))
 

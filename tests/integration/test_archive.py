@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions, forgetting
-from conversations.archive import BadLine, Imported, Importer, as_array, as_lines, export, read
+from conversations.archive import BadLine, Imported, Importer, Item, as_array, as_lines, export, read
 from conversations.archive.fields import uid
 from conversations.backlog import save_vectors
 from conversations.capture import turn
@@ -232,6 +232,18 @@ def test_an_import_that_was_stopped_goes_on_where_it_was() -> None:
     load("".join(lines[:5]))
     load("".join(lines))
     assert snapshot() == before
+
+
+def test_no_ledger_is_held_back_longer_than_until_its_messages_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conversations.archive.storing.CHUNK", 1)
+    for _ in range(4):  # but for the first, exchanges that brought no message
+        store([user("one")], ended=Exchange.Ended.FAILED, ledger=actions.Ledger(key=bytes(16), tokens=7))
+    lines = list(as_lines(export()))
+    assert ["role" in json.loads(line) for line in lines] == [True, False, False, False]
+    empty()
+    importer = Importer(embedding_model=MODEL, refuse=lambda bad: None)
+    items = (item for item in read(io.BytesIO("".join(lines).encode())) if isinstance(item, Item))
+    assert [Ledger.objects.count() for _ in importer.store(items)] == [1, 2, 3, 4]
 
 
 def test_json_is_an_array_in_the_original_form_and_comes_back_too() -> None:
