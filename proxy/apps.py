@@ -6,6 +6,6 @@ class ProxyConfig(AppConfig):
 
     def ready(self) -> None:
         from conversations import forgetting
-        from proxy import memory
+        from proxy import replaying
 
-        forgetting.bring_in.append(memory.store_spool)  # what waits in the spool is forgotten with the rest
+        forgetting.bring_in.append(replaying.store_spool)  # what waits in the spool is forgotten with the rest

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from conversations import archive, forgetting, lookup
 from conversations.embedders import Embedder, EmbedderError
@@ -22,6 +22,7 @@ from conversations.forgetting import Selection
 from conversations.lookup import BadCursor, Page
 from conversations.models import Message
 from proxy.crew import Crew, Late
+from proxy.database import on_database
 from proxy.errors import BadRequest, Overloaded, Unavailable
 from proxy.spool import SpoolError
 
@@ -155,7 +156,7 @@ class History:
 
     async def _look(self, work: Callable[[], T]) -> T:
         try:
-            return await self._crew.run(partial(_on_database, work), SECONDS)
+            return await self._crew.run(partial(on_database, work), SECONDS)
         except BadCursor as error:
             raise BadRequest(str(error), code="invalid_cursor", param="cursor") from None
         except EmbedderError as error:
@@ -169,12 +170,3 @@ async def _begun(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[byt
         yield first
         async for chunk in rest:
             yield chunk
-
-
-def _on_database(work: Callable[[], T]) -> T:
-    """Do the work; once more on a new connection where the thread's old one turns out to be dead."""
-    try:
-        return work()
-    except (OperationalError, InterfaceError):
-        connection.close()
-        return work()

@@ -18,17 +18,10 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
-from django.db import (
-    DatabaseError,
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-    connection,
-)
+from django.db import DatabaseError, InterfaceError, OperationalError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
@@ -40,15 +33,16 @@ from conversations.embedding import in_use, model_of
 from conversations.models import Exchange, Message
 from conversations.querysets import SCRATCH, Scope
 from conversations.recall import CANDIDATES
-from proxy import tokens
 from proxy.breaker import Breaker
 from proxy.chat import Chat, ChatMessage, Json, Reply
 from proxy.crew import Crew, Late
+from proxy.database import Away, named, on_database
 from proxy.injection import Injection
 from proxy.providers import Target
 from proxy.recollection import Recollection, entries, explained, look, question_key
+from proxy.replaying import spool_folder, store_entry
 from proxy.segments import Entry
-from proxy.spool import Refused, Spool, SpoolBusy, SpoolError, replay, summary
+from proxy.spool import Spool, SpoolBusy, SpoolError, replay
 
 __all__ = ["SCRATCH", "Door", "Ended", "Recollection", "Record", "Result", "Scope", "Wishes"]
 
@@ -153,7 +147,7 @@ class Door:
             candidates=wishes.candidates,
             milliseconds=settings.RESERVOIR_RECALL_DEADLINE_MS,
         )
-        work = partial(_on_database, looking)
+        work = partial(on_database, looking)
         if self._database.is_open:
             return Recollection("degraded")
         try:
@@ -164,7 +158,7 @@ class Door:
             return Recollection("degraded", late=True)
         except Exception as error:
             self._note(error)
-            log.error("recall for %s failed and was left out (%s)", wishes.trace_id, _named(error))
+            log.error("recall for %s failed and was left out (%s)", wishes.trace_id, named(error))
         return Recollection("degraded")
 
     async def health(self) -> dict[str, str | None]:
@@ -203,11 +197,11 @@ class Door:
         """
         if not spooled and await self._may_store(wishes.scope):
             try:
-                await self._storing.run(partial(_on_database, work), seconds)
+                await self._storing.run(partial(on_database, work), seconds)
                 return Kept.DATABASE
             except Exception as error:
                 self._note(error)
-                log.warning("exchange %s goes to the spool (%s)", wishes.trace_id, _named(error))
+                log.warning("exchange %s goes to the spool (%s)", wishes.trace_id, named(error))
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(self._spool.keep(entry)))
@@ -257,7 +251,7 @@ class Door:
                 continue  # another process is at it
             except Exception as error:
                 self._note(error)
-                log.warning("the spool waits (%s)", _named(error))
+                log.warning("the spool waits (%s)", named(error))
                 if not self._database.is_open:
                     await asyncio.sleep(REPLAY_AFTER_FAILURE)
                 continue
@@ -423,100 +417,11 @@ def _says_anything(message: ChatMessage) -> bool:
 
 def _database_health() -> dict[str, str | None]:
     try:
-        _on_database(lambda: Message.objects.values("id").first())
+        on_database(lambda: Message.objects.values("id").first())
     except ProgrammingError:
         return {"database": None, "migrations": "run manage.py migrate"}
     except DatabaseError as error:
-        return {"database": f"it does not answer ({_named(error)})", "migrations": None}
+        return {"database": f"it does not answer ({named(error)})", "migrations": None}
     executor = MigrationExecutor(connection)
     behind = executor.migration_plan(executor.loader.graph.leaf_nodes())
     return {"database": None, "migrations": "run manage.py migrate" if behind else None}
-
-
-class Away(OperationalError):
-    """The database cannot be talked to."""
-
-
-def _on_database(work: Callable[[], T]) -> T:
-    """Do the work; once more on a new connection where the thread's old one turns out to be dead.
-
-    Raises Away where there is no new one to be had.
-    """
-    try:
-        return work()
-    except (OperationalError, InterfaceError) as error:
-        if not _has_lost_connection(error):
-            raise
-        connection.close()
-    try:
-        return work()
-    except (OperationalError, InterfaceError) as error:
-        if not _has_lost_connection(error):
-            raise
-        connection.close()
-        raise Away from error
-
-
-def _has_lost_connection(error: Exception) -> bool:
-    """A server that shuts down, has crashed or does not let us in yet says so before it closes (57P..)."""
-    said = getattr(error.__cause__, "sqlstate", None) or ""
-    return connection.connection is None or connection.connection.closed or said.startswith(("57P", "08"))
-
-
-def spool_folder() -> Path:
-    """Where exchanges wait while the database is away."""
-    return Path(settings.RESERVOIR_HOME) / "spool"
-
-
-# What PostgreSQL says of a record that it will never accept: its data, a constraint, a limit of the program.
-NEVER = ("22", "23", "54")
-
-
-def store_entry(entry: Entry, abandoned: bool) -> None:
-    """Store what the spool holds. Twice is once. `abandoned` says that nobody is left to answer it.
-
-    Raises django.db.Error when it may succeed later, Refused when it will not.
-    """
-    asked, answered, opened = entry
-    count = tokens.counter(asked.model).count
-
-    def work() -> None:
-        if answered:
-            actions.close_exchange(asked=asked, answered=answered, count=count, opened=opened)
-            return
-        exchange = actions.open_exchange(asked=asked, count=count)
-        if abandoned:
-            Exchange.objects.filter(pk=exchange.pk, ended=Ended.OPEN).update(ended=Ended.INTERRUPTED)
-
-    try:
-        _on_database(work)
-    except DatabaseError as error:
-        state = getattr(error.__cause__, "sqlstate", None) or ""
-        if state.startswith(NEVER):
-            raise Refused(_named(error)) from error
-        raise
-    except InterfaceError:
-        raise
-    except Exception as error:
-        raise Refused(_named(error)) from error
-
-
-def store_spool() -> int:
-    """Store everything that the spool holds, also what was refused before. Blocks. Returns how many records.
-
-    Raises SpoolError when something is left that the database refuses, django.db.Error when it does not answer.
-    """
-    tokens.prepare(Path(settings.RESERVOIR_HOME) / "tiktoken")
-    stored = 0
-    while (done := replay(spool_folder(), store_entry, wait=True, rejected_too=True)).stored or done.damaged:
-        stored += done.stored
-    if left := summary(spool_folder())["rejected"]:
-        raise SpoolError(
-            f"The database refuses {left} exchanges of the spool: `manage.py spool discard` gives them up for good."
-        )
-    return stored
-
-
-def _named(error: BaseException) -> str:
-    """An error for the log: its class alone, since messages of database errors quote content."""
-    return type(error).__name__

@@ -19,7 +19,7 @@ from conversations.actions import Answered, Asked
 from conversations.forgetting import Selection
 from conversations.models import Exchange, Message
 from conversations.querysets import Scope
-from proxy.memory import spool_folder, store_spool
+from proxy.replaying import spool_folder, store_spool
 from proxy.segments import Entry
 from proxy.spool import Spool, SpoolError, replay, summary
 from tests.unit.test_spool import HOME, ROOT, asked, turn

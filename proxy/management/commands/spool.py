@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from proxy.memory import spool_folder, store_spool
+from proxy.replaying import spool_folder, store_spool
 from proxy.spool import SpoolError, discard_rejected, summary
 
 
