@@ -98,11 +98,11 @@ def columns(series: Sequence[Series], labels: Sequence[str], *, unit: str = "", 
 
 
 def _ceiling(value: float, *, whole: bool) -> float:
-    """The next round number above."""
+    """The next number above that is round, and half of it too: both stand at the axis."""
     if value <= 0:
         return 1
     size: float = 10 ** math.floor(math.log10(value))
-    top = next(step * size for step in (1, 2, 4, 5, 6, 8, 10) if step * size >= value)
+    top = next(step * size for step in (1, 2, 4, 6, 8, 10) if step * size >= value)
     return max(2, top) if whole else top
 
 
@@ -112,7 +112,10 @@ def _figure(value: float) -> str:
             return f"{value / size:.1f}".removesuffix(".0") + unit
     if value == round(value) or value >= 100:
         return f"{value:.0f}"
-    return f"{value:.2g}" if value >= 1 else f"{value:.2f}" if value >= 0.01 else f"{value:.4f}"
+    if value >= 1:
+        return f"{value:.2g}"
+    digits = 1 - math.floor(math.log10(value))  # two that tell something
+    return f"{value:.{digits}f}".rstrip("0")
 
 
 def _ms(ms: float) -> str:

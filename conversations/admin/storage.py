@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db import connection
 
 SQL = """
-SELECT c.relname, pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+SELECT c.relname, pg_total_relation_size(c.oid), nullif(greatest(c.reltuples, 0), 0)::bigint
 FROM pg_class c WHERE c.relname = ANY(%s) AND c.relkind = 'r' AND pg_table_is_visible(c.oid)
 """
 
@@ -22,11 +22,11 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its indexes: bytes, and about how many rows."""
+    """A table with its indexes: bytes, and about how many rows; None where PostgreSQL has not looked yet."""
 
     name: str
     size: int
-    rows: int
+    rows: int | None
 
 
 def tables() -> list[Table]:
@@ -41,6 +41,6 @@ def share(messages: int) -> int | None:
     """About how many bytes this many messages take, with all that hangs on them: their share of the whole."""
     sizes = {table.name: table for table in tables()}
     whole = sizes["messages"].rows
-    if whole < messages or not whole:
-        return None  # not analysed yet
+    if whole is None or whole < messages:
+        return None
     return round(sum(table.size for table in sizes.values()) * messages / whole)

@@ -17,8 +17,8 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from conversations import lookup
-from conversations.admin import safe_text
-from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
+from conversations.admin import safe_text, storage
+from conversations.models import AuditEntry, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import SCRATCH, Scope
 from tests.integration.admin_data import answer_of, exchange, question_of, said, staff
 
@@ -145,6 +145,20 @@ def test_the_copied_curl_asks_the_same_without_memory_and_keeps_nothing(root: Cl
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What's $5 in `yen`?"}],
     }
     assert '"temperature": 0.30' in body, "as the app wrote it"
+
+
+def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None:
+    bees = exchange(HOME, "I keep bees.", "How lovely.")
+    asked = exchange(HOME, "What do I keep?", "Who knows.", minutes=9, shown=(question_of(bees),))
+    assert "Nothing was found" in text(root.get(change(bees)))
+    Ledger.objects.filter(exchange=asked).update(message_ids=[], candidates=[{"id": question_of(bees), "kept": False}])
+    assert "of each of the 1 message that" in text(root.get(change(asked)))
+
+
+def test_a_table_that_postgresql_has_not_looked_at_has_no_number_of_rows() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE conversations_ledger")
+    assert {table.name: table.rows for table in storage.tables()}["ledgers"] is None
 
 
 def test_a_failed_exchange_says_what_went_wrong(root: Client) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,16 @@ def test_columns_are_as_high_as_their_figures() -> None:
     ]
     assert heights == [pytest.approx(73, abs=1), pytest.approx(146, abs=1)]
     assert "&lt;y&gt;" in svg and "<y>" not in svg
+
+
+@pytest.mark.parametrize("most", [0.00007, 0.0005, 0.0011, 0.05, 0.3, 1, 5, 7, 45, 999, 4_200, 5_000_000])
+def test_an_axis_says_what_its_lines_are(most: float) -> None:
+    svg = charts.columns([Series("a", "one", [most])], ["x"], unit="$", whole=most >= 1)
+    low, half, top = (label.removeprefix("$") for label in re.findall(r'class="axis"[^>]*>([^<]*)<', svg))
+    units = {"k": 1e3, "M": 1e6}
+    values = [float(label.rstrip("kM")) * units.get(label[-1], 1) for label in (half, top)]
+    assert low == "0" and 2 * values[0] == pytest.approx(values[1], rel=1e-9)
+    assert most <= values[1] <= 2.1 * most
 
 
 def test_empty_charts_are_charts() -> None:
