@@ -26,21 +26,33 @@ def fill(apps, schema_editor):
             cursor.execute(FILL, [start, start + BATCH])
 
 
+def column(model, name, field, kind):
+    """Adds it where it is not there yet. Its default stays, for servers that run meanwhile and do not know it."""
+    table = f"conversations_{model}"
+    return migrations.RunSQL(
+        f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {kind}[] NOT NULL DEFAULT '{{}}'",
+        f"ALTER TABLE {table} DROP COLUMN {name}",
+        state_operations=[migrations.AddField(model, name, field)],
+    )
+
+
+def index(model, fields, name):
+    """Makes it, in place of a half made one."""
+    return [
+        migrations.RunSQL(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", migrations.RunSQL.noop),
+        AddIndexConcurrently(model, GinIndex(fields=fields, name=name, gin_pending_list_limit=256)),
+    ]
+
+
 class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [("conversations", "0005_staff_limits_and_memory_counts")]
 
     operations = [
-        migrations.AddField("exchange", "left_out", ArrayField(models.IntegerField(), default=list)),
-        migrations.AddField("ledger", "considered", ArrayField(models.BigIntegerField(), default=list)),
+        column("exchange", "left_out", ArrayField(models.IntegerField(), default=list), "integer"),
+        column("ledger", "considered", ArrayField(models.BigIntegerField(), default=list), "bigint"),
         migrations.RunPython(fill, migrations.RunPython.noop),
-        AddIndexConcurrently(
-            "exchange",
-            GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=256),
-        ),
-        AddIndexConcurrently(
-            "ledger",
-            GinIndex(fields=["considered", "message_ids"], name="ledger_by_message", gin_pending_list_limit=256),
-        ),
+        *index("exchange", ["request_ids"], "exchange_by_what_it_sent"),
+        *index("ledger", ["considered", "message_ids"], "ledger_by_message"),
     ]

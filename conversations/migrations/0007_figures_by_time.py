@@ -12,6 +12,7 @@ class Migration(migrations.Migration):
     dependencies = [("conversations", "0006_what_a_ledger_considered")]
 
     operations = [
+        migrations.RunSQL("DROP INDEX CONCURRENTLY IF EXISTS exchange_figures_by_time", migrations.RunSQL.noop),
         AddIndexConcurrently(
             "exchange", models.Index(fields=["-created"], include=FIGURES, name="exchange_figures_by_time")
         ),
