@@ -324,14 +324,17 @@ def replay(
     if not folder.is_dir():
         return Replayed()
     with _alone(folder, wait=wait), ExitStack() as closing:
-        names = segments_in(folder)
-        if rejected_too and (folder / REJECTED).exists():
-            names.append(REJECTED)
         segments: dict[str, int] = {}
-        for name in names:
-            with suppress(FileNotFoundError):  # its process has removed it just now
-                segments[name] = closing.enter_context(opened(folder / name, os.O_RDWR))
-        tail = _Tail(segments)
+        if rejected_too and (folder / REJECTED).exists():
+            segments[REJECTED] = closing.enter_context(opened(folder / REJECTED, os.O_RDWR))
+
+        def open_new() -> None:
+            for name in segments_in(folder):
+                if name not in segments:
+                    with suppress(FileNotFoundError):  # its process has removed it just now
+                        segments[name] = closing.enter_context(opened(folder / name, os.O_RDWR))
+
+        tail = _Tail(segments, open_new)
         try:
             while stored + rejected + damaged < most and (found := tail.next_exchange()):
                 damaged += sum(record.skipped > 0 for _, record in found)
@@ -362,11 +365,15 @@ def replay(
 
 
 class _Tail:
-    """The records that wait in some segments, handed out exchange by exchange, and looked for as they are added."""
+    """The records that wait in the segments, handed out exchange by exchange, and looked for as they are added.
 
-    def __init__(self, segments: dict[str, int]) -> None:
+    `open_new` adds the segments that have been begun since.
+    """
+
+    def __init__(self, segments: dict[str, int], open_new: Callable[[], None]) -> None:
         self._segments = segments
-        self._read = dict.fromkeys(segments, 0)
+        self._open_new = open_new
+        self._read: dict[str, int] = {}
         self._waiting: dict[bytes, dict[bytes, list[tuple[str, Found]]]] = {}  # scope -> exchange -> its records
         self._scope = b""
         self._look()
@@ -385,14 +392,25 @@ class _Tail:
         return exchanges.pop(next(iter(exchanges))) if exchanges else []
 
     def _look(self) -> None:
+        """Add all that is new.
+
+        While segments are looked at one after the other, a record may be written into one that has been looked at, or
+        into a new one, and the record that follows it into one that has not. So it goes on until there is nothing new.
+        """
         new: list[tuple[int, str, Found]] = []
-        for name, segment in self._segments.items():
-            for record in records(segment, self._read[name], payloads=False):
-                self._read[name] = record.end
-                if record.state != State.STORED:
-                    new.append((record.sequence, name, record))
+        while found := self._unread():
+            new += [(record.sequence, name, record) for name, record in found if record.state != State.STORED]
         for _, name, record in sorted(new, key=lambda item: (item[0], item[1], item[2].offset)):
             self._waiting.setdefault(record.scope, {}).setdefault(record.exchange, []).append((name, record))
+
+    def _unread(self) -> list[tuple[str, Found]]:
+        self._open_new()
+        found = []
+        for name, segment in self._segments.items():
+            for record in records(segment, self._read.get(name, 0), payloads=False):
+                self._read[name] = record.end
+                found.append((name, record))
+        return found
 
 
 def joined(entries: list[Entry]) -> list[Entry]:

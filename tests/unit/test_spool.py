@@ -381,6 +381,24 @@ def test_scopes_are_stored_one_after_the_other_each_with_what_is_added_meanwhile
     assert found == [*alice, "bob 0", "bob 1", "bob 2"]
 
 
+def test_a_process_that_begins_to_write_during_a_replay_is_not_overtaken_by_one_that_wrote_before(folder: Path) -> None:
+    """A client's connection moves from a new worker to an old one while a replay that knows only the old is at work."""
+    old, new = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
+    bob = Scope("home", "bob")
+    keep(old, "alice 0")
+    keep(old, "alice 1")
+    found: list[str] = []
+
+    def store(entry: Entry, abandoned: bool) -> None:
+        found.append(said(entry))
+        if said(entry) == "alice 0":
+            keep(new, "bob 0", scope=bob)
+            keep(old, "bob 1", scope=bob)
+
+    replay(folder, store)
+    assert found == ["alice 0", "alice 1", "bob 0", "bob 1"]
+
+
 def test_the_state_of_a_record_stands_where_it_is_written(spool: Spool, folder: Path) -> None:
     keep(spool, "hello")
     (path,) = folder.glob("*.spool")
