@@ -331,8 +331,9 @@ class EmbeddedPostgres:
     # ---- who is alive ---------------------------------------------------------------------------------
 
     def _ping(self) -> int:
+        # Not for long: is_stuck() has to look in between.
         where = make_conninfo(host=self.location.host, port=PORT, user="postgres", dbname="postgres")
-        return pq.PGconn.ping(f"{where} connect_timeout=10".encode())
+        return pq.PGconn.ping(f"{where} connect_timeout=2".encode())
 
     def _family_lives(self) -> bool:
         """Whether any process of PostgreSQL is left; ask under the lifecycle lock only."""

@@ -146,8 +146,12 @@ async def load(
     until: Callable[[Ledger], bool],
     ledger: Ledger,
     rate: float | None = None,
+    first: int = 0,
 ) -> None:
-    """Clients that ask one question after the other until told to stop; all together `rate` a second, if given."""
+    """Clients that ask one question after the other until told to stop; all together `rate` a second, if given.
+
+    They are numbered from `first` on: who has another's number may by chance say the same.
+    """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     async with httpx.AsyncClient(trust_env=False, timeout=ASK_SECONDS, limits=limits) as http:
 
@@ -159,7 +163,7 @@ async def load(
                 if (await client.ask(http, base_url)).answer is None:
                     await asyncio.sleep(0.2)
 
-        await asyncio.gather(*(run(number) for number in range(clients)))
+        await asyncio.gather(*(run(number) for number in range(first, first + clients)))
 
 
 class App:

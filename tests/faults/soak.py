@@ -88,6 +88,7 @@ async def soak(minutes: float, seed: int, clients: int, rate: float) -> bool:
                 clients=clients,
                 until=lambda _: time.monotonic() > end,
                 ledger=storm,
+                first=clients,
             )
             await asyncio.gather(hurried, chaos.run(lambda: time.monotonic() > end), gauge.run(end, chaos))
             if not server.is_running:
