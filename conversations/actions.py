@@ -15,7 +15,6 @@ from django.utils import timezone
 
 from conversations import models
 from conversations.capture import Alignment, Turn, align
-from conversations.commits import commit_soon
 from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
@@ -82,9 +81,9 @@ class Answered:
 def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
     """Store a request: its exchange, and those of its messages that are new. Twice is once (by trace id).
 
-    Safe on disk when the exchange is closed, which is before the client has an answer.
+    The commit waits for the disk: an exchange that a crash of PostgreSQL took along would look like a forgotten one
+    to close_exchange, and its answer would not be stored.
     """
-    commit_soon()
     instance = lock_instance(scope=asked.scope)
     return Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
 

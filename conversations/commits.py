@@ -8,8 +8,7 @@ from django.db import connection
 def commit_soon() -> None:
     """Let the transaction at hand commit without waiting for the disk: PostgreSQL writes it out within a second.
 
-    For what may be lost if PostgreSQL itself crashes in that second, because a later commit that does wait
-    comes before anybody relies on it (commits reach the disk in order), or because it would just be done again:
+    For what may be lost if PostgreSQL itself crashes in that second, because it would just be done again:
     https://www.postgresql.org/docs/current/wal-async-commit.html.
     """
     with connection.cursor() as cursor:

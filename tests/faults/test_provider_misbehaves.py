@@ -58,7 +58,7 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"RESERVOIR_READ_SECONDS": "1", "RESERVOIR_CONNECT_SECONDS": "1"}
+    settings = {"RESERVOIR_READ_SECONDS": "2", "RESERVOIR_CONNECT_SECONDS": "1"}
     with Server(tmp_path_factory.mktemp("reservoir"), provider.base_url, settings=settings) as server:
         yield server
 
