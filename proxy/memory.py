@@ -12,12 +12,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
@@ -343,23 +343,33 @@ class Record:
             finished=timezone.now(),
             ended=result.ended,
             status=result.status,
-            turns=tuple(capture.turn(m.raw, m.payload) for m in result.reply.messages if _says_anything(m)),
             finish_reason=capture.storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
             error=capture.storable(result.error),
             usage=capture.storable_json(usage),
             cost=cost(usage),
             timings=timings(),
         )
-        await asyncio.shield(self._door.track(asyncio.ensure_future(self._close(self._opening, answered))))
+        closing = self._close(self._opening, answered, result.reply.messages)
+        await asyncio.shield(self._door.track(asyncio.ensure_future(closing)))
 
-    async def _close(self, opening: asyncio.Future[Kept], answered: actions.Answered) -> None:
+    async def _close(
+        self, opening: asyncio.Future[Kept], answered: actions.Answered, messages: Sequence[ChatMessage]
+    ) -> None:
         kept = await opening
         opened = kept is not Kept.NOWHERE
         # A question that is kept already need not be written down again.
-        asked = replace(self._asked, turns=(), prompts=(), parameters="", ledger=None) if opened else self._asked
-        work = partial(actions.close_exchange, asked=self._asked, answered=answered, count=self.count, opened=opened)
-        entry = Entry(asked, answered, opened)
-        await self._door.keep(self._wishes, work, lambda: entry, spooled=kept is Kept.SPOOL)
+        bare = replace(self._asked, turns=(), left_out=(), prompts=(), parameters="", ledger=None)
+        asked = bare if opened else self._asked
+
+        @cache
+        def whole() -> actions.Answered:
+            """With its turns, which take half a second where the answer is long: not on the event loop."""
+            return replace(answered, turns=tuple(capture.turn(m.raw, m.payload) for m in messages if _says_anything(m)))
+
+        def work() -> None:
+            actions.close_exchange(asked=self._asked, answered=whole(), count=self.count, opened=opened)
+
+        await self._door.keep(self._wishes, work, lambda: Entry(asked, whole(), opened), spooled=kept is Kept.SPOOL)
         self._door.wake()
 
     def _ledger(self, injection: Injection) -> actions.Ledger:

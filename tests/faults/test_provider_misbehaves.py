@@ -58,8 +58,15 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"RESERVOIR_READ_SECONDS": "2", "RESERVOIR_CONNECT_SECONDS": "1"}
+    settings = {"RESERVOIR_READ_SECONDS": "1", "RESERVOIR_CONNECT_SECONDS": "1"}
     with Server(tmp_path_factory.mktemp("reservoir"), provider.base_url, settings=settings) as server:
+        yield server
+
+
+@pytest.fixture
+def roomy(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
+    """A server for one test alone: a message of 32 MB is embedded long after its answer, beside whatever follows."""
+    with Server(tmp_path / "reservoir", provider.base_url) as server:
         yield server
 
 
@@ -250,43 +257,41 @@ def test_a_provider_that_cannot_be_connected_to_is_a_504_within_its_time(
 
 
 def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
-    server: Server, provider: FakeProvider, scope: Scope
+    roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     begin, end = completion("@").split(b"@")
     body = [begin, *(b"x" * 2**20 for _ in range(LONG // 2**20)), end]
     provider.answer(Answer(200, JSON, body))
-    assert server.process
-    before = resident(server.process.pid)
+    assert roomy.process
+    before = resident(roomy.process.pid)
     size, last = 0, b""
-    url = f"{server.base_url(*scope)}/chat/completions"
+    url = f"{roomy.base_url(*scope)}/chat/completions"
     request = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}]}
     with httpx.stream("POST", url, json=request, trust_env=False, timeout=60) as answer:
         for data in answer.iter_raw():
             size, last = size + len(data), data
     assert size == len(begin) + LONG + len(end) and last.endswith(end)
-    assert resident(server.process.pid) - before < 150 * 2**20
-    ended, why, _ = kept(server, scope)
+    assert resident(roomy.process.pid) - before < 150 * 2**20
+    ended, why, _ = kept(roomy, scope)
     assert (ended, "larger than" in why) == ("answered", True)
 
 
 def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
-    server: Server, provider: FakeProvider, scope: Scope
+    roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     part = chunk({"content": "many words " * 2**15})
     provider.answer(
         Answer(200, SSE, [*(part for _ in range(LONG // (11 * 2**15))), chunk({}, finish="stop"), event("[DONE]")])
     )
-    assert server.process
-    before = resident(server.process.pid)
+    assert roomy.process
+    before = resident(roomy.process.pid)
     size = 0
-    url = f"{server.base_url(*scope)}/chat/completions"
+    url = f"{roomy.base_url(*scope)}/chat/completions"
     request = {"model": "gpt-4", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
     with httpx.stream("POST", url, json=request, trust_env=False, timeout=60) as answer:
         for data in answer.iter_raw():
             size += len(data)
     assert size > LONG - 2**20
-    assert (
-        resident(server.process.pid) - before < 800 * 2**20
-    )  # a copy of 32 MB is kept, and a dozen while it is stored
-    ended, why, _ = kept(server, scope)
+    assert resident(roomy.process.pid) - before < 800 * 2**20  # a copy of 32 MB is kept, and a dozen while it is stored
+    ended, why, _ = kept(roomy, scope)
     assert (ended, "larger than" in why) == ("answered", True)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from conversations import actions
@@ -202,6 +203,15 @@ def test_opening_and_closing_twice_is_once() -> None:
     assert kept() == ["one", "a"]
     assert Instance.objects.get().message_count == 2
     assert Instance.objects.get().exchange_count == 1
+
+
+def test_a_question_and_its_answer_wait_for_the_disk() -> None:
+    """One that a crash of PostgreSQL took along would be taken for a forgotten one, and its answer not be stored."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit TO on")
+        exchange([user("one")], "a")
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("on",)
 
 
 def test_history_never_crosses_an_instance() -> None:
