@@ -59,8 +59,9 @@ STORE_THREADS = 4
 STORE_SECONDS = 2.0  # an exchange that the database has not taken by then goes to the spool
 REPLAY_EVERY = 0.5  # seconds between two looks for something to replay
 REPLAY_AFTER_FAILURE = 5.0
-NEARLY_NOTHING = 4  # records of a scope, which are stored in some hundredths of a second
-CATCH_UP_SECONDS = 0.25  # for the replay to finish with a scope that it is at
+# For the replay to finish with a scope that it is at. It is seldom felt, as the provider is thinking meanwhile; and it
+# slows down who asks without a pause, or a busy server would add to the spool faster than it is stored.
+CATCH_UP_SECONDS = 0.25
 STOP_SECONDS = 5.0  # for a thread to finish before it is left behind
 SHORT_QUESTION = 400  # characters; a longer one is seldom a single piece, and its vectors are left to the backlog
 
@@ -215,12 +216,9 @@ class Door:
     async def _may_store(self, scope: Scope) -> bool:
         """Whether the database is to be asked, and what the scope has in the spool is stored, or is at this moment."""
         deadline = time.monotonic() + CATCH_UP_SECONDS
-        while not self._database.is_open:
-            held = self._spool.holds(scope)
-            if not held:
+        while not self._database.is_open and time.monotonic() < deadline:
+            if not self._spool.holds(scope):
                 return True
-            if held > NEARLY_NOTHING or time.monotonic() > deadline:
-                break
             await asyncio.sleep(0.01)
         return False
 

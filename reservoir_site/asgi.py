@@ -6,7 +6,10 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from contextlib import suppress
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reservoir_site.settings")
@@ -15,7 +18,6 @@ import django
 
 django.setup()
 
-from django.conf import settings  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
 from proxy import runtime  # noqa: E402
@@ -42,12 +44,17 @@ _guard = Guard(api=cast(App, ApiHandler()), site=cast(App, ASGIHandler()))
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Start what serves requests before the first one, and stop it after the last."""
+    """Start what serves requests before the first one, and stop it after the last.
+
+    The database is not waited for: a worker that begins while it is away serves without memory. If it gave up instead,
+    uvicorn would stop the other workers too.
+    """
     await receive()
+    if parent := parent_process():
+        threading.Thread(target=_end_with, args=[parent], name="parent", daemon=True).start()
+    watching = asyncio.create_task(_watch_database())
     try:
-        await asyncio.to_thread(database.reach)
         running = await runtime.start()
-        watching = asyncio.create_task(_watch(os.getppid()))
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
@@ -62,24 +69,25 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _watch(parent: int) -> None:
-    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes.
+def _end_with(parent: BaseProcess) -> None:
+    """A worker whose server was killed ends, also while it begins, or it would keep the port from the next one."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    A worker whose server was killed ends, or it would keep the port from the next one.
-    """
+
+async def _watch_database() -> None:
+    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes."""
     server = database.embedded()
-    while True:
+    while server:
+        await asyncio.to_thread(_see_to, server)  # even asking may take a second, when it hangs
         await asyncio.sleep(WATCH_SECONDS)
-        if settings.RESERVOIR_WORKERS > 1 and os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        if server is not None:
-            await asyncio.to_thread(_see_to, server)  # even asking may take a second, when it hangs
 
 
 def _see_to(server: EmbeddedPostgres) -> None:
     try:
-        if not server.is_alive() or server.is_stuck():
+        if not server.is_held():
+            server.hold()
+        elif not server.is_alive() or server.is_stuck():
             log.warning("the embedded PostgreSQL has stopped and is started again")
             server.ensure_running()
             log.info("the embedded PostgreSQL runs again")

@@ -142,7 +142,7 @@ class EmbeddedPostgres:
             self._make_folders()
             self._leaving = False
             with self._lifecycle():
-                if self._holds():
+                if self.is_held():
                     return
                 holders = self._open("holders.lock")
                 fcntl.flock(holders, fcntl.LOCK_SH)
@@ -163,9 +163,9 @@ class EmbeddedPostgres:
         Waits STOP_SECONDS for that. PostgreSQL that hangs has been told by then, and stops as soon as it can; whoever
         starts it next waits until it has.
         """
-        if not self._holds():
-            return
         self._leaving = True  # a thread that waits for a recovery lets go of the lock that is needed here
+        if not self.is_held():
+            return
         enough = _after(STOP_SECONDS)
         with _as_postgres_errors(self._folder):
             try:
@@ -183,12 +183,16 @@ class EmbeddedPostgres:
         """
         with _as_postgres_errors(self._folder):
             self._trim_log()
-            if not self._holds() or self._ping() == pq.Ping.OK:
+            if not self.is_held() or self._ping() == pq.Ping.OK:
                 return
             self._make_folders()  # the short socket folder may have been swept away
             with suppress(_Enough), self._lifecycle():
-                if self._holds():
+                if self.is_held():
                     self._bring_up()
+
+    def is_held(self) -> bool:
+        """Whether this process counts as a user."""
+        return self._held is not None and self._held[0] == os.getpid()
 
     def is_alive(self) -> bool:
         """Whether somebody listens on the socket: true during recovery too, and fooled by no process id."""
@@ -431,9 +435,6 @@ class EmbeddedPostgres:
             f"{program('postgres')}: set RESERVOIR_HOME to a folder below parents that everybody may pass, "
             "or run Reservoir as another user."
         )
-
-    def _holds(self) -> bool:
-        return self._held is not None and self._held[0] == os.getpid()
 
     @contextmanager
     def _lifecycle(self, enough: Callable[[], bool] | None = None) -> Iterator[None]:

@@ -38,6 +38,11 @@ class ServerDied(AssertionError):
     """The server ended, or did not get ready; with its log."""
 
 
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Server:
     """One server on a port of its own. `home` is its RESERVOIR_HOME; several servers may share one.
 
@@ -99,6 +104,7 @@ class Server:
     def start(self, *, ready: bool = True, seconds: float = 90) -> Self:
         """Start, and wait until /ready says yes."""
         assert not self.is_running, "it runs already"
+        self._wait_for_its_port()
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -112,6 +118,14 @@ class Server:
         if ready:
             self.wait_until_ready(seconds)
         return self
+
+    def _wait_for_its_port(self, seconds: float = 30) -> None:
+        """Who still has it, such as a worker of a killed server, would be taken for the one that is started."""
+        deadline = time.monotonic() + seconds
+        while is_taken(self.port):
+            if time.monotonic() > deadline:
+                raise ServerDied(f"Port {self.port} is still taken after {seconds} s.\n{self.log}")
+            time.sleep(0.05)
 
     def wait_until_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds

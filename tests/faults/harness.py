@@ -169,8 +169,10 @@ async def load(
 class App:
     """An app without history, in a scope of its own."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, database: Path | None = None) -> None:
+        """`database` is the home of the PostgreSQL that stores what is said, if not the server's own."""
         self.server = server
+        self._database = database or server.home
         self.scope = (f"partition-{uuid.uuid4().hex[:12]}", "app")
         self.ask("warm")
 
@@ -196,7 +198,7 @@ class App:
     def said(self) -> list[str]:
         """What was said here, in the order that it was stored."""
         found = rows(
-            self.server.home,
+            self._database,
             """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id
                JOIN conversations_partition p ON p.id = i.partition_id
                WHERE p.name = %s AND i.name = %s AND m.role = 'user' ORDER BY m.id""",
@@ -329,14 +331,18 @@ def no_room(server: Server) -> Iterator[None]:
 
 
 class Chaos:
-    """Kills what serves and what stores, on a schedule from a seed: every so many answered exchanges, about."""
+    """Kills what serves and what stores, on a schedule from a seed: every so many answered exchanges, about.
 
-    def __init__(self, server: Server, ledger: Ledger, *, seed: int, every: int) -> None:
+    With `recovered`, only once clients are told again that their memory is on: what is killed is then in use.
+    """
+
+    def __init__(self, server: Server, ledger: Ledger, *, seed: int, every: int, recovered: bool = False) -> None:
         self.killed: Counter[str] = Counter()
         self._server = server
         self._ledger = ledger
         self._rng = random.Random(seed)
         self._every = every
+        self._recovered = recovered
         self._ways = {"worker": self._worker, "postmaster": self._postmaster, "backend": self._backend}
 
     @property
@@ -348,7 +354,7 @@ class Chaos:
         while not until():
             # Now and then right after the last time, into the middle of a recovery.
             due = len(self._ledger.answered) + int(self._every * self._rng.choice([0.1, 0.9, 1.0, 1.5]))
-            while len(self._ledger.answered) < due and not until():  # noqa: ASYNC110 - it is a list, not an event
+            while not (self._is_due(due) or until()):  # noqa: ASYNC110 - it is a list, not an event
                 await asyncio.sleep(self._rng.uniform(0.05, 0.15))
             if self.kills % 8 == 5:
                 for pid in workers(self._server):
@@ -359,6 +365,10 @@ class Chaos:
             else:
                 name = self._rng.choice(list(self._ways))
                 self.killed[name] += self._ways[name]()
+
+    def _is_due(self, count: int) -> bool:
+        answered = self._ledger.answered
+        return len(answered) >= count and (answered[-1].memory == "on" or not self._recovered)
 
     def _worker(self) -> bool:
         pids = workers(self._server)

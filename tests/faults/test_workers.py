@@ -1,0 +1,74 @@
+"""Several workers behind one server: what becomes of them when their server dies, or their database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from reservoir_site.postgres import EmbeddedPostgres
+from tests.fake_provider import FakeProvider
+from tests.faults.harness import App, command_line, eventually, kill, postgres_away, recovered, workers
+from tests.server import Server
+
+WORKERS = {"RESERVOIR_WORKERS": "2"}
+
+
+@pytest.fixture
+def server(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
+    """A server of two workers, to be started."""
+    server = Server(tmp_path / "reservoir", provider.base_url, settings=WORKERS)
+    yield server
+    server.__exit__()
+
+
+def both(server: Server) -> list[int]:
+    """The two workers, once they are there."""
+    eventually(lambda: len(workers(server)) == 2)
+    return workers(server)
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["serve", "begin"])
+def test_workers_whose_server_was_killed_give_up_its_port(server: Server, ready: bool) -> None:
+    server.start(ready=ready)
+    orphans = both(server)
+    server.kill()
+    eventually(lambda: not any(command_line(pid) for pid in orphans))
+    server.start()
+
+
+def test_workers_that_begin_while_the_embedded_database_is_away_serve(server: Server) -> None:
+    app = App(server.start())
+    before = both(server)
+    with postgres_away(server.home):
+        for pid in before:
+            kill(pid)
+        assert app.memory("away") == "degraded"
+    recovered(server)
+    assert app.said() == ["warm", "away"]
+    assert app.memory("after") == "on"
+
+
+def test_workers_that_begin_while_the_database_of_the_company_is_away_serve(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    company = EmbeddedPostgres(tmp_path / "company")
+    company.hold()
+    where = company.location
+    url = make_conninfo(host=where.host, port=where.port, user=where.user, dbname=where.dbname)
+    try:
+        with Server(tmp_path / "reservoir", provider.base_url, database_url=url, settings=WORKERS) as server:
+            app = App(server, database=tmp_path / "company")
+            before = both(server)
+            company.release()
+            for pid in before:
+                kill(pid)
+            assert app.memory("away") == "degraded"
+            company.hold()
+            recovered(server)
+            assert app.said() == ["warm", "away"]
+            assert app.memory("after") == "on"
+    finally:
+        company.release()
