@@ -13,13 +13,12 @@ cold for that page.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.home import home
 from benchmarks.recall import PARTITION, SIZES, Language, build
 
 TIMES = 10
@@ -83,12 +82,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the database here")
     parser.add_argument("--messages", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as temporary:
-        os.environ["RESERVOIR_HOME"] = str(arguments.home or temporary)
-        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
-        import django
-
-        django.setup()
+    with home(arguments.home):
         run(arguments.messages)
 
 

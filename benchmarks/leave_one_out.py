@@ -10,9 +10,7 @@ in the first ten, until none moves. The parts themselves, and what is decided wi
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.home import home
 
 START = 0.5
 GRID = tuple(round(0.2 * step, 1) for step in range(8))  # 0 to 1.4; what is subtracted: of a question, from 0 to -1.4
@@ -46,12 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Leave-one-conversation-out figures of recall.")
     parser.add_argument("file", type=Path, help="conversations and questions, see docs/recall.md")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as home:
-        os.environ["RESERVOIR_HOME"] = home
-        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
-        import django
-
-        django.setup()
+    with home():
         asked, sizes = collect(arguments.file)
         report(asked, sizes)
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.home import home
 
 SIZES = (1_000, 10_000, 100_000)
 SMALL = 1_000  # messages of each of the other scopes
@@ -286,12 +286,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the database here")
     parser.add_argument("--messages", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as temporary:
-        os.environ["RESERVOIR_HOME"] = str(arguments.home or temporary)
-        os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"
-        import django
-
-        django.setup()
+    with home(arguments.home):
         run(arguments.messages)
 
 

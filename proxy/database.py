@@ -21,19 +21,15 @@ def on_database(work: Callable[[], T]) -> T:
 
     Raises Away where there is no new one to be had.
     """
-    try:
-        return work()
-    except (OperationalError, InterfaceError) as error:
-        if not _has_lost_connection(error):
-            raise
-        connection.close()
-    try:
-        return work()
-    except (OperationalError, InterfaceError) as error:
-        if not _has_lost_connection(error):
-            raise
-        connection.close()
-        raise Away from error
+    for _ in range(2):
+        try:
+            return work()
+        except (OperationalError, InterfaceError) as error:
+            if not _has_lost_connection(error):
+                raise
+            connection.close()
+            lost = error
+    raise Away from lost
 
 
 def _has_lost_connection(error: Exception) -> bool:

@@ -43,20 +43,11 @@ def every_row(home: Path) -> dict[str, list[str]]:
         return found
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with FakeProvider() as provider, Server(tmp_path_factory.mktemp("reservoir"), provider.base_url) as server:
-        for n in range(20):
-            ask(server, f"message {n} with 日本 and \u2028 and 🦉", f"user-{n % 3}")
-        yield server
-
-
-@pytest.fixture
-def server(shared: Server) -> Server:
-    """A server that has been told something."""
-    if not shared.is_running:
-        shared.start()
-    return shared
+@pytest.fixture(scope="module", autouse=True)
+def told(server_of_file: Server) -> None:
+    """The server has been told something."""
+    for n in range(20):
+        ask(server_of_file, f"message {n} with 日本 and \u2028 and 🦉", f"user-{n % 3}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -21,25 +21,8 @@ from tests.server import ROOT, Server
 
 TIMES = 1000
 LIMIT = 40  # requests at once
+SETTINGS = {"PYTHONPATH": str(ROOT / "tests" / "faults" / "inside")}
 EVENTS = stream_events("one two three four")
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[FakeProvider]:
-    with FakeProvider() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="module")
-def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"PYTHONPATH": str(ROOT / "tests" / "faults" / "inside")}
-    with Server(tmp_path_factory.mktemp("reservoir"), provider.base_url, settings=settings) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def fresh(provider: FakeProvider) -> None:
-    provider.reset()
 
 
 def leave(server: Server, instance: str, when: Callable[[socket.socket], object], *, stream: bool) -> None:

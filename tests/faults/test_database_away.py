@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,27 +37,11 @@ from tests.faults.harness import (
 from tests.server import ROOT, Server, clean_environment
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, FakeProvider]]:
-    with FakeProvider() as provider, Server(tmp_path_factory.mktemp("reservoir"), provider.base_url) as server:
-        yield server, provider
-
-
 @pytest.fixture
-def app(shared: tuple[Server, FakeProvider]) -> Iterator[App]:
-    """An app whose exchanges are remembered; whatever a test does, the next one finds that again."""
-    server, _ = shared
-    if not server.is_running:
-        server.start()
+def app(server: Server) -> App:
+    """An app whose exchanges are remembered, whatever the test before has done."""
     recovered(server)
-    yield App(server)
-
-
-@pytest.fixture
-def provider(shared: tuple[Server, FakeProvider]) -> FakeProvider:
-    """What the shared server asks."""
-    shared[1].reset()
-    return shared[1]
+    return App(server)
 
 
 def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost(app: App) -> None:

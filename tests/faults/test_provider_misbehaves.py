@@ -39,6 +39,7 @@ JSON = [("Content-Type", "application/json")]
 LONG = 100 * 2**20
 
 Scope = tuple[str, str]
+SETTINGS = {"RESERVOIR_READ_SECONDS": "1", "RESERVOIR_CONNECT_SECONDS": "1"}
 
 
 @dataclass
@@ -50,29 +51,11 @@ class Outcome:
     exception: Any = None
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[FakeProvider]:
-    with FakeProvider() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="module")
-def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"RESERVOIR_READ_SECONDS": "1", "RESERVOIR_CONNECT_SECONDS": "1"}
-    with Server(tmp_path_factory.mktemp("reservoir"), provider.base_url, settings=settings) as server:
-        yield server
-
-
 @pytest.fixture
 def roomy(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
     """A server for one test alone: a message of 32 MB is embedded long after its answer, beside whatever follows."""
     with Server(tmp_path / "reservoir", provider.base_url) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def fresh(provider: FakeProvider) -> None:
-    provider.reset()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ WORKERS = {"RESERVOIR_WORKERS": "2"}
 
 @pytest.fixture
 def server(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
-    """A server of two workers, to be started."""
+    """A server of two workers, to be started, for one test alone."""
     server = Server(tmp_path / "reservoir", provider.base_url, settings=WORKERS)
     yield server
     server.__exit__()
