@@ -19,6 +19,8 @@ from tests.fake_provider import Answer, FakeProvider, Gate, Request, stream_even
 from tests.faults.harness import eventually, open_files, report, rows, waiting
 from tests.server import ROOT, Server
 
+pytestmark = pytest.mark.alone
+
 TIMES = 1000
 LIMIT = 40  # requests at once
 SETTINGS = {"PYTHONPATH": str(ROOT / "tests" / "faults" / "inside")}

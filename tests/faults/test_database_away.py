@@ -36,6 +36,8 @@ from tests.faults.harness import (
 )
 from tests.server import ROOT, Server, clean_environment
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def app(server: Server) -> App:

@@ -15,6 +15,8 @@ from tests.fake_provider import FakeProvider
 from tests.faults.harness import Chaos, Ledger, differences, load, report, settled
 from tests.server import Server
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 16
 EXCHANGES = int(os.environ.get("FAULTS_EXCHANGES", "2000"))
 KILLS = int(os.environ.get("FAULTS_KILLS", "20"))

@@ -33,6 +33,8 @@ from tests.fake_provider import (
 from tests.faults.harness import eventually, resident, rows
 from tests.server import Server
 
+pytestmark = pytest.mark.alone
+
 TEXT = "Grüße aus 日本 🦉 und zurück"
 SSE = [("Content-Type", "text/event-stream")]
 JSON = [("Content-Type", "application/json")]
