@@ -80,7 +80,7 @@ class EmbedderInUse:
         self._embedder: Embedder | None = None
         self._model: tuple[str, str, int] | None = None  # None: the database has not been asked yet
         self._looked = float("-inf")
-        self._changing = False
+        self._looking = False  # or changing
 
     def __call__(self) -> Embedder:
         """The embedder, loaded on first use. Asks the database at times; while that is away, nothing changes.
@@ -91,9 +91,13 @@ class EmbedderInUse:
             if self._embedder is None:
                 self._begin()
                 assert self._embedder is not None
-            elif time.monotonic() - self._looked > NOTICED_WITHIN and not self._changing:
-                self._look()
-            return self._embedder
+                return self._embedder
+            embedder = self._embedder
+            due = time.monotonic() - self._looked > NOTICED_WITHIN and not self._looking
+            self._looking = self._looking or due
+        if due:
+            self._look()  # not under the lock: a database that stands still would hold up everybody
+        return embedder
 
     def close(self) -> None:
         """Let go of it for good."""
@@ -116,15 +120,17 @@ class EmbedderInUse:
         self._looked = time.monotonic()
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
+        other = None
         try:
             with transaction.atomic():
                 model = active_model()
+            other = model if _key(model) != self._model else None
         except DatabaseError:
-            return
-        if _key(model) != self._model:
-            self._changing = True
-            threading.Thread(target=self._change, args=[model], name="embedder-change", daemon=True).start()
+            pass
+        finally:
+            self._looked, self._looking = time.monotonic(), other is not None
+        if other:
+            threading.Thread(target=self._change, args=[other], name="embedder-change", daemon=True).start()
 
     def _change(self, model: EmbeddingModel) -> None:
         """Load another embedder while the one that is there goes on, then put it in its place.
@@ -136,7 +142,7 @@ class EmbedderInUse:
         except EmbedderError as error:
             log.error("%s", error)
             self._looked = time.monotonic() + RETRY_SECONDS
-            self._changing = False
+            self._looking = False
             return
         try:
             embedder.embed(["warm"])
@@ -145,7 +151,7 @@ class EmbedderInUse:
         log.info("embedding with %s from now on", model.name)
         with self._lock:
             self._embedder, self._model = embedder, _key(model)
-            self._changing = False
+            self._looking = False
 
 
 # Of this process: whoever embeds here shares it, and with it the model's memory.

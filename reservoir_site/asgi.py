@@ -27,6 +27,7 @@ from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
 from reservoir_site.postgres import EmbeddedPostgres, PostgresError  # noqa: E402
 
 WATCH_SECONDS = 0.5
+LEAVE_SECONDS = 5.0
 
 log = logging.getLogger("reservoir.database")
 
@@ -66,7 +67,15 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await running.stop()
     if server := database.embedded():
         await asyncio.to_thread(server.release)
+    _leave_behind()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _leave_behind() -> None:
+    """A page that waits for the database, on a lock perhaps, does not keep the process: all is stored by now."""
+    end = threading.Timer(LEAVE_SECONDS, os._exit, [0])
+    end.daemon = True  # who is gone before has no need of it
+    end.start()
 
 
 def _end_with(parent: BaseProcess) -> None:

@@ -13,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 
+from conversations.embedding import NOTICED_WITHIN
 from reservoir_site.postgres import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.conftest import StartServer
@@ -109,6 +110,7 @@ def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(a
 
 
 def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
+    time.sleep(NOTICED_WITHIN)  # whoever embeds next asks the database first
     with frozen(postmaster(app.server.home) or 0):
         app.ask("frozen")
         begun = time.monotonic()
