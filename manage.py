@@ -11,7 +11,7 @@ def main() -> None:
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    from reservoir_site.postgres import PostgresError
+    from reservoir_site.postgres_folder import PostgresError
 
     # A clean exit also when told to stop: whoever exits last stops the embedded PostgreSQL.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -24,7 +24,8 @@ from proxy import runtime  # noqa: E402
 from proxy.handler import ApiHandler  # noqa: E402
 from reservoir_site import database  # noqa: E402
 from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
-from reservoir_site.postgres import EmbeddedPostgres, PostgresError  # noqa: E402
+from reservoir_site.postgres import EmbeddedPostgres  # noqa: E402
+from reservoir_site.postgres_folder import PostgresError  # noqa: E402
 
 WATCH_SECONDS = 0.5
 LEAVE_SECONDS = 5.0

@@ -15,7 +15,7 @@ from django.db import connection
 from psycopg import sql
 
 from reservoir_site import database
-from reservoir_site.postgres import Location, program
+from reservoir_site.postgres_folder import Location, program
 
 RESTORED, REPLACED = "reservoir_restored", "reservoir_replaced"
 

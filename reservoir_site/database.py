@@ -11,7 +11,8 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from psycopg.conninfo import conninfo_to_dict
 
-from reservoir_site.postgres import EmbeddedPostgres, PostgresError, embedded_location
+from reservoir_site.postgres import EmbeddedPostgres
+from reservoir_site.postgres_folder import PostgresError, embedded_location
 
 # Recall filters vectors by scope: a generic plan or a non-iterative index scan silently finds nothing.
 SESSION_OPTIONS = "-c plan_cache_mode=force_custom_plan -c hnsw.iterative_scan=relaxed_order -c jit=off"

@@ -102,7 +102,6 @@ def run() -> None:
         host=settings.RESERVOIR_BIND,
         port=settings.RESERVOIR_PORT,
         workers=settings.RESERVOIR_WORKERS if settings.RESERVOIR_WORKERS > 1 else None,
-        timeout_worker_healthcheck=30,  # a worker that a busy machine keeps waiting is not a dead one
         loop="auto",
         lifespan="on",
         ws="none",

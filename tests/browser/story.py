@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from openai import APIStatusError, OpenAI
 
-from reservoir_site.postgres import embedded_location
+from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Pause, Request, completion, error_body
 from tests.server import Server
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from reservoir_site.postgres import embedded_location
+from reservoir_site.postgres_folder import embedded_location
 from tests.server import Server
 
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from reservoir_site.postgres import embedded_location
+from reservoir_site.postgres_folder import embedded_location
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
 from tests.server import Server

@@ -19,7 +19,7 @@ import pytest
 from openai import OpenAI
 from psycopg.conninfo import make_conninfo
 
-from reservoir_site.postgres import embedded_location
+from reservoir_site.postgres_folder import embedded_location
 from tests.end_to_end.conftest import StartServer
 from tests.fake_provider import (
     Answer,

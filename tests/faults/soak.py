@@ -17,7 +17,10 @@ import time
 from pathlib import Path
 
 from tests.fake_provider import FakeProvider
-from tests.faults.harness import Chaos, Ledger, differences, load, open_files, resident, settled, waiting, workers
+from tests.faults.breaking import Chaos
+from tests.faults.clients import Ledger, load
+from tests.faults.stored import differences, settled, waiting
+from tests.faults.watching import open_files, resident, workers
 from tests.server import Server
 
 

@@ -13,9 +13,11 @@ import httpx
 import psycopg
 import pytest
 
-from reservoir_site.postgres import EmbeddedPostgres, embedded_location
+from reservoir_site.postgres import EmbeddedPostgres
+from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import FakeProvider
-from tests.faults.harness import eventually, rows
+from tests.faults.stored import rows
+from tests.faults.watching import eventually
 from tests.server import ROOT, Server, clean_environment
 
 

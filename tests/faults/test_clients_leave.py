@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.fake_provider import Answer, FakeProvider, Gate, Request, stream_events
-from tests.faults.harness import eventually, open_files, report, rows, waiting
+from tests.faults.stored import rows, waiting
+from tests.faults.watching import eventually, open_files, report
 from tests.server import ROOT, Server
 
 pytestmark = pytest.mark.alone

@@ -8,8 +8,11 @@ from pathlib import Path
 import httpx
 
 from tests.fake_provider import FakeProvider
+from tests.faults.app import App
+from tests.faults.breaking import postgres_away
 from tests.faults.conftest import StartServer
-from tests.faults.harness import App, eventually, postgres_away, recovered, rows
+from tests.faults.stored import recovered, rows
+from tests.faults.watching import eventually
 from tests.server import ROOT, Server
 
 HOUR = 3600

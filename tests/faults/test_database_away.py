@@ -14,27 +14,13 @@ import psycopg
 import pytest
 
 from conversations.embedding import NOTICED_WITHIN
-from reservoir_site.postgres import embedded_location
+from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
+from tests.faults.app import KEY, App
+from tests.faults.breaking import frozen, kill, locked, no_room, postgres_away, standing_still
 from tests.faults.conftest import StartServer
-from tests.faults.harness import (
-    KEY,
-    App,
-    children,
-    command_line,
-    eventually,
-    frozen,
-    kill,
-    locked,
-    no_room,
-    postgres_away,
-    postmaster,
-    recovered,
-    report,
-    rows,
-    standing_still,
-    waiting,
-)
+from tests.faults.stored import recovered, rows, waiting
+from tests.faults.watching import children, command_line, eventually, postmaster, report
 from tests.server import ROOT, Server, clean_environment
 
 pytestmark = pytest.mark.alone

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.fake_provider import FakeProvider
-from tests.faults.harness import Chaos, Ledger, differences, load, report, settled
+from tests.faults.breaking import Chaos
+from tests.faults.clients import Ledger, load
+from tests.faults.stored import differences, settled
+from tests.faults.watching import report
 from tests.server import Server
 
 pytestmark = pytest.mark.alone

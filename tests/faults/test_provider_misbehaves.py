@@ -30,7 +30,8 @@ from tests.fake_provider import (
     stream_answer,
     stream_events,
 )
-from tests.faults.harness import eventually, resident, rows
+from tests.faults.stored import rows
+from tests.faults.watching import eventually, resident
 from tests.server import Server
 
 pytestmark = pytest.mark.alone

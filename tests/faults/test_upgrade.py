@@ -7,8 +7,10 @@ import sys
 
 from reservoir_site.postgres import EmbeddedPostgres
 from tests.fake_provider import FakeProvider
+from tests.faults.app import App
 from tests.faults.conftest import StartServer
-from tests.faults.harness import App, eventually, recovered, rows
+from tests.faults.stored import recovered, rows
+from tests.faults.watching import eventually
 from tests.server import ROOT, clean_environment
 
 OLD = "0002_recall"

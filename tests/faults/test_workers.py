@@ -10,7 +10,10 @@ from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres import EmbeddedPostgres
 from tests.fake_provider import FakeProvider
-from tests.faults.harness import App, command_line, eventually, kill, postgres_away, recovered, workers
+from tests.faults.app import App
+from tests.faults.breaking import kill, postgres_away
+from tests.faults.stored import recovered
+from tests.faults.watching import command_line, eventually, workers
 from tests.server import Server
 
 WORKERS = {"RESERVOIR_WORKERS": "2"}

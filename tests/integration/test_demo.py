@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from proxy.demo.story import HISTORY, QUESTIONS
-from reservoir_site.postgres import EmbeddedPostgres, embedded_location
+from reservoir_site.postgres import EmbeddedPostgres
+from reservoir_site.postgres_folder import embedded_location
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ANSWERS = ("can't stand coriander", "from platform 7", "red button for ten seconds")

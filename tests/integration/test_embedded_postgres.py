@@ -18,7 +18,8 @@ import psycopg
 import pytest
 
 from reservoir_site import postgres
-from reservoir_site.postgres import LONGEST_LOG, EmbeddedPostgres, PostgresError, embedded_location
+from reservoir_site.postgres import EmbeddedPostgres
+from reservoir_site.postgres_folder import LONGEST_LOG, PostgresError, embedded_location
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = pwd.getpwnam("nobody")
@@ -74,7 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgr
 
 @pytest.fixture
 def shared_home(running: EmbeddedPostgres) -> Path:
-    return running._home
+    return running.folder.home
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def command_lines() -> Iterator[tuple[int, str]]:
 
 
 def processes_of(home: Path) -> set[int]:
-    marks = (EmbeddedPostgres(home)._mark, f"-D {home}/postgres/data")
+    marks = (EmbeddedPostgres(home).folder.mark, f"-D {home}/postgres/data")
     return {pid for pid, line in command_lines() if any(mark in line for mark in marks)}
 
 
@@ -341,7 +342,7 @@ def test_one_whose_recovery_was_killed_is_started_anew_and_a_long_recovery_is_le
     query(home, "CREATE TABLE t AS SELECT 42 AS answer")
 
     def named(what: str) -> list[int]:
-        mark = f"postgres: {server._mark}: {what}"
+        mark = f"postgres: {server.folder.mark}: {what}"
         return [pid for pid, line in command_lines() if line.startswith(mark)]
 
     first = postmaster_of(home)

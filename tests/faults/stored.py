@@ -1,0 +1,91 @@
+"""What is stored in the end, against what clients saw."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, LiteralString
+
+import httpx
+import psycopg
+
+from reservoir_site.postgres_folder import embedded_location
+from tests.faults.clients import Ledger
+from tests.faults.watching import eventually
+from tests.server import Server
+
+
+def rows(home: Path, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+    """Ask the home's PostgreSQL."""
+    where = embedded_location(home)
+    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+        return connection.execute(query, parameters).fetchall()
+
+
+def waiting(home: Path) -> int:
+    """Segments of the spool that hold something."""
+    return sum(1 for path in (home / "spool").glob("*.spool") if path.stat().st_size)
+
+
+def recovered(server: Server) -> None:
+    """Wait until the database is asked again, and the spool is empty."""
+    eventually(lambda: waiting(server.home) == 0)
+    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+
+
+async def settled(home: Path, seconds: float = 180) -> None:
+    """Wait until the spool has been replayed."""
+    deadline = time.monotonic() + seconds
+    while waiting(home):
+        assert time.monotonic() < deadline, f"{waiting(home)} segments of the spool are still there"
+        await asyncio.sleep(0.1)
+
+
+def differences(home: Path, ledger: Ledger) -> list[str]:
+    """Where what is stored is not what clients saw: each answered exchange once, byte for byte; no turn twice."""
+    exchanges = Counter(str(trace_id) for (trace_id,) in rows(home, "SELECT trace_id FROM conversations_exchange"))
+    stored = {
+        str(trace_id): (ended, question, answers)
+        for trace_id, ended, question, answers in rows(
+            home,
+            """SELECT e.trace_id, e.ended, q.payload,
+                      (SELECT array_agg(m.content ORDER BY m.id) FROM conversations_message m
+                       WHERE m.exchange_id = e.id AND m.role = 'assistant' AND m.created = e.finished)
+               FROM conversations_exchange e LEFT JOIN conversations_message q ON q.id = e.question_id""",
+        )
+    }
+    turns = Counter(
+        ((partition, instance), role, content)
+        for partition, instance, role, content in rows(
+            home,
+            """SELECT p.name, i.name, m.role, m.content FROM conversations_message m
+               JOIN conversations_instance i ON i.id = m.instance_id
+               JOIN conversations_partition p ON p.id = i.partition_id""",
+        )
+    )
+    found = []
+    for one in ledger.answered:
+        name = f"{one.scope[1]} {one.question.split()[0]} ({one.trace_id}, memory {one.memory})"
+        if exchanges[one.trace_id] != 1:
+            found.append(f"{name}: {exchanges[one.trace_id]} exchanges are stored")
+            continue
+        ended, question, answers = stored[one.trace_id]
+        if ended != "answered":
+            found.append(f"{name}: ended as {ended}")
+        if question != one.message:
+            found.append(f"{name}: the question is stored as {question!r}")
+        if answers != [one.answer]:
+            found.append(f"{name}: the answer is stored as {answers!r}")
+    for one in ledger.asked:
+        for role, text in (("user", one.question), ("assistant", f"You said: {one.question}")):
+            times = turns.pop((one.scope, role, text), 0)
+            if times > 1 or (times < 1 and one.answer is not None):
+                found.append(f"{one.scope[1]} {one.question.split()[0]}: the {role}'s turn is stored {times} times")
+    # What is left are answers that broke off: beginnings of what some client was told.
+    begun = {(one.scope, f"You said: {one.question}") for one in ledger.asked if one.answer is None}
+    for (scope, role, text), times in turns.items():
+        if role != "assistant" or not any(s == scope and whole.startswith(text) for s, whole in begun):
+            found.append(f"{scope[1]}: nobody said {text!r} as {role} ({times} times)")
+    return found
