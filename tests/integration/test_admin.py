@@ -123,6 +123,8 @@ def test_partitions_that_are_there_to_measure_with_are_nowhere_to_be_seen(root: 
         page = text(root.get(url))
         assert "zebras" not in page and SCRATCH not in page and "measured" not in page, url
     assert "zebras" not in text(root.get(reverse("admin:search") + "?q=lovely"))
+    choice = text(root.get(reverse("admin:auth_user_change", args=[User.objects.get().pk])))
+    assert HOME.partition in choice and SCRATCH not in choice
     assert root.get(change(scratch)).status_code == 302
     told = lookup.figures()
     assert (told.partitions, told.messages, told.exchanges) == (1, 2, 1)
