@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ import psycopg
 import pytest
 
 from conversations.embedding import NOTICED_WITHIN
+from proxy.memory import CATCH_UP_SECONDS
 from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.app import KEY, App
@@ -76,6 +79,22 @@ def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
     assert manage("spool", "status").startswith("0 records wait")
     app.server.start()
     assert app.said() == ["warm", "away"]
+
+
+def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App) -> None:
+    """Or clients that ask without a pause would add to it faster than it is stored."""
+    home = app.server.home
+    with ExitStack() as replaying:
+        with postgres_away(home):
+            for n in range(5):
+                app.ask(f"away {n}")
+            lock = replaying.enter_context((home / "spool" / "replay.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as a replay by another process that takes long
+        eventually(lambda: httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+        assert app.timed("back") >= CATCH_UP_SECONDS * 1000
+        assert app.said() == ["warm"]
+    recovered(app.server)
+    assert app.said() == ["warm", *(f"away {n}" for n in range(5)), "back"]
 
 
 def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(app: App) -> None:
