@@ -120,6 +120,14 @@ class Counts:
         return Counts(**{key: mine[key] + theirs[key] for key in mine})
 
 
+class Changed(Exception):
+    """Since a dry run something has been added or removed: `counts` is what would go now."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__("Since the dry run something has been added or removed: look at what would go now.")
+        self.counts = counts
+
+
 def count(selection: Selection) -> Counts:
     """The dry run: what forgetting this selection removes. Changes nothing."""
     _bring_in()
@@ -128,17 +136,19 @@ def count(selection: Selection) -> Counts:
         return _counts(selection)
 
 
-def forget(selection: Selection, *, by: str) -> Counts:
+def forget(selection: Selection, *, by: str, expected: Counts | None = None) -> Counts:
     """Remove what is selected from everywhere, and write who (`by`) removed how much. Returns what went.
 
-    Everything or nothing goes. An exchange that is being answered right now loses its question and is not stored
-    again when the answer comes.
+    Everything or nothing goes. Nothing does, and Changed is raised, when it is not what was `expected`. An exchange
+    that is being answered right now loses its question and is not stored again when the answer comes.
     """
     _bring_in()
     with transaction.atomic():
         _lock(selection)
         _mark(selection)
         counts = _counts(selection)
+        if expected is not None and counts != expected:
+            raise Changed(counts)
         if not counts:
             return counts
         with connection.cursor() as cursor:
@@ -191,13 +201,15 @@ def _mark(selection: Selection) -> None:
     statement, values = marked.values("id", "instance_id", "exchange_id", "parent_id", "size").query.sql_with_params()
     time_and_scope = {key: getattr(selection, key) for key in ("since", "before", "partition", "instance")}
     with connection.cursor() as cursor:
-        cursor.execute("DROP TABLE IF EXISTS pg_temp.doomed, pg_temp.touched, pg_temp.mentioning")
+        cursor.execute("DROP TABLE IF EXISTS pg_temp.doomed, pg_temp.sending, pg_temp.touched, pg_temp.mentioning")
         cursor.execute("SET LOCAL work_mem = '64MB'")
         cursor.execute(f"CREATE TEMP TABLE doomed ON COMMIT DROP AS {statement}", values)
         naming = BY_INDEX if cursor.rowcount <= FEW else BY_READING
         cursor.execute("CREATE UNIQUE INDEX ON doomed (id)")
         cursor.execute("ANALYZE doomed")
-        cursor.execute(MARK_EXCHANGES.format(sent=naming.sent))
+        cursor.execute(MARK_SENT.format(sent=naming.sent))
+        cursor.execute("ANALYZE sending")
+        cursor.execute(MARK_EXCHANGES)
         if selection.takes_exchanges:
             cursor.execute(MARK_EMPTY_EXCHANGES, time_and_scope)
         cursor.execute("ANALYZE touched")
@@ -270,19 +282,22 @@ BY_READING = Naming(
 
 # Exchanges that brought a message, or sent it along. One goes when neither its question nor any message that it
 # brought remains.
+# Exchanges that brought a message, or sent it along.
+MARK_SENT = """
+CREATE TEMP TABLE sending ON COMMIT DROP AS
+SELECT exchange_id AS id FROM doomed WHERE exchange_id IS NOT NULL UNION {sent}
+"""
+
+# One of them goes when neither its question nor any message that it brought remains.
 MARK_EXCHANGES = """
 CREATE TEMP TABLE touched ON COMMIT DROP AS
-SELECT e.id, e.instance_id,
-       NOT EXISTS (
-           SELECT FROM conversations_message m
-           WHERE m.exchange_id = e.id AND NOT EXISTS (SELECT FROM doomed d WHERE d.id = m.id)
-       ) AND (e.question_id IS NULL OR EXISTS (SELECT FROM doomed d WHERE d.id = e.question_id)) AS goes
-FROM conversations_exchange e
-WHERE e.id IN (
-    SELECT exchange_id FROM doomed WHERE exchange_id IS NOT NULL
-    UNION
-    {sent}
-)
+SELECT e.id, e.instance_id, kept.id IS NULL AND (e.question_id IS NULL OR asked.id IS NOT NULL) AS goes
+FROM sending JOIN conversations_exchange e ON e.id = sending.id
+LEFT JOIN doomed asked ON asked.id = e.question_id
+LEFT JOIN (
+    SELECT DISTINCT m.exchange_id AS id FROM sending JOIN conversations_message m ON m.exchange_id = sending.id
+    WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = m.id)
+) kept ON kept.id = e.id
 """
 
 # They have system prompts, perhaps, and an error, and nothing else would ever remove them.

@@ -110,6 +110,9 @@ class Exchange(models.Model):
             # With what the dashboard sums up, so that it reads no rows.
             models.Index(fields=["-created"], include=FIGURES, name="exchange_figures_by_time"),
             models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
+            # What somebody looks for is rare: without these, a list of it reads everything else first.
+            models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
+            models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
         ]
 
@@ -182,6 +185,7 @@ class Message(models.Model):
             # Without its list of pending entries, which every search would have to read through.
             GinIndex(fields=["lexemes"], name="message_by_words", fastupdate=False),
             models.Index(fields=["instance", "name"], name="message_by_name", condition=~Q(name="")),
+            models.Index(fields=["-id"], name="message_of_tool", condition=Q(role="tool")),  # may be rare as well
         ]
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import PAGE_VAR
+from django.contrib.admin.views.main import PAGE_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, Min, QuerySet, Sum
 from django.db.models.functions import Coalesce, Left
@@ -82,6 +82,13 @@ class InInstance(Place):
         return queryset if self.found is None else queryset.filter(instance=self.found)
 
 
+class Sorted(ChangeList):
+    """Sorts by the columns that offer it. Django takes any from the address, also those that no index serves."""
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        return super().get_ordering_field(field_name) if field_name in (self.sortable_by or ()) else None
+
+
 class ReadOnly(ModelAdmin):
     """A list of what the user may see. Nothing is added, changed or deleted here; forgetting is prune.py's."""
 
@@ -94,6 +101,9 @@ class ReadOnly(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return visible(request, super().get_queryset(request))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return Sorted
 
     def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Any:
         paginator: Any = super().get_paginator(request, queryset, per_page, *args, **kwargs)

@@ -30,21 +30,18 @@ Floats = NDArray[np.float32]
 
 
 def map_page(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page of an instance's map."""
+    """The page of an instance's map. What is drawn comes with `?drawn`, which its script asks for."""
     require(request, "view_message")
     instance = get_object_or_404(visible(request, Instance.objects.select_related("partition")), pk=pk)
-    drawn = _drawn(instance)
-    return page(
-        request,
-        "map",
-        title="Memory map",
-        trail=to_instance(instance),
-        instance=instance,
-        drawn=drawn,
-        shown=len(drawn["id"]),
-        most=MOST,
-        without=min(instance.message_count, MOST) - len(drawn["id"]),
-    )
+    context: dict[str, Any] = {"trail": to_instance(instance), "instance": instance, "most": MOST}
+    most = min(instance.message_count, MOST)
+    if "drawn" in request.GET:
+        drawn = _drawn(instance)
+        shown = len(drawn["id"])
+        context |= {"drawn": drawn, "shown": shown, "without": most - shown}
+    else:
+        context["later"] = most
+    return page(request, "map", title="Memory map", **context)
 
 
 def project(rows: Floats) -> Floats:

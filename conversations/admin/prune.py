@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -10,7 +11,8 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.signing import BadSignature, dumps, loads
-from django.db import transaction
+from django.db.models import Sum
+from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -18,11 +20,12 @@ from django.utils import timezone
 
 from conversations.admin.pages import page, to_instance, to_partition
 from conversations.admin.visible import allowed_partitions, require, visible
-from conversations.forgetting import Counts, Selection, count, forget
+from conversations.forgetting import Changed, Counts, Selection, count, forget
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
 
 MOST_SELECTED = 1000
 LATEST = 10
+SAMPLES = 5
 
 LABELS = {
     "messages": "messages",
@@ -81,7 +84,10 @@ class Criteria(forms.Form):
 
 
 def prune_page(request: HttpRequest) -> HttpResponse:
-    """GET shows what would go, POST lets it go: what was shown, or nothing."""
+    """GET shows what would go, POST lets it go: what was shown, or nothing.
+
+    What criteria select may take seconds to count, and comes with `?counted`, which the page's script asks for.
+    """
     require(request, "view_message", "delete_message")
     if request.method == "POST":
         return _forget(request)
@@ -99,7 +105,10 @@ def prune_page(request: HttpRequest) -> HttpResponse:
                 selection = form.selection()
             except ValueError as error:
                 problem = str(error)
-    return _show(request, form=form, selection=selection, problem=problem, trail=trail)
+    if selection is None or selection.ids is not None or "counted" in asked:
+        return _show(request, form=form, selection=selection, problem=problem, trail=trail)
+    address = f"?{asked.urlencode()}&counted=1"
+    return _page(request, form=form, later=True, address=address, among=_among(selection), trail=trail)
 
 
 def retention(request: HttpRequest, pk: int) -> HttpResponse:
@@ -119,29 +128,48 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
 
 
-def _show(request: HttpRequest, *, form: Criteria, selection: Selection | None, **context: Any) -> HttpResponse:
-    counts, samples = None, []
-    if selection is not None:
-        counts = count(selection)
-        rows = selection.messages().order_by("created", "id").select_related("instance__partition")
-        samples = list(
-            rows.only("created", "role", "name", "content", "instance__name", "instance__partition__name")[:5]
-        )
-    return page(
+def _show(
+    request: HttpRequest,
+    *,
+    form: Criteria,
+    selection: Selection | None,
+    counts: Counts | None = None,
+    problem: str = "",
+    trail: Sequence[tuple[str, str]] = (),
+) -> HttpResponse:
+    """What would go: `counts`, or what is counted here."""
+    if selection is None:
+        return _page(request, form=form, problem=problem, trail=trail)
+    counts = count(selection) if counts is None else counts
+    rows = selection.messages().order_by("created", "id").select_related("instance__partition")
+    shown = rows.only("created", "role", "name", "content", "instance__name", "instance__partition__name")
+    samples = list(shown[:SAMPLES])
+    return _page(
         request,
-        "prune",
-        title="Forget",
         form=form,
-        selection=selection.described() if selection else None,
-        by_ids=selection is not None and selection.ids is not None,
-        counts=[(LABELS[key], n) for key, n in asdict(counts).items() if n and key in LABELS] if counts else [],
-        size=counts.bytes if counts else 0,
+        problem=problem,
+        trail=trail,
+        by_ids=selection.ids is not None,
+        nothing=not counts,
+        counts=[(LABELS[key], n) for key, n in asdict(counts).items() if n and key in LABELS],
+        size=counts.bytes,
         samples=samples,
-        more=counts.messages - len(samples) if counts else 0,
-        sealed=_seal(request, selection, counts) if selection and counts else "",
-        entries=audit(request)[:LATEST],
-        **context,
+        more=counts.messages - len(samples),
+        sealed=_seal(request, selection, counts),
     )
+
+
+def _page(request: HttpRequest, **context: Any) -> HttpResponse:
+    return page(request, "prune", title="Forget", entries=audit(request)[:LATEST], **context)
+
+
+def _among(selection: Selection) -> int:
+    """How many messages are looked through, as their instances count them."""
+    concerned = Instance.objects.filter(partition__name=selection.partition)
+    if selection.instance is not None:
+        concerned = concerned.filter(name=selection.instance)
+    total: int = concerned.aggregate(total=Coalesce(Sum("message_count"), 0))["total"]
+    return total
 
 
 def _forget(request: HttpRequest) -> HttpResponse:
@@ -150,17 +178,15 @@ def _forget(request: HttpRequest) -> HttpResponse:
     except BadSignature:
         messages.error(request, "What you confirmed was not what was shown, or long ago. Look at it again.")
         return HttpResponseRedirect(reverse("admin:prune"))
-    with transaction.atomic():
-        found = count(selection)
-        if found == expected:
-            gone = forget(selection, by=f"admin: {request.user.get_username()}")
-            messages.success(
-                request,
-                f"Forgotten: {gone.messages} messages, {gone.embeddings} embeddings, {gone.exchanges} exchanges.",
-            )
-            return HttpResponseRedirect(reverse("admin:prune"))
-    changed = "Meanwhile something has been added or removed. This is what would go now."
-    return _show(request, form=Criteria(request), selection=selection, problem=changed)
+    try:
+        gone = forget(selection, by=f"admin: {request.user.get_username()}", expected=expected)
+    except Changed as changed:
+        problem = "Meanwhile something has been added or removed. This is what would go now."
+        return _show(request, form=Criteria(request), selection=selection, counts=changed.counts, problem=problem)
+    messages.success(
+        request, f"Forgotten: {gone.messages} messages, {gone.embeddings} embeddings, {gone.exchanges} exchanges."
+    )
+    return HttpResponseRedirect(reverse("admin:prune"))
 
 
 def _seal(request: HttpRequest, selection: Selection, counts: Counts) -> str:

@@ -24,7 +24,7 @@ from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
 
 A_PAGE = 30
-MOST_QUESTIONS = 500
+MOST_QUESTIONS = 200
 TEXT = 4_000  # characters of a message that are looked through for the words to mark
 
 # Across scopes no index serves nearness, so the latest pieces are compared, one by one. Of one scope all are.

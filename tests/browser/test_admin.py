@@ -100,6 +100,40 @@ def test_forgetting_is_a_dry_run_first_and_then_for_good(page: Page, server: Ser
     expect(page.locator(".hit")).to_have_count(1)
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_criteria_select_is_counted_after_its_page_also_without_scripts(
+    scripts: bool, browser: Browser, server: Server, provider: FakeProvider, login: tuple[str, str]
+) -> None:
+    garden = story.Teller(server, provider, ("garden", f"scripts-{scripts}"))
+    garden.say("Where are the tulips?", "Under the pear tree.")
+    garden.say("And the spade?", "In the shed.")
+    with browser.new_context(base_url=server.url, java_script_enabled=scripts) as context:
+        page = context.new_page()
+        log_in(page, login)
+        page.goto("/admin/prune/")
+        page.get_by_label("Partition").fill("garden")
+        page.get_by_label("Instance").fill(f"scripts-{scripts}")
+        page.get_by_label("Role").select_option("assistant")
+        page.get_by_role("button", name="See what would go").click()
+        if not scripts:
+            expect(page.get_by_text("Looking for")).not_to_be_visible()
+            page.get_by_role("link", name="Count what would go").click()
+        expect(page.get_by_role("heading", name="This would go, for good")).to_be_visible()
+        expect(page.locator(".goes")).to_contain_text("2 messages")
+        page.get_by_role("button", name="Forget for good").click()
+        expect(page.locator(".messagelist")).to_contain_text("Forgotten: 2 messages")
+
+
+def test_a_count_that_fails_says_so_and_can_be_tried_again(page: Page) -> None:
+    page.route("**/*counted=1", lambda route: route.fulfill(body="<p>not that page</p>", content_type="text/html"))
+    page.goto("/admin/prune/?partition_name=home&whole=on")
+    again = page.get_by_role("link", name="That did not work. Try again")
+    expect(again).to_be_visible()
+    page.unroute_all()
+    again.click()
+    expect(page.get_by_role("heading", name="This would go, for good")).to_be_visible()
+
+
 def test_the_copied_curl_runs_and_adds_no_memory(page: Page, provider: FakeProvider) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     ask_about(page)
@@ -201,6 +235,7 @@ def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
         for name, title in PAGES.items():
             page.goto(addresses[name])
             expect(page.get_by_role("heading", name=title).first).to_be_visible()
+            expect(page.locator(".later")).to_have_count(0)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the window"
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (background == "rgb(14, 19, 26)") == (look == "dark"), (name, background)

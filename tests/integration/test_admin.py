@@ -7,9 +7,11 @@ import re
 import shlex
 from html import unescape
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -56,6 +58,7 @@ def every_page(one: Exchange) -> list[str]:
     ]
     return [
         reverse("admin:index"),
+        reverse("admin:index") + "?window=month&summed=1",
         *lists,
         f"{lists[2]}?instance={instance.pk}",
         f"{lists[2]}?partition={instance.partition_id}&ended=answered&memory=on",
@@ -68,9 +71,13 @@ def every_page(one: Exchange) -> list[str]:
         change(one),
         change(answer_of(one)),
         reverse("admin:map", args=[instance.pk]),
+        reverse("admin:map", args=[instance.pk]) + "?drawn=1",
         reverse("admin:search") + f"?q=bees&instance={instance.pk}",
         reverse("admin:prune") + f"?instance={instance.pk}",
         reverse("admin:prune") + f"?exchange={one.pk}",
+        reverse("admin:prune")
+        + "?"
+        + urlencode({"partition_name": instance.partition.name, "whole": "on", "counted": 1}),
     ]
 
 
@@ -228,7 +235,7 @@ def test_forgetting_shows_first_and_then_removes_exactly_that(root: Client) -> N
 def test_what_has_changed_since_it_was_shown_is_shown_again(root: Client) -> None:
     exchange(HOME, "One", "1")
     url = reverse("admin:prune")
-    asked = {"partition_name": "home", "instance_name": "kitchen", "whole": "on"}
+    asked = {"partition_name": "home", "instance_name": "kitchen", "whole": "on", "counted": "1"}
     sealed = re.search(r'name="sealed" value="([^"]+)"', text(root.get(url, asked)))
     assert sealed
     exchange(HOME, "Two", "2", minutes=1)
@@ -266,8 +273,11 @@ def test_criteria_narrow_what_is_forgotten(root: Client, criteria: dict[str, str
     exchange(HOME, "x" * 300, "Yes.")
     exchange(HOME, "Honey?", "No.", minutes=60 * 24)
     exchange(WORK, "Honey?", "At work.")
-    page = text(root.get(reverse("admin:prune"), {"partition_name": "home", **criteria}))
-    assert f"<b>{goes}</b> messages" in page
+    url = reverse("admin:prune")
+    page = text(root.get(url, {"partition_name": "home", **criteria}))
+    link = re.search(r'href="(\?[^"]+&amp;counted=1)">Count what would go', page)
+    assert link and "This would go" not in page and "in 4 messages" in page, "the page does not wait for the count"
+    assert f"<b>{goes}</b> messages" in text(root.get(url + unescape(link[1])))
 
 
 def test_forgetting_asks_back_where_nothing_says_what(root: Client) -> None:
@@ -304,7 +314,7 @@ def test_a_viewer_reads_everything_and_forgets_nothing() -> None:
 def test_a_user_without_permissions_sees_no_conversation() -> None:
     one = exchange(HOME, "I keep bees.", "Lovely.")
     nobody = browser(User.objects.create_user("nobody", is_staff=True))
-    for url in every_page(one)[1:]:
+    for url in every_page(one)[2:]:
         assert nobody.get(url).status_code == 403, url
     assert "bees" not in text(nobody.get(reverse("admin:index")))
     visitor = Client(headers={"host": "localhost"})
@@ -319,7 +329,7 @@ def test_a_limited_user_meets_only_what_lies_in_those_partitions() -> None:
         page = text(limited.get(url))
         assert "ecret" not in page and "payments" not in page, url
     for url in every_page(hidden):
-        if any(part in url for part in ("/change/", "/map/", "/prune/")):
+        if any(part in url for part in ("/change/", "/map/", "/prune/")) and "partition_name" not in url:
             assert limited.get(url).status_code in (302, 404), url
         page = limited.get(url, follow=True).content.decode()
         assert "ecret" not in page and "payments" not in page, url
@@ -412,6 +422,58 @@ def test_more_rows_take_no_more_queries(root: Client) -> None:
         exchange(Scope(f"p{i}", "other"), f"More bees {i}.", "Lovely.", minutes=i + 1)
     many = [queries(url) for url in urls]
     assert [(url, a, b) for url, a, b in zip(urls, few, many, strict=True) if b > a + 1] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "index"),
+    [
+        ("exchange", "ended__exact=gone", "exchange_not_answered"),
+        ("exchange", "memory=degraded", "exchange_without_memory"),
+        ("message", "role=tool", "message_of_tool"),
+    ],
+)
+def test_what_is_rare_is_listed_by_an_index(root: Client, model: str, query: str, index: str) -> None:
+    exchange(HOME, "I keep bees.", "Lovely.")
+    with CaptureQueriesContext(connection) as queries:
+        text(root.get(reverse(f"admin:conversations_{model}_changelist") + "?" + query))
+    (page,) = (query["sql"] for query in queries if query["sql"].endswith("LIMIT 250"))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("EXPLAIN " + page)
+        assert index in "".join(line for (line,) in cursor.fetchall())
+
+
+def test_no_list_is_sorted_by_a_column_that_does_not_offer_it(root: Client) -> None:
+    exchange(HOME, "I keep bees.", "Lovely.")
+    for model in ("partition", "instance", "exchange", "message"):
+        for column in range(9):
+            with CaptureQueriesContext(connection) as queries:
+                text(root.get(reverse(f"admin:conversations_{model}_changelist"), {"o": column}))
+            sorts = " ".join(query["sql"].partition("ORDER BY")[2] for query in queries)
+            assert "conversations_exchange" not in sorts or model == "exchange"
+            assert '"model"' not in sorts
+
+
+def test_figures_come_after_the_dashboard_and_are_kept_for_a_while(root: Client) -> None:
+    cache.clear()
+    exchange(HOME, "I keep bees.", "Lovely.", minutes=0)
+    page = text(root.get(reverse("admin:index"), {"window": "month"}))
+    assert 'href="?window=month&amp;summed=1"' in page and "With memories" not in page and "I keep bees." in page
+    with CaptureQueriesContext(connection) as queries:
+        page = text(root.get(reverse("admin:index"), {"window": "month", "summed": "1"}))
+    assert "With memories" in page and "summed=1" not in page
+    with CaptureQueriesContext(connection) as fewer:
+        assert "With memories" in text(root.get(reverse("admin:index"), {"window": "month"}))
+    assert len(fewer) == len(queries) - 2
+
+
+def test_the_map_comes_after_its_page(root: Client) -> None:
+    one = exchange(HOME, "I keep bees.", "Lovely.")
+    url = reverse("admin:map", args=[one.instance_id])
+    with CaptureQueriesContext(connection) as queries:
+        page = text(root.get(url))
+    assert 'href="?drawn=1"' in page and "of 2 messages" in page
+    assert not [query for query in queries if "conversations_embedding" in query["sql"]]
 
 
 def test_a_list_offers_no_more_pages_than_somebody_turns(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-// Draws the memory map: points on a canvas, runs of one topic joined. Everything it shows came with the page.
+// Draws the memory map: points on a canvas, runs of one topic joined. Everything it shows comes with the page, or after it.
 "use strict";
 
-(() => {
+function drawMap() {
   const data = JSON.parse(document.getElementById("map-data").textContent);
   const canvas = document.getElementById("map");
   const tip = document.getElementById("map-tip");
@@ -179,4 +179,7 @@
   new ResizeObserver(draw).observe(canvas);
   new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   draw();
-})();
+}
+
+if (document.getElementById("map-data")) drawMap();
+document.addEventListener("arrived", () => { if (document.getElementById("map-data")) drawMap(); });

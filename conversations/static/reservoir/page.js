@@ -40,6 +40,35 @@ for (const text of document.querySelectorAll(".long > .text")) {
   text.after(more);
 }
 
+// What takes a while to work out comes after its page: here is a link to the whole page, which is followed at once, and
+// what is marked here is taken over from there.
+const later = document.querySelector("#later > a");
+if (later) {
+  const place = later.parentElement;
+  place.classList.add("busy");
+  fetch(later.href, { redirect: "error" }).then(async (answer) => {
+    if (!answer.ok) throw new Error(answer.statusText);
+    const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-later]")) {
+      part.replaceWith(document.adoptNode(whole.getElementById(part.id)));
+    }
+    document.dispatchEvent(new Event("arrived"));
+  }).catch(() => {
+    place.classList.remove("busy");
+    later.textContent = "That did not work. Try again";
+  });
+}
+
+// What is confirmed once is not sent twice, and takes a while for much.
+document.addEventListener("submit", (event) => {
+  const button = event.target.querySelector("button[data-doing]");
+  if (!button) return;
+  const label = button.textContent;
+  button.textContent = button.dataset.doing;
+  button.disabled = true;
+  addEventListener("pagehide", () => { button.textContent = label; button.disabled = false; }, { once: true });
+});
+
 // Ticked messages of a conversation can be forgotten together.
 const picks = document.getElementById("picks");
 if (picks) {
