@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from django.conf import settings
 from django.contrib.postgres.search import SearchQuery
@@ -18,6 +18,8 @@ from conversations.capture import Known
 if TYPE_CHECKING:
     from conversations.models import Exchange, Instance, Message  # noqa: F401, named in the bases below
 
+
+M = TypeVar("M", bound=models.Model)
 
 SCRATCH = "reservoir-evaluation-"  # how names of partitions begin that no client may use
 
@@ -35,29 +37,27 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
         return self.filter(partition__name=scope.partition, name=scope.instance)
 
 
-class ExchangeQuerySet(models.QuerySet["Exchange"]):
+class ScopedQuerySet(models.QuerySet[M]):
+    """Rows that belong to an instance: the one place where they are narrowed to a scope."""
+
     def in_scope(self, scope: Scope) -> Self:
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
-        """For operators: of a partition, of a scope, or of all but what is only there to measure with."""
+        """For operators, who may look across scopes: of a partition, of a scope, or of all but what is only there to
+        measure with.
+        """
         if partition is None:
             return self.exclude(instance__partition__name__startswith=SCRATCH)
         rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
 
 
-class MessageQuerySet(models.QuerySet["Message"]):
-    def in_scope(self, scope: Scope) -> Self:
-        return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
+class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
+    """Exchanges."""
 
-    def within(self, partition: str | None = None, instance: str | None = None) -> Self:
-        """For operators, who may look across scopes: as ExchangeQuerySet.within."""
-        if partition is None:
-            return self.exclude(instance__partition__name__startswith=SCRATCH)
-        rows = self.filter(instance__partition__name=partition)
-        return rows if instance is None else rows.filter(instance__name=instance)
 
+class MessageQuerySet(ScopedQuerySet["Message"]):
     def between(self, since: datetime | None = None, before: datetime | None = None) -> Self:
         """Those of a time: `since` included, `before` not."""
         rows = self if since is None else self.filter(created__gte=since)

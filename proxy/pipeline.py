@@ -15,7 +15,7 @@ from proxy.enrichment import MemoryRole
 from proxy.errors import ProviderError
 from proxy.injection import Injection, inject
 from proxy.inquiry import Inquiry, answer
-from proxy.memory import Record
+from proxy.record import Record
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 from proxy.window import Limit, admit
@@ -39,7 +39,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     limit = Limit(run.providers.window(target), counter.exact)
     await call.think(admit, chat, limit, counter.count)
 
-    memory = run.memory.begin(wishes=call.wishes, chat=chat, target=target, count=counter.count)
+    memory = Record(run.memory, wishes=call.wishes, chat=chat, target=target, count=counter.count)
     injection = await _enrich(call, memory, chat, limit, watch, budget=call.budget, role=target.provider.memory_role)
 
     memory.remember_question(injection)  # while the provider thinks
@@ -78,7 +78,7 @@ async def recall(call: Call, run: Runtime) -> Outcome:
     counter = tokens.counter(target.model)
     limit = Limit(run.providers.window(target), counter.exact)
     wishes = call.wishes._replace(candidates=inquiry.limit or call.wishes.candidates)
-    memory = run.memory.begin(wishes=wishes, chat=chat, target=target, count=counter.count)
+    memory = Record(run.memory, wishes=wishes, chat=chat, target=target, count=counter.count)
     role = target.provider.memory_role
     injection = await _enrich(call, memory, chat, limit, watch, budget=inquiry.budget, role=role)
     entries = await call.think(memory.explain, injection)

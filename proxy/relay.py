@@ -12,8 +12,8 @@ from typing import Any
 
 from proxy.chat import decode_reply
 from proxy.errors import ProviderError
-from proxy.memory import Ended, Result
 from proxy.providers import Providers, Target
+from proxy.record import Ended, Result
 from proxy.sse import COPY_LIMIT, StreamCopy
 from proxy.upstream import Answer
 

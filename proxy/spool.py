@@ -20,11 +20,10 @@ import queue
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from conversations.querysets import Scope
 from proxy.segments import (
@@ -32,23 +31,16 @@ from proxy.segments import (
     STATE_AT,
     SUFFIX,
     Entry,
-    Found,
     State,
     any_pending,
     encode,
-    erase,
     exchange_mark,
     frame,
-    has_owner,
     is_live,
     opened,
     pending,
-    read,
     records,
-    remove_if_stored,
     scope_mark,
-    segments_in,
-    set_aside,
     sync_folder,
     total_size,
 )
@@ -60,14 +52,6 @@ log = logging.getLogger(__name__)
 
 class SpoolError(Exception):
     """A record could not be kept; the message says why in one sentence."""
-
-
-class Refused(Exception):
-    """The database will never accept this record."""
-
-
-class SpoolBusy(Exception):
-    """Another process is replaying the spool."""
 
 
 class Spool:
@@ -290,147 +274,6 @@ class Index:
         return 0
 
 
-# --- replaying ----------------------------------------------------------------------------------------
-
-
-class Replayed(NamedTuple):
-    stored: int = 0
-    rejected: int = 0
-    damaged: int = 0
-
-
-# Stores one entry, or raises Refused. The flag says that the process that wrote it is gone: no answer will follow.
-Store = Callable[[Entry, bool], None]
-
-
-def replay(
-    folder: Path,
-    store: Store,
-    *,
-    rejected_too: bool = False,
-    wait: bool = False,
-    most: int = 5000,
-) -> Replayed:
-    """Store what waits, at most so many records or a few more. What is stored is erased here.
-
-    One scope after the other, each in its order, and what is added to a scope meanwhile with it: so a scope soon stores
-    directly again, however busy it is.
-
-    A record that `store` raises Refused for is set aside in `rejected.spool`, and the others go on. Any other exception
-    ends the replay and is raised; what was not stored is there next time.
-    Where another process is at it: waits for it, or raises SpoolBusy.
-    """
-    stored = rejected = damaged = 0
-    if not folder.is_dir():
-        return Replayed()
-    with _alone(folder, wait=wait), ExitStack() as closing:
-        segments: dict[str, int] = {}
-        if rejected_too and (folder / REJECTED).exists():
-            segments[REJECTED] = closing.enter_context(opened(folder / REJECTED, os.O_RDWR))
-
-        def open_new() -> None:
-            for name in segments_in(folder):
-                if name not in segments:
-                    with suppress(FileNotFoundError):  # its process has removed it just now
-                        segments[name] = closing.enter_context(opened(folder / name, os.O_RDWR))
-
-        tail = _Tail(segments, open_new)
-        try:
-            while stored + rejected + damaged < most and (found := tail.next_exchange()):
-                damaged += sum(record.skipped > 0 for _, record in found)
-                entries = [entry for name, record in found if (entry := read(segments[name], record))]
-                damaged += len(found) - len(entries)
-                try:
-                    for entry in joined(entries):
-                        store(entry, not has_owner(segments[found[-1][0]]))
-                    stored += len(entries)
-                except Refused as error:
-                    rejected += len(entries)
-                    if found[0][0] == REJECTED:
-                        continue
-                    log.error("the database refuses exchange %s (%s)", entries[0].asked.trace_id, error)
-                    for name, record in found:
-                        set_aside(folder, segments[name], record)
-                for name, record in found:
-                    erase(segments[name], record)
-        finally:
-            # A power cut must not bring back what is forgotten after this.
-            for segment in segments.values():
-                os.fdatasync(segment)
-        for name in segments:
-            remove_if_stored(folder / name)
-    if damaged:
-        log.error("%d records of the spool were damaged and are lost", damaged)
-    return Replayed(stored, rejected, damaged)
-
-
-class _Tail:
-    """The records that wait in the segments, handed out exchange by exchange, and looked for as they are added.
-
-    `open_new` adds the segments that have been begun since.
-    """
-
-    def __init__(self, segments: dict[str, int], open_new: Callable[[], None]) -> None:
-        self._segments = segments
-        self._open_new = open_new
-        self._read: dict[str, int] = {}
-        self._waiting: dict[bytes, dict[bytes, list[tuple[str, Found]]]] = {}  # scope -> exchange -> its records
-        self._scope = b""
-        self._look()
-
-    def next_exchange(self) -> list[tuple[str, Found]]:
-        """The records of one exchange, with their segments; empty when nothing waits.
-
-        A question and its answer come together: storing them at once is half the work.
-        """
-        if not self._waiting.get(self._scope):
-            self._look()
-            self._waiting = {scope: exchanges for scope, exchanges in self._waiting.items() if exchanges}
-            if self._scope not in self._waiting:
-                self._scope = next(iter(self._waiting), b"")
-        exchanges = self._waiting.get(self._scope)
-        return exchanges.pop(next(iter(exchanges))) if exchanges else []
-
-    def _look(self) -> None:
-        """Add all that is new.
-
-        While segments are looked at one after the other, a record may be written into one that has been looked at, or
-        into a new one, and the record that follows it into one that has not. So it goes on until there is nothing new.
-        """
-        new: list[tuple[int, str, Found]] = []
-        while found := self._unread():
-            new += [(record.sequence, name, record) for name, record in found if record.state != State.STORED]
-        for _, name, record in sorted(new, key=lambda item: (item[0], item[1], item[2].offset)):
-            self._waiting.setdefault(record.scope, {}).setdefault(record.exchange, []).append((name, record))
-
-    def _unread(self) -> list[tuple[str, Found]]:
-        self._open_new()
-        found = []
-        for name, segment in self._segments.items():
-            for record in records(segment, self._read.get(name, 0), payloads=False):
-                self._read[name] = record.end
-                found.append((name, record))
-        return found
-
-
-def joined(entries: list[Entry]) -> list[Entry]:
-    """A question and its answer, kept one after the other, as one entry; all else as it is."""
-    if len(entries) == 2 and not entries[0].answered and entries[1].answered:
-        return [Entry(entries[0].asked, entries[1].answered)]
-    return entries
-
-
-def discard_rejected(folder: Path) -> int:
-    """Give up what the database refuses. Returns how many records that were."""
-    if not (folder / REJECTED).exists():
-        return 0
-    with _alone(folder, wait=True):
-        count = summary(folder)["rejected"]
-        (folder / REJECTED).unlink()
-        sync_folder(folder)
-    return count
-
-
 def summary(folder: Path) -> dict[str, int]:
     """How many records wait, how many were rejected, and the bytes of it all."""
     waiting = rejected = 0
@@ -442,15 +285,3 @@ def summary(folder: Path) -> dict[str, int]:
             else:
                 waiting += count
     return {"waiting": waiting, "rejected": rejected, "bytes": total_size(folder)}
-
-
-@contextmanager
-def _alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """One process at a time replays."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with opened(folder / "replay.lock", os.O_RDWR | os.O_CREAT) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise SpoolBusy("Another process is storing what the spool holds.") from None
-        yield

@@ -19,9 +19,9 @@ from conversations.actions import Answered, Asked
 from conversations.forgetting import Selection
 from conversations.models import Exchange, Message
 from conversations.querysets import Scope
-from proxy.replaying import spool_folder, store_spool
+from proxy.replaying import replay, spool_folder, store_spool
 from proxy.segments import Entry
-from proxy.spool import Spool, SpoolError, replay, summary
+from proxy.spool import Spool, SpoolError, summary
 from tests.unit.test_spool import HOME, ROOT, asked, turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
