@@ -147,6 +147,7 @@ def pages() -> list[tuple[str, str]]:
     listed = ("partition", "instance", "exchange", "message")
     lists = {name: reverse(f"admin:conversations_{name}_changelist") for name in listed}
     forget = reverse("admin:prune")
+    meaning = reverse("admin:search") + "?by=meaning&q=the+garden"
     of_scope = f"{forget}?partition_name={PARTITION}&instance_name="
     half = "100000&role=assistant"
 
@@ -183,8 +184,9 @@ def pages() -> list[tuple[str, str]]:
         ("search by a word, everywhere", reverse("admin:search") + f"?q={word}"),
         ("search by a common word, everywhere", reverse("admin:search") + f"?q={common}"),
         ("search by words in the large one", reverse("admin:search") + f"?q={common}&instance={large.pk}"),
-        ("search by meaning, everywhere", reverse("admin:search") + "?by=meaning&q=the+garden"),
-        ("search by meaning in a large one", reverse("admin:search") + f"?by=meaning&q=the+garden&instance={large.pk}"),
+        ("search by meaning: the page", f"{meaning}&instance={large.pk}"),
+        ("search by meaning: everywhere", f"{meaning}&compared=1"),
+        ("search by meaning: in the large one", f"{meaning}&compared=1&instance={large.pk}"),
         ("map: the page", reverse("admin:map", args=[middle.pk])),
         ("map: what is drawn, of 1,000", reverse("admin:map", args=[small.pk]) + "?drawn=1"),
         ("map: what is drawn, of 5,000", reverse("admin:map", args=[middle.pk]) + "?drawn=1"),
@@ -217,7 +219,7 @@ def measure() -> None:
     for user, about in ((root, "a superuser"), (some, "a user limited to three partitions")):
         client = Client(headers={"host": "localhost"})
         client.force_login(user)
-        client.get("/admin/search/?q=warm&by=meaning")  # loads the embedding model
+        client.get("/admin/search/?q=warm&by=meaning&compared=1")  # loads the embedding model
         print(f"\n{about:42} first ms  median ms  slowest ms  queries")
         for name, url in pages():
             queries: list[str] = []

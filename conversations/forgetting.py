@@ -18,7 +18,7 @@ from django.db.models import F, Func, IntegerField
 from django.utils import timezone
 
 from conversations.models import AuditEntry, Instance, Message, Partition
-from conversations.querysets import MessageQuerySet
+from conversations.querysets import LONGEST_SEARCH, MessageQuerySet, NoScope
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,17 @@ class Selection:
         narrowing = (self.ids, self.since, self.before, self.larger_than, self.role, self.search)
         narrowed = any(criterion is not None for criterion in narrowing)
         if self.instance is not None and self.partition is None:
-            raise ValueError("An instance is named without its partition: name both.")
+            raise NoScope
         if "" in (self.partition, self.instance, self.role) or (self.search is not None and not self.search.strip()):
             raise ValueError("A criterion is empty: give it a value, or leave it out.")
         if self.ids == ():
             raise ValueError("No message is selected: select at least one.")
         if self.larger_than is not None and self.larger_than < 0:
             raise ValueError("A size is negative: give a number of bytes.")
+        if self.larger_than is not None and self.larger_than >= 2**31:
+            raise ValueError("No message is that large: give a number of bytes below 2 GB.")
+        if self.search is not None and len(self.search) > LONGEST_SEARCH:
+            raise ValueError(f"The words are too many to search for: give at most {LONGEST_SEARCH} characters.")
         if self.since and self.before and self.since >= self.before:
             raise ValueError("The span of time is empty: its end must be after its beginning.")
         if any(moment and moment.tzinfo is None for moment in (self.since, self.before)):
@@ -280,8 +284,6 @@ BY_READING = Naming(
     """,
 )
 
-# Exchanges that brought a message, or sent it along. One goes when neither its question nor any message that it
-# brought remains.
 # Exchanges that brought a message, or sent it along.
 MARK_SENT = """
 CREATE TEMP TABLE sending ON COMMIT DROP AS
@@ -385,7 +387,9 @@ REMOVE = (
     UPDATE conversations_instance i
     SET message_count = greatest(0, i.message_count - gone.messages),
         exchange_count = greatest(0, i.exchange_count - gone.exchanges),
-        last_active = (SELECT max(m.created) FROM conversations_message m WHERE m.instance_id = i.id)
+        last_active = coalesce(
+            (SELECT max(m.created) FROM conversations_message m WHERE m.instance_id = i.id), i.created
+        )
     FROM (
         SELECT instance_id, sum(messages) AS messages, sum(exchanges) AS exchanges FROM (
             SELECT instance_id, count(*) AS messages, 0 AS exchanges FROM doomed GROUP BY instance_id

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=models.Model)
 
+LONGEST_SEARCH = 1000  # characters of the words to search for; what is longer is cut
+
 SCRATCH = "reservoir-evaluation-"  # how names of partitions begin that no client may use
 
 
@@ -37,6 +39,13 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
         return self.filter(partition__name=scope.partition, name=scope.instance)
 
 
+class NoScope(ValueError):
+    """An instance without its partition is no place."""
+
+    def __init__(self) -> None:
+        super().__init__("An instance is named without its partition: name both.")
+
+
 class ScopedQuerySet(models.QuerySet[M]):
     """Rows that belong to an instance: the one place where they are narrowed to a scope."""
 
@@ -45,8 +54,10 @@ class ScopedQuerySet(models.QuerySet[M]):
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
         """For operators, who may look across scopes: of a partition, of a scope, or of all but what is only there to
-        measure with.
+        measure with. Raises NoScope.
         """
+        if partition is None and instance is not None:
+            raise NoScope
         if partition is None:
             return self.exclude(instance__partition__name__startswith=SCRATCH)
         rows = self.filter(instance__partition__name=partition)
@@ -66,9 +77,19 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
     def matching(self, words: str) -> Self:
         """Those that hold the words: all of them, "phrases", -exclusions. No input is an error."""
         query = SearchQuery(
-            words.replace("\x00", " ")[:1000], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
+            words.replace("\x00", " ")[:LONGEST_SEARCH], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
         )
         return self.filter(lexemes=query)
+
+    def with_raw(self, largest: int) -> Self:
+        """Adds the `size` of the payload in bytes, and `raw`: the payload, or nothing where it is larger than that."""
+        size = models.Func(models.F("payload"), function="octet_length", output_field=models.IntegerField())
+        raw = models.Case(
+            models.When(size__lte=largest, then=models.F("payload")),
+            default=models.Value(""),
+            output_field=models.TextField(),
+        )
+        return self.annotate(size=size).annotate(raw=raw).defer("payload", "lexemes", "digest")
 
     def nearest(self, vector: Sequence[float], model: str) -> Self:
         """Those with a vector under this embedding model, the nearest piece's `distance` first (cosine, 0 to 2)."""

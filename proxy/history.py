@@ -21,6 +21,7 @@ from conversations.embedders import Embedder, EmbedderError
 from conversations.forgetting import Selection
 from conversations.lookup import BadCursor, Page
 from conversations.models import Message
+from conversations.querysets import NoScope
 from proxy.crew import Crew, Late
 from proxy.database import on_database
 from proxy.errors import BadRequest, Overloaded, Unavailable
@@ -125,6 +126,8 @@ class History:
         chunks = self._chunks(objects, archive.as_lines(objects))
         try:
             first = await anext(chunks)  # what fails at once is said with a status
+        except NoScope as error:
+            raise _no_scope(error) from None
         except (DatabaseError, InterfaceError) as error:
             raise Unavailable(AWAY) from error
         return _begun(first, chunks)
@@ -157,12 +160,18 @@ class History:
     async def _look(self, work: Callable[[], T]) -> T:
         try:
             return await self._crew.run(partial(on_database, work), SECONDS)
+        except NoScope as error:
+            raise _no_scope(error) from None
         except BadCursor as error:
             raise BadRequest(str(error), code="invalid_cursor", param="cursor") from None
         except EmbedderError as error:
             raise Unavailable(f"Nothing can be searched by meaning now: {error}") from None
         except (SpoolError, Late, DatabaseError, InterfaceError) as error:
             raise Unavailable(AWAY) from error
+
+
+def _no_scope(error: NoScope) -> BadRequest:
+    return BadRequest(str(error), code="invalid_selection", param="partition")
 
 
 async def _begun(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

@@ -55,8 +55,11 @@ def waterfall(bars: Sequence[Bar]) -> SafeString:
     return mark_safe("".join([*parts, "</svg>"]))  # noqa: S308, names are escaped, the rest are numbers
 
 
-def columns(series: Sequence[Series], labels: Sequence[str], *, unit: str = "", whole: bool = True) -> SafeString:
-    """Stacked columns over time. `labels` has one text a slot; hovering a column tells its figures.
+def columns(
+    series: Sequence[Series], labels: Sequence[str], *, name: str = "", unit: str = "", whole: bool = True
+) -> SafeString:
+    """Stacked columns over time. `labels` has one text a slot; hovering a column tells its figures, and who cannot
+    see it is told its `name` and the sum of each series.
 
     `unit` stands before a figure ("$"); `whole` figures have no fractions on the axis.
     """
@@ -66,7 +69,11 @@ def columns(series: Sequence[Series], labels: Sequence[str], *, unit: str = "", 
     inner_width, inner_height = WIDTH - LEFT - 4, HEIGHT - TOP - BOTTOM
     step = inner_width / max(slots, 1)
     width = max(1.0, min(step * 0.72, 28))
-    parts = [f'<svg class="columns" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" preserveAspectRatio="none">']
+    told = escape(f"{name}: " + ", ".join(f"{one.name} {unit}{_figure(sum(one.values))}" for one in series))
+    parts = [
+        f'<svg class="columns" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}" '
+        'preserveAspectRatio="none">'
+    ]
     for share in (0, 0.5, 1):
         y = TOP + inner_height * (1 - share)
         parts.append(

@@ -52,6 +52,7 @@ SUMS = f"""
 SELECT date_bin(%(slot)s, created, %(since)s), provider,
        count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost), 0),
        count(*) FILTER (WHERE ended IN ('failed', 'cut', 'interrupted')),
+       count(*) FILTER (WHERE ended IN ('failed', 'cut')),
        count(*) FILTER (WHERE memories > 0), count(*) FILTER (WHERE memory = 'degraded'), max(created)
 {OF_WINDOW} GROUP BY 1, 2
 """
@@ -79,12 +80,13 @@ class Sums:
     output_tokens: int = 0
     cost: float = 0
     errors: int = 0
+    refused: int = 0  # of the errors those that are the provider's: it failed, or cut its answer short
     hits: int = 0
     degraded: int = 0
     last: datetime | None = None
 
     def __iadd__(self, other: Sums) -> Self:
-        for name in ("exchanges", "input_tokens", "output_tokens", "cost", "errors", "hits", "degraded"):
+        for name in ("exchanges", "input_tokens", "output_tokens", "cost", "errors", "refused", "hits", "degraded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.last = max(filter(None, (self.last, other.last)), default=None)
         return self
@@ -96,6 +98,10 @@ class Sums:
     @property
     def error_share(self) -> float:
         return 100 * self.errors / self.exchanges if self.exchanges else 0
+
+    @property
+    def refused_share(self) -> float:
+        return 100 * self.refused / self.exchanges if self.exchanges else 0
 
     @property
     def hit_share(self) -> float:
@@ -136,7 +142,8 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
         window=window,
         **(_shown(request, figures, window, since) if figures else {"later": f"?window={name}&summed=1"}),
         recent=_recent(request),
-        backlog=_backlog(),
+        backlog=_backlog() if allowed is None else None,
+        reads=may(request, "view_message"),
         tables=storage.tables() if allowed is None else [],
         database=f"PostgreSQL {connection.pg_version // 10000}.{connection.pg_version % 10000}",  # type: ignore[attr-defined]
         embedder=settings.RESERVOIR_EMBEDDER,
@@ -177,8 +184,8 @@ def _figures(window: Window, since: datetime, allowed: list[int] | None, *, sum_
     values: dict[str, Any] = {"slot": window.slot, "since": since, "allowed": allowed}
     with connection.cursor() as cursor:
         cursor.execute(SUMS, values)
-        for slot, provider, exchanges, given, made, cost, errors, hits, degraded, last in cursor.fetchall():
-            sums = Sums(exchanges, given, made, float(cost), errors, hits, degraded, last)
+        for slot, provider, exchanges, given, made, cost, errors, refused, hits, degraded, last in cursor.fetchall():
+            sums = Sums(exchanges, given, made, float(cost), errors, refused, hits, degraded, last)
             figures.slots[min((slot - since) // window.slot, window.slots - 1)] += sums
             by_provider = figures.providers.setdefault(provider or "unknown", Sums())
             by_provider += sums
@@ -194,35 +201,27 @@ def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any
 
     answered = [float(sums.exchanges - sums.errors) for sums in slots]
     missed = [float(sums.exchanges - sums.hits) for sums in slots]
+
+    def columns(name: str, *series: Series, **more: Any) -> tuple[str, Any]:
+        return name, charts.columns(series, labels, name=name, **more)
+
     return [
-        (
+        columns(
             "Exchanges",
-            charts.columns(
-                [Series("answered", "fill-brand", answered), Series("failed or cut", "fill-bad", values("errors"))],
-                labels,
-            ),
+            Series("answered", "fill-brand", answered),
+            Series("failed or cut", "fill-bad", values("errors")),
         ),
-        (
+        columns(
             "Memory",
-            charts.columns(
-                [
-                    Series("with memories", "fill-memory", values("hits")),
-                    Series("without", "fill-quiet", missed),
-                ],
-                labels,
-            ),
+            Series("with memories", "fill-memory", values("hits")),
+            Series("without", "fill-quiet", missed),
         ),
-        (
+        columns(
             "Tokens",
-            charts.columns(
-                [
-                    Series("in", "fill-brand", values("input_tokens")),
-                    Series("out", "fill-ok", values("output_tokens")),
-                ],
-                labels,
-            ),
+            Series("in", "fill-brand", values("input_tokens")),
+            Series("out", "fill-ok", values("output_tokens")),
         ),
-        ("Cost", charts.columns([Series("cost", "fill-warn", values("cost"))], labels, unit="$", whole=False)),
+        columns("Cost", Series("cost", "fill-warn", values("cost")), unit="$", whole=False),
     ]
 
 

@@ -7,20 +7,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Any
 
-from django.db.models import Case, F, Func, IntegerField, Q, QuerySet, TextField, Value, When
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.dateparse import parse_date
 
 from conversations.admin import vectors
 from conversations.admin.pages import page, to_partition
-from conversations.admin.reading import Part, parts
+from conversations.admin.reading import LARGEST_PAYLOAD, Part, parts
+from conversations.admin.visible import require
 from conversations.admin.words import labels
 from conversations.models import Instance, Message
-from conversations.threads import sessions, threads
+from conversations.querysets import MessageQuerySet
+from conversations.threads import SESSION_GAP, sessions, threads
 
 A_PAGE = 40
-LARGEST_PAYLOAD = 200_000  # bytes; a message with larger attachments shows its words, and its own page the rest
 HUES = 12
 
 
@@ -55,6 +56,7 @@ class Session:
 
 def show(request: HttpRequest, instance: Instance) -> HttpResponse:
     """The page of an instance: the latest messages, or those around what the address asks for."""
+    require(request, "view_message")
     rows = Message.objects.filter(instance=instance)
     messages, earlier, later = _window(rows, request)
     first = rows.order_by("created", "id").values_list("created", flat=True).first()
@@ -65,7 +67,7 @@ def show(request: HttpRequest, instance: Instance) -> HttpResponse:
         trail=to_partition(instance.partition),
         instance=instance,
         first=first,
-        sessions=_sessions(messages, continued=earlier),
+        sessions=_sessions(messages, continued=earlier and _continues(rows, messages[0])),
         earlier=messages[0].pk if messages and earlier else None,
         later=messages[-1].pk if messages and later else None,
         at=_whole(request.GET.get("at")),
@@ -78,7 +80,7 @@ def hue(message_id: int) -> int:
     return message_id * 5 % HUES
 
 
-def _window(rows: QuerySet[Message], request: HttpRequest) -> tuple[list[Message], bool, bool]:
+def _window(rows: MessageQuerySet, request: HttpRequest) -> tuple[list[Message], bool, bool]:
     """The messages of a page in the order of time, and whether there are any before and after them."""
     asked = request.GET
     day = parse_date(asked["date"]) if _is_date(asked.get("date")) else None
@@ -100,14 +102,14 @@ def _window(rows: QuerySet[Message], request: HttpRequest) -> tuple[list[Message
     return latest[:A_PAGE][::-1], len(latest) > A_PAGE, False
 
 
-def _mark(rows: QuerySet[Message], given: str | None) -> tuple[datetime, int] | None:
+def _mark(rows: MessageQuerySet, given: str | None) -> tuple[datetime, int] | None:
     pk = _whole(given)
     return rows.filter(pk=pk).values_list("created", "pk").first() if pk else None
 
 
 def _beyond(
-    rows: QuerySet[Message], mark: tuple[datetime, int], *, forwards: bool, included: bool = False
-) -> QuerySet[Message]:
+    rows: MessageQuerySet, mark: tuple[datetime, int], *, forwards: bool, included: bool = False
+) -> MessageQuerySet:
     """Those after (or before) a place in time: a range of the index, not an offset."""
     created, pk = mark
     way = "gt" if forwards else "lt"
@@ -117,14 +119,17 @@ def _beyond(
     )
 
 
-def _fetch(rows: QuerySet[Message], *, forwards: bool, count: int) -> list[Any]:
+def _fetch(rows: MessageQuerySet, *, forwards: bool, count: int) -> list[Any]:
     """One more than asked for, to know whether there is more."""
     order = ("created", "id") if forwards else ("-created", "-id")
-    size = Func(F("payload"), function="octet_length", output_field=IntegerField())
-    raw = Case(When(size__lte=LARGEST_PAYLOAD, then=F("payload")), default=Value(""), output_field=TextField())
-    return list(
-        rows.order_by(*order).alias(size=size).annotate(raw=raw).defer("payload", "lexemes", "digest")[: count + 1]
-    )
+    return list(rows.order_by(*order).with_raw(LARGEST_PAYLOAD)[: count + 1])
+
+
+def _continues(rows: MessageQuerySet, first: Message) -> bool:
+    """Whether the session of a message began with an earlier one."""
+    before = _beyond(rows, (first.created, first.pk), forwards=False).order_by("-created", "-id")
+    said = before.values_list("created", flat=True).first()
+    return said is not None and first.created - said <= SESSION_GAP
 
 
 def _sessions(messages: Sequence[Any], *, continued: bool) -> list[Session]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +17,9 @@ from conversations.admin import ledger, safe_text
 from conversations.admin.charts import Bar, waterfall
 from conversations.admin.ledger import Row
 from conversations.admin.pages import page, to_instance
-from conversations.admin.reading import Part, parts, pretty
+from conversations.admin.reading import LARGEST_PAYLOAD, Part, parts, pretty
 from conversations.admin.request_body import body
-from conversations.admin.visible import visible
+from conversations.admin.visible import require, visible
 from conversations.admin.words import tells_something, words
 from conversations.capture import plain_text
 from conversations.models import Exchange, Ledger, Message
@@ -47,6 +47,7 @@ class Turn:
     added: bool = False
     left_out: bool = False  # the model's window had no room for it
     id: int | None = None
+    large: bool = False  # `raw` stands for a message that is too large to be shown here
     skipped: int = 0  # in place of so many turns of the client, which are not shown here
     unsent: int = 0  # in place of so many turns that were left out
     latest: str = ""  # the text of one of the latest turns, which are folded
@@ -54,7 +55,9 @@ class Turn:
     @property
     def parts(self) -> list[Part]:
         """Laid out only when shown: a client may resend thousands."""
-        return [Part("text", safe_text.plain(self.content))] if self.added else parts(self.role, self.content, self.raw)
+        if self.added:
+            return [Part("text", safe_text.plain(self.content))]
+        return parts(self.role, self.content, "" if self.large else self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Request:
 
 def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     """The page of an exchange."""
+    require(request, "view_message")
     instance = exchange.instance
     kept = Ledger.objects.filter(exchange=exchange).first()
     table = ledger.table(request, kept)
@@ -100,6 +104,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         usage=_usage(exchange.usage),
         parameters=safe_text.shown(pretty(exchange.parameters)),
         curl=_curl(request, exchange, sent),
+        large=sum(turn.large for turn in sent.turns),
         sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
         got_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in got], model=exchange.model))),
     )
@@ -110,17 +115,20 @@ def _sent(request: HttpRequest, exchange: Exchange) -> Request:
     ids = exchange.request_ids
     stored = {
         message.pk: message
-        for message in visible(request, Message.objects.filter(pk__in=ids)).only("id", "role", "content", "payload")
+        for message in visible(request, Message.objects.with_raw(LARGEST_PAYLOAD).filter(pk__in=ids))
     }
     left_out = set(exchange.left_out)
-    turns = [
-        Turn(stored[pk].role, stored[pk].content, stored[pk].payload, left_out=at in left_out, id=pk)
-        for at, pk in enumerate(ids)
-        if pk in stored
-    ]
+    turns = [replace(_stored(stored[pk]), left_out=at in left_out) for at, pk in enumerate(ids) if pk in stored]
     for place, raw in sorted(exchange.prompts):
         turns.insert(place, _turn(raw))
     return Request(turns, complete=len(stored) == len(set(ids)) and bool(exchange.parameters))
+
+
+def _stored(message: Any) -> Turn:
+    large = message.size > LARGEST_PAYLOAD
+    instead = {"role": message.role, "content": f"({message.size:,} bytes: see message {message.pk})"}
+    raw = json.dumps(instead) if large else message.raw
+    return Turn(message.role, message.content, raw, id=message.pk, large=large)
 
 
 def _turn(raw: str) -> Turn:
@@ -222,7 +230,7 @@ def _usage(usage: object, prefix: str = "") -> list[tuple[str, Any]]:
 
 def _curl(request: HttpRequest, exchange: Exchange, sent: Request) -> SafeString | str:
     """The command that asks the same again, with no memory added and nothing kept of it."""
-    if not sent.complete:
+    if not sent.complete or any(turn.large for turn in sent.turns):
         return ""
     partition, instance = (quote(name, safe="") for name in (exchange.instance.partition.name, exchange.instance.name))
     url = f"{request.scheme}://{request.get_host()}/v1/partition/{partition}/instance/{instance}/chat/completions"
@@ -233,7 +241,7 @@ def _curl(request: HttpRequest, exchange: Exchange, sent: Request) -> SafeString
             '-H "Content-Type: application/json"',
             f'-H "Authorization: Bearer ${key}"',
             '-H "X-Reservoir-Recall: off" -H "X-Reservoir-Store: off"',
-            f"-d {shlex.quote(body(exchange.parameters, [turn.raw for turn in sent.turns]))}",
+            f"-d {shlex.quote(safe_text.escaped(body(exchange.parameters, [turn.raw for turn in sent.turns])))}",
         ]
     )
 

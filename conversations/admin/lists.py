@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from conversations.admin import dialogue, exchange_page, message_page, partition_page, safe_text, searching, tags
 from conversations.admin.paging import UncountedPaginator
-from conversations.admin.visible import instances_of, visible
+from conversations.admin.visible import instances_of, may, visible
 from conversations.models import Exchange, Instance, Message, Partition
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class Memory(Fixed):
 
 
 class Place(admin.SimpleListFilter):
-    """A partition or a conversation that a link named; to be taken off again, not to be chosen among thousands."""
+    """A partition or a conversation that a link named; to be taken off again, not to be chosen among thousands.
+
+    Of one that is gone, or that the user may not see, there is nothing.
+    """
 
     model: type[Any]
 
@@ -59,7 +62,7 @@ class Place(admin.SimpleListFilter):
         pk = int(given) if given.isascii() and given.isdigit() and len(given) < 19 else 0
         found = visible(request, self.model.objects.filter(pk=pk)).first() if pk else None
         self.found = found.pk if found else None
-        return [(given, safe_text.shown(found.name))] if found else []
+        return [(given, safe_text.shown(found.name) if found else "no longer there")] if given else []
 
 
 class InPartition(Place):
@@ -67,8 +70,10 @@ class InPartition(Place):
     model = Partition
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.found is None:
+        if not self.value():
             return queryset
+        if self.found is None:
+            return queryset.none()
         if queryset.model is Instance:
             return queryset.filter(partition=self.found)
         return queryset.filter(instance__in=instances_of([self.found]))
@@ -79,7 +84,9 @@ class InInstance(Place):
     model = Instance
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset if self.found is None else queryset.filter(instance=self.found)
+        if not self.value():
+            return queryset
+        return queryset.none() if self.found is None else queryset.filter(instance=self.found)
 
 
 class Sorted(ChangeList):
@@ -252,8 +259,13 @@ class ExchangeAdmin(ReadOnly):
     list_select_related = ("instance__partition",)
     list_filter = (InPartition, InInstance, "ended", Memory, "created")
     search_fields = ("trace_id",)
-    search_help_text = "Trace id, or words of the question"
+    search_help_text = "Trace id, or words of the question (the latest that have them)"
     sortable_by = ("at",)
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        """What was asked is for those who may read messages."""
+        reads = may(request, "view_message")
+        return self.list_display if reads else tuple(name for name in self.list_display if name != "asked")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).annotate(question_text=Left("question__content", SNIPPET))

@@ -18,13 +18,17 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 
+from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance, to_partition
 from conversations.admin.visible import allowed_partitions, require, visible
 from conversations.forgetting import Changed, Counts, Selection, count, forget
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
+from conversations.querysets import LONGEST_SEARCH
 
 MOST_SELECTED = 1000
 LATEST = 10
+MOST_DAYS = 36_500
+LARGEST = 2**31 - 1
 SAMPLES = 5
 
 LABELS = {
@@ -43,14 +47,19 @@ class Criteria(forms.Form):
 
     partition_name = forms.CharField(label="Partition", strip=False)
     instance_name = forms.CharField(required=False, label="Instance", help_text="empty for all of them", strip=False)
-    older_than = forms.IntegerField(required=False, min_value=1, label="Older than, days")
+    older_than = forms.IntegerField(required=False, min_value=1, max_value=MOST_DAYS, label="Older than, days")
     since = forms.DateField(required=False, label="Said on or after", widget=forms.DateInput(attrs={"type": "date"}))
     before = forms.DateField(required=False, label="Said before", widget=forms.DateInput(attrs={"type": "date"}))
     role = forms.ChoiceField(
         required=False, choices=[("", "any"), *((role, role) for role in ("user", "assistant", "tool"))]
     )
-    larger_than = forms.IntegerField(required=False, min_value=0, label="Larger than, bytes")
-    search = forms.CharField(required=False, label="With the words", help_text='as in the search: "a phrase", -without')
+    larger_than = forms.IntegerField(required=False, min_value=0, max_value=LARGEST, label="Larger than, bytes")
+    search = forms.CharField(
+        required=False,
+        label="With the words",
+        max_length=LONGEST_SEARCH,
+        help_text='as in the search: "a phrase", -without; in the first 60,000 characters of a text',
+    )
     whole = forms.BooleanField(required=False, label="Everything, and the name itself")
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
@@ -95,9 +104,9 @@ def prune_page(request: HttpRequest) -> HttpResponse:
     form, problem, selection = Criteria(request), "", None
     trail: list[tuple[str, str]] = []
     if asked.getlist("message") or asked.get("exchange"):
-        ids, instance = _chosen(request)
+        selection, instance = _chosen(request)
         trail = to_instance(instance) if instance else []
-        form, selection, problem = _of_ids(request, ids, instance)
+        problem = "" if selection else "These messages are no longer there."
     elif asked:
         form, trail = _form(request)
         if form.is_bound and form.is_valid():
@@ -105,10 +114,10 @@ def prune_page(request: HttpRequest) -> HttpResponse:
                 selection = form.selection()
             except ValueError as error:
                 problem = str(error)
-    if selection is None or selection.ids is not None or "counted" in asked:
+    if selection is None or not form.is_bound or "counted" in asked:
         return _show(request, form=form, selection=selection, problem=problem, trail=trail)
-    address = f"?{asked.urlencode()}&counted=1"
-    return _page(request, form=form, later=True, address=address, among=_among(selection), trail=trail)
+    later = f"?{asked.urlencode()}&counted=1"
+    return _page(request, form=form, later=later, among=_among(selection), trail=trail)
 
 
 def retention(request: HttpRequest, pk: int) -> HttpResponse:
@@ -118,13 +127,13 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
         raise Http404
     partition = get_object_or_404(visible(request, Partition.objects.all()), pk=pk)
     days = request.POST.get("keep_days", "").strip()
-    if days and not (days.isascii() and days.isdigit() and 0 < int(days) <= 36_500):
+    if days and not (days.isascii() and days.isdigit() and 0 < int(days) <= MOST_DAYS):
         messages.error(request, "Write a number of days from 1 to 36500, or nothing to keep everything.")
     else:
         partition.keep_days = int(days) if days else None
         partition.save(update_fields=["keep_days"])
         kept = f"keeps what is said for {days} days" if days else "keeps everything"
-        messages.success(request, f"{partition.name} {kept}; manage.py prune --retention applies it.")
+        messages.success(request, f"{safe_text.shown(partition.name)} {kept}; manage.py prune --retention applies it.")
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
 
 
@@ -149,7 +158,7 @@ def _show(
         form=form,
         problem=problem,
         trail=trail,
-        by_ids=selection.ids is not None,
+        by_ids=not form.is_bound,
         nothing=not counts,
         counts=[(LABELS[key], n) for key, n in asdict(counts).items() if n and key in LABELS],
         size=counts.bytes,
@@ -212,28 +221,29 @@ def _unseal(request: HttpRequest) -> tuple[Selection, Counts]:
     return selection, Counts(**sealed["counts"])
 
 
-def _chosen(request: HttpRequest) -> tuple[list[int], Instance | None]:
-    """The ids of messages that the address names, one by one or by their exchange, and their instance."""
+def _chosen(request: HttpRequest) -> tuple[Selection | None, Instance | None]:
+    """The messages that the address names, one by one or by their exchange, and their instance."""
     given = [int(pk) for pk in request.GET.getlist("message") if _is_id(pk)][:MOST_SELECTED]
     rows = visible(request, Message.objects.filter(pk__in=given))
+    exchange = None
     exchange_id = request.GET.get("exchange", "")
     if _is_id(exchange_id):
-        exchange = get_object_or_404(visible(request, Exchange.objects.only("question_id")), pk=int(exchange_id))
+        exchanges = visible(request, Exchange.objects.select_related("instance__partition"))
+        exchange = get_object_or_404(exchanges, pk=int(exchange_id))
         own = Message.objects.filter(exchange=exchange) | Message.objects.filter(pk=exchange.question_id or 0)
         rows = visible(request, own)
     found = list(rows.order_by("instance_id", "pk").values_list("pk", "instance_id"))
-    if not found:
-        return [], None
-    # One conversation at a time: what is forgotten is named by its scope in the audit.
-    instance = Instance.objects.select_related("partition").get(pk=found[0][1])
-    return [pk for pk, of in found if of == instance.pk], instance
-
-
-def _of_ids(request: HttpRequest, ids: list[int], instance: Instance | None) -> tuple[Criteria, Selection | None, str]:
-    if not ids or instance is None:
-        return Criteria(request), None, "These messages are no longer there."
-    selection = Selection(partition=instance.partition.name, instance=instance.name, ids=tuple(ids))
-    return Criteria(request), selection, ""
+    if found:
+        # One conversation at a time: what is forgotten is named by its scope in the audit.
+        instance = Instance.objects.select_related("partition").get(pk=found[0][1])
+        ids = tuple(pk for pk, of in found if of == instance.pk)
+        return Selection(partition=instance.partition.name, instance=instance.name, ids=ids), instance
+    if exchange is None:
+        return None, None
+    # One that holds no message goes with its moment, as a span of time takes such exchanges along.
+    instance, moment = exchange.instance, exchange.created
+    end = moment + timedelta(microseconds=1)
+    return Selection(partition=instance.partition.name, instance=instance.name, since=moment, before=end), instance
 
 
 def _form(request: HttpRequest) -> tuple[Criteria, list[tuple[str, str]]]:

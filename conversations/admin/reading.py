@@ -12,6 +12,9 @@ from django.utils.safestring import SafeString
 from conversations.admin import safe_text
 
 LONG_CHARACTERS = 3_000
+LARGEST_PAYLOAD = 200_000  # bytes; a message with larger attachments shows its words, and its own page the rest
+LARGEST_JSON = 1_000_000  # characters; of what is larger, long texts are cut short
+SHORT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,26 @@ def fold(title: str, content: str) -> Part:
 
 
 def pretty(content: str) -> str:
-    """JSON indented; anything else as it is."""
+    """JSON indented, with its long texts cut short where it is very large; anything else as it is."""
     if content[:1] not in ("{", "["):
         return content
     try:
-        return json.dumps(json.loads(content), indent=2, ensure_ascii=False)
+        value = json.loads(content)
     except ValueError:
         return content
+    return json.dumps(_cut(value) if len(content) > LARGEST_JSON else value, indent=2, ensure_ascii=False)
+
+
+def _cut(value: Any) -> Any:
+    match value:
+        case str() if len(value) > 5 * SHORT:
+            return f"{value[:SHORT]}… ({len(value):,} characters)"
+        case list():
+            return [_cut(each) for each in value]
+        case dict():
+            return {key: _cut(each) for key, each in value.items()}
+        case _:
+            return value
 
 
 def _object(payload: str) -> Mapping[str, Any]:

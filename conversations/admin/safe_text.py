@@ -20,9 +20,11 @@ from markdown_it.token import Token
 MARKDOWN_CHARACTERS = 20_000
 
 # Invisible, or turning the direction of what follows: C0 and C1 controls, bidi embeddings, overrides and isolates,
-# zero-width spaces, and the tag characters that hide instructions. Joiners and plain direction marks belong to scripts.
+# zero-width spaces, and the tags and variation selectors that hide instructions. Joiners and plain direction marks
+# belong to scripts, and a variation selector to the ideograph before it.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "|(?<![\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\U000e0100-\U000e01ef]"
 )
 _LINE_ENDS = re.compile(r"\r\n?")
 _SCHEMES = ("http", "https", "mailto")
@@ -36,9 +38,14 @@ _ATTRIBUTES = {"a": {"href", "class", "title"}, "ol": {"start"}, "span": {"class
 
 def shown(text: str) -> str:
     """The text with its hidden characters made visible: ESC as ␛, U+202E as ⟦U+202E⟧."""
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
     return _HIDDEN.sub(_mark, _LINE_ENDS.sub("\n", text))
+
+
+def escaped(json_text: str) -> str:
+    """The same JSON with its hidden characters escaped, so that what is read is what is pasted."""
+    return _HIDDEN.sub(_escape, json_text)
 
 
 def plain(text: str) -> SafeString:
@@ -57,8 +64,9 @@ def formatted(text: str) -> SafeString:
     """The text as Markdown: headings, lists, tables, code. HTML in it is shown as text, images as links."""
     if len(text) > MARKDOWN_CHARACTERS:
         return plain(text)
+    # Once more what is shown: Markdown makes characters of references such as &#x202e; and they are to be seen as well.
     html = nh3.clean(
-        _MARKDOWN.render(shown(text)),
+        shown(_MARKDOWN.render(shown(text))),
         tags=_TAGS,
         attributes=_ATTRIBUTES,
         url_schemes=set(_SCHEMES),
@@ -105,6 +113,13 @@ def _with_marks(text: str, pattern: re.Pattern[str]) -> str:
         html += [escape(text[at : found.start()]), "<mark>", escape(found.group()), "</mark>"]
         at = found.end()
     return "".join([*html, escape(text[at:])])
+
+
+def _escape(found: re.Match[str]) -> str:
+    if found.group() in "\n\r\x0b\x0c":  # white space between its values
+        return found.group()
+    units = found.group().encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def _mark(found: re.Match[str]) -> str:

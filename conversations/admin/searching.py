@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -43,12 +43,17 @@ NEAREST = """
 WITH compared AS MATERIALIZED (
     SELECT id FROM conversations_embedding
     WHERE model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
-      AND (%(instances)s::bigint[] IS NULL OR instance_id = ANY(%(instances)s))
+      AND {of}
     ORDER BY id DESC LIMIT %(most)s
 )
 SELECT message_id, 1 - min(vector <=> %(vector)s::halfvec) FROM conversations_embedding JOIN compared USING (id)
 GROUP BY message_id ORDER BY 2 DESC, message_id DESC LIMIT %(limit)s
 """
+
+
+OF_ALL = "true"
+OF_INSTANCES = "instance_id = ANY(%(instances)s)"
+OF_PARTITIONS = "instance_id IN (SELECT id FROM conversations_instance WHERE partition_id = ANY(%(partitions)s))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +69,26 @@ def by_words(messages: QuerySet[Any], term: str) -> QuerySet[Any]:
 
 
 def exchanges(request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-    """The exchange with this trace id, or those whose question holds the words: of the latest such questions."""
+    """The exchange with this trace id, or those whose question holds the words: of the latest such questions, in the
+    partition or the conversation that the address names.
+    """
     term = term.strip()
     if not term:
         return rows
     try:
         return rows.filter(trace_id=uuid.UUID(term))
     except ValueError:
-        questions = visible(request, Message.objects.filter(role="user").matching(term))
+        require(request, "view_message")
+        questions = _rows(request, _instance(request), _partition(request)).filter(role="user").matching(term)
         latest = questions.order_by("-pk").values_list("pk", flat=True)
         return rows.filter(question__in=list(latest[:MOST_QUESTIONS]))
 
 
 def search_page(request: HttpRequest) -> HttpResponse:
-    """Search for words, for a meaning, or for the trace id of an exchange."""
+    """Search for words, for a meaning, or for the trace id of an exchange.
+
+    What is found by meaning comes with `?compared`, which the page's script asks for.
+    """
     require(request, "view_message")
     term = request.GET.get("q", "").replace("\x00", " ").strip()[:1000]
     if where := _exchange_with(request, term):
@@ -85,14 +96,16 @@ def search_page(request: HttpRequest) -> HttpResponse:
     instance, partition = _instance(request), _partition(request)
     meaning = request.GET.get("by") == "meaning"
     found: list[Found] = []
-    problem, later = "", None
-    if term and meaning:
+    problem, older, later = "", None, ""
+    if term and meaning and "compared" not in request.GET:
+        later = f"?{request.GET.urlencode()}&compared=1"
+    elif term and meaning:
         try:
             found = _nearest(request, term, instance, partition)
         except EmbedderError as error:
             problem = f"There is no search by meaning now: {error}"
     elif term:
-        found, later = _matching(request, term, instance, partition)
+        found, older = _matching(request, term, instance, partition)
     trail = to_instance(instance) if instance else to_partition(partition) if partition else []
     return page(
         request,
@@ -104,6 +117,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         instance=instance,
         partition=partition,
         found=found,
+        older=older,
         later=later,
         problem=problem,
         bounded=meaning and instance is None,
@@ -130,18 +144,23 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
     embedder = in_use()
     vector = embedder.embed([term])[0]
     partitions = [partition.pk] if partition else allowed_partitions(request)
-    instances = None if partitions is None else list(instances_of(partitions))
-    values = {
+    instances = [instance.pk] if instance else None if partitions is None else instances_of(partitions)
+    values: dict[str, Any] = {
         "vector": "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
         "model": embedder.name,
-        "instances": [instance.pk] if instance else instances,
+        "instances": instances,
+        "partitions": partitions,
         "most": None if instance else NEAREST_OF,
         "limit": A_PAGE,
     }
-    statement = NEAREST
+    of = OF_ALL if instances is None else OF_INSTANCES
+    if isinstance(instances, QuerySet):  # too many to name
+        of, values["instances"] = OF_PARTITIONS, None
+    statement = NEAREST.format(of=of)
     if instance and (model := nearest.searchable(instance.pk, embedder.name)):
         statement = INDEXED.format(expression=model.expression, type=model.type, instance=instance.pk, model=model.id)
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(nearest.SEARCH)
         cursor.execute(statement, values)
         likeness = dict(cursor.fetchall())
     rows = {message.pk: message for message in _rows(request, instance, partition).filter(pk__in=likeness)}
@@ -153,7 +172,7 @@ def _rows(request: HttpRequest, instance: Instance | None, partition: Partition 
     if instance:
         rows = rows.filter(instance=instance)
     elif partition:
-        rows = rows.filter(instance__partition=partition)
+        rows = rows.filter(instance__in=instances_of([partition.pk]))
     return rows.annotate(text=Left("content", TEXT)).defer("content", "payload", "lexemes", "digest")
 
 

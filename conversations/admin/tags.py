@@ -57,9 +57,9 @@ def money(dollars: float | Decimal | None) -> str:
 
 
 @register.filter
-def milliseconds(ms: float | None) -> str:
-    """12.3 -> 12 ms, 4321 -> 4.3 s."""
-    if ms is None:
+def milliseconds(ms: object) -> str:
+    """12.3 -> 12 ms, 4321 -> 4.3 s; a dash for what was not measured."""
+    if not isinstance(ms, int | float):
         return NONE
     if ms >= 1000:
         return f"{ms / 1000:.1f} s"

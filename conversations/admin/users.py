@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin
+from django.contrib.admin.widgets import ManyToManyRawIdWidget
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
 from django.http import HttpRequest
@@ -13,15 +15,36 @@ from conversations.models import Partition, StaffLimit
 from conversations.querysets import SCRATCH
 
 if TYPE_CHECKING:
+    LimitFormBase = forms.ModelForm[StaffLimit]
     LimitInlineBase = admin.StackedInline[StaffLimit, User]
     UserAdminBase = UserAdmin[User]
 else:
+    LimitFormBase = forms.ModelForm
     LimitInlineBase = admin.StackedInline
     UserAdminBase = UserAdmin
 
 
+# So many partitions can be chosen from a list; of more, their ids are given, or picked in their own list.
+MOST_CHOICES = 1_000
+
+
+class LimitForm(LimitFormBase):
+    """A tick makes a limit, since a form in which nothing is chosen is none: a limit to no partition sees nothing."""
+
+    limited = forms.BooleanField(
+        required=False, label="Limit this user", help_text="to the partitions chosen here; with none chosen, to nothing"
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:  # it is there, and "Delete" takes it away
+            self.fields["limited"].widget = forms.HiddenInput()
+            self.fields["limited"].disabled = True
+
+
 class LimitInline(LimitInlineBase):
     model = StaffLimit
+    form = LimitForm
     filter_horizontal = ("partitions",)
     verbose_name_plural = "limit to partitions (without one, the permissions above hold for all partitions)"
 
@@ -29,6 +52,9 @@ class LimitInline(LimitInlineBase):
         """Partitions that are there to measure with are no choice; all others are, or saving would drop them."""
         if db_field.name == "partitions":
             given["queryset"] = Partition.objects.exclude(name__startswith=SCRATCH)
+            if given["queryset"].count() > MOST_CHOICES:
+                given["widget"] = ManyToManyRawIdWidget(db_field.remote_field, self.admin_site)
+                given["help_text"] = "ids of partitions, with commas between them"
         return super().formfield_for_manytomany(db_field, request, **given)
 
 

@@ -104,6 +104,10 @@ def _item(line: int, value: Any) -> Item:
     fields = checked(EXCHANGE, given, "exchange.")
     if "created" not in fields:
         raise ValueError("exchange.created is missing")
+    if not all(map(_is_number, fields.get("timings", {}).values())):
+        raise ValueError("exchange.timings are no milliseconds")
+    if not all(map(_is_prompt, fields.get("prompts", []))):
+        raise ValueError("exchange.prompts are no places and texts")
     references, ledger = None, None
     if "request_ids" in given:
         question = given.get("question")
@@ -192,6 +196,14 @@ def _pieces(value: Json, length: int) -> tuple[Piece, ...]:
 
 def _fits(number: Any) -> bool:
     return isinstance(number, int | float) and math.isfinite(number) and abs(number) <= LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_id(value[0]) and isinstance(value[1], str)
 
 
 def _is_id(value: Any) -> bool:

@@ -282,6 +282,7 @@ class _Chunk:
                 message_count=F("message_count") + len(mine),
                 exchange_count=F("exchange_count") + len(opened),
                 last_active=max(active, default=None),
+                created=min([instance.created, *mine]),
             )
 
     def _waiting(self, exchanges: Mapping[uuid.UUID, Exchange]) -> dict[int, _References]:

@@ -365,6 +365,8 @@ GOOD = {"trace_id": "11111111-1111-4111-8111-111111111111", "partition": "p", "i
         json.dumps({**GOOD, "exchange": {"created": "2026-01-01T00:00:00+00:00", "ended": "sometime"}}),
         json.dumps({**GOOD, "exchange": {"created": "2026-01-01T00:00:00"}}),
         json.dumps({**GOOD, "exchange": {"created": "2026-01-01T00:00:00Z", "usage": {"a": "\x00"}}}),
+        json.dumps({**GOOD, "exchange": {"created": "2026-01-01T00:00:00Z", "timings": {"total": "12"}}}),
+        json.dumps({**GOOD, "exchange": {"created": "2026-01-01T00:00:00Z", "prompts": ["x"]}}),
         '{"trace_id": "11111111-1111-4111-8111-111111111111", "partition": "\\ud800"}',
     ],
 )

@@ -127,6 +127,22 @@ def test_a_file_that_cannot_be_read_is_said_in_one_sentence(run: Run, tmp_path: 
         run("export", "-o", str(tmp_path / "no" / "folder"))
 
 
+def test_a_pipe_can_be_imported(run: Run, tmp_path: Path) -> None:
+    say("one", days_ago=3)
+    text = run("export")
+    Message.objects.all().delete()
+    Partition.objects.all().delete()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["tee", pipe], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as writer:
+        assert writer.stdin
+        writer.stdin.write(text)
+        writer.stdin.close()
+        run("import", str(pipe))
+    message = Message.objects.select_related("instance").get()
+    assert message.instance.created == message.created, "the conversation began when its first message was said"
+
+
 def test_an_export_into_a_pipe_or_a_link_replaces_neither(run: Run, tmp_path: Path) -> None:
     say("one")
     pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"

@@ -341,6 +341,8 @@ def test_what_lies_elsewhere_is_brought_in_before_anything_is_counted(monkeypatc
         {"since": datetime(2026, 1, 2, tzinfo=UTC), "before": datetime(2026, 1, 1, tzinfo=UTC)},
         {"before": datetime(2026, 1, 1)},
         {"larger_than": -1},
+        {"larger_than": 2**31},
+        {"search": "x" * 1001},
     ],
 )
 def test_a_selection_that_says_too_little_or_contradicts_itself_is_refused(criteria: dict[str, Any]) -> None:

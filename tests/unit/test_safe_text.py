@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -115,3 +116,19 @@ def test_a_payload_that_is_none_shows_the_text(payload: str) -> None:
 def test_a_script_address_in_an_image_part_is_no_link() -> None:
     payload = '{"content": [{"type": "image_url", "image_url": {"url": "javascript:alert(1)"}}]}'
     assert [(part.kind, part.url) for part in parts("user", "", payload)] == [("note", "")]
+
+
+def test_what_markdown_makes_of_references_is_shown_as_well() -> None:
+    html = safe_text.formatted("a &#x202e;gnp.exe &shy;b [x](https://a.example/ '&#8203;')")
+    assert "⟦U+202E⟧gnp.exe" in html and "⟦U+00AD⟧b" in html and "⟦U+200B⟧" in html
+
+
+def test_variation_selectors_that_hide_a_text_are_shown_and_those_of_ideographs_are_not() -> None:
+    assert safe_text.shown("😀\U000e0150\U000e0151") == "😀⟦U+E0150⟧⟦U+E0151⟧"
+    assert safe_text.shown("葛\U000e0100城") == "葛\U000e0100城"
+
+
+def test_json_with_hidden_characters_escaped_says_the_same() -> None:
+    text = json.dumps({"a": "x\u202e\x7f\U000e0041\n"}, ensure_ascii=False, indent=1)
+    assert "\u202e" not in safe_text.escaped(text)
+    assert json.loads(safe_text.escaped(text)) == json.loads(text)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -85,12 +85,16 @@ without one are queued, and embedded by the running server. Exit code 1 when lin
 
 
 def _opened(file: str) -> IO[bytes]:
-    """The file, or what standard input gives, kept on disk so that it can be read twice."""
-    if file == "-":
-        kept = tempfile.TemporaryFile()  # noqa: SIM115, whoever asked closes it
-        shutil.copyfileobj(sys.stdin.buffer, kept)
-        return kept
+    """The file, or what standard input or a pipe gives, kept on disk so that it can be read twice."""
     try:
-        return Path(file).open("rb")
+        given = nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb")  # noqa: SIM115, closed below
+        with ExitStack() as closing:
+            stream = closing.enter_context(given)
+            if file != "-" and stream.seekable():
+                closing.pop_all()  # whoever asked closes it
+                return stream
+            kept = tempfile.TemporaryFile()  # noqa: SIM115, the same
+            shutil.copyfileobj(stream, kept)
+            return kept
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from None

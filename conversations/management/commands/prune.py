@@ -50,7 +50,11 @@ A client that still has a message in its history and sends it again has it store
         what.add_argument("--before", type=moment, metavar="D", help="said before")
         what.add_argument("--larger-than", type=size, metavar="SIZE", help="messages of more bytes: 5000, 64k, 2M")
         what.add_argument("--role", help="said by: user, assistant, tool, ...")
-        what.add_argument("--search", metavar="WORDS", help='that hold all the words; "phrases", -exclusions')
+        what.add_argument(
+            "--search",
+            metavar="WORDS",
+            help='that hold all the words, in their first 60,000 characters; "phrases", -exclusions',
+        )
         what.add_argument("--whole", action="store_true", help="the whole partition or instance, and its name")
         what.add_argument("--retention", action="store_true", help="what partitions have kept long enough")
         parser.add_argument("--dry-run", action="store_true", help="only say what would go")

@@ -157,7 +157,7 @@ function drawMap() {
   }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) { point((under + step + count) % count); event.preventDefault(); }
+    if (step) { point(under < 0 ? (step > 0 ? 0 : count - 1) : (under + step + count) % count); event.preventDefault(); }
     if (event.key === "Enter" && under >= 0) open(under);
     if (event.key === "Escape") reset.click();
   });

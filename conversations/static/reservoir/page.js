@@ -52,6 +52,7 @@ if (later) {
     for (const part of document.querySelectorAll("[data-later]")) {
       part.replaceWith(document.adoptNode(whole.getElementById(part.id)));
     }
+    document.getElementById("said").textContent = place.dataset.done;
     document.dispatchEvent(new Event("arrived"));
   }).catch(() => {
     place.classList.remove("busy");
