@@ -18,10 +18,10 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from conversations import archive, forgetting, lookup
 from conversations.embedders import Embedder, EmbedderError
-from conversations.forgetting import Selection
 from conversations.lookup import BadCursor, Page
 from conversations.models import Message
 from conversations.querysets import NoScope
+from conversations.selection import Selection
 from proxy.crew import Crew, Late
 from proxy.database import on_database
 from proxy.errors import BadRequest, Overloaded, Unavailable

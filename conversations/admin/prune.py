@@ -21,9 +21,10 @@ from django.utils import timezone
 from conversations.admin import safe_text
 from conversations.admin.pages import page, to_instance, to_partition
 from conversations.admin.visible import allowed_partitions, require, visible
-from conversations.forgetting import Changed, Counts, Selection, count, forget
+from conversations.forgetting import Changed, Counts, count, forget
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
 from conversations.querysets import LONGEST_SEARCH
+from conversations.selection import Selection
 
 MOST_SELECTED = 1000
 LATEST = 10

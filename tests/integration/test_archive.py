@@ -21,9 +21,9 @@ from conversations.archive.fields import uid
 from conversations.backlog import save_vectors
 from conversations.capture import turn
 from conversations.embedders.pieces import Piece
-from conversations.forgetting import Selection
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
+from conversations.selection import Selection
 
 pytestmark = pytest.mark.django_db
 

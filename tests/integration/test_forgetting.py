@@ -19,9 +19,10 @@ from conversations import actions, forgetting
 from conversations.backlog import save_vectors
 from conversations.capture import turn
 from conversations.embedders.pieces import Piece
-from conversations.forgetting import Counts, Selection
+from conversations.forgetting import Counts
 from conversations.models import AuditEntry, Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import Scope
+from conversations.selection import Selection
 
 pytestmark = pytest.mark.django_db
 

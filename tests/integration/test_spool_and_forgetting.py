@@ -16,9 +16,9 @@ from django.utils import timezone
 
 from conversations import forgetting
 from conversations.actions import Answered, Asked
-from conversations.forgetting import Selection
 from conversations.models import Exchange, Message
 from conversations.querysets import Scope
+from conversations.selection import Selection
 from proxy.replaying import replay, spool_folder, store_spool
 from proxy.segments import Entry
 from proxy.spool import Spool, SpoolError, summary

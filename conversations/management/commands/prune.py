@@ -9,9 +9,10 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations import forgetting
-from conversations.forgetting import Counts, Selection
+from conversations.forgetting import Counts
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import add_scope, in_bytes, moment, safe, size, table
+from conversations.selection import Selection
 
 NAMES = {
     "messages": "messages",

@@ -10,8 +10,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from conversations.forgetting import Selection, forget
+from conversations.forgetting import forget
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
+from conversations.selection import Selection
 from tests.integration.admin.data import answer_of, exchange, question_of, staff
 from tests.integration.admin.pages import HOME, WORK, browser, change, text
 
