@@ -217,7 +217,7 @@ def test_an_upload_and_a_download_of_any_size_take_little_memory(
     assert peak < 550_000, f"{peak} KB"
 
 
-# --- logs and probes ---------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------
 
 
 def test_a_query_string_is_not_logged_and_neither_is_content(
@@ -227,8 +227,3 @@ def test_a_query_string_is_not_logged_and_neither_is_content(
     provider.answer(Answer(500, body=error_body("sk-verysecret")))
     chat(server, scope, says("never-log-this"), Authorization="Bearer sk-verysecret")
     assert not any(secret in server.log for secret in ("hush-hush", "never-log-this", "sk-verysecret"))
-
-
-def test_probes_answer(server: Server) -> None:
-    assert httpx.get(f"{server.url}/live", trust_env=False).json() == {"status": "live"}
-    assert httpx.get(f"{server.url}/ready", trust_env=False).json()["database"] == "ready"

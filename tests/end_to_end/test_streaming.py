@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from typing import Any
 
 import httpx
@@ -13,7 +12,6 @@ from openai import OpenAI
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says, streamed
-from tests.end_to_end.conftest import StartServer
 from tests.fake_provider import (
     Answer,
     Cut,
@@ -138,22 +136,3 @@ def test_stream_answer_of_the_library_reads_to_its_end(client: OpenAI, provider:
     messages: list[Any] = [{"role": "user", "content": "count"}]
     stream = client.chat.completions.create(model="gpt-4", messages=messages, stream=True)
     assert "".join(part.choices[0].delta.content or "" for part in stream if part.choices) == "One two three"
-
-
-def test_sigterm_lets_a_running_stream_finish(start_beside: StartServer, scope: Scope, provider: FakeProvider) -> None:
-    server = start_beside()
-    gate = Gate()
-    events = stream_events("Hello there")
-    provider.answer(Answer(headers=[("Content-Type", "text/event-stream")], body=[*events[:2], gate, *events[2:]]))
-    url = f"{server.base_url(*scope)}/chat/completions"
-    with httpx.stream("POST", url, json=says("hi", stream=True), trust_env=False, timeout=30) as answer:
-        parts = answer.iter_raw()
-        data = next(parts)
-        server.terminate()
-        time.sleep(0.5)
-        gate.open()
-        data += b"".join(parts)
-    assert data == b"".join(events)
-    assert server.stop() is not None
-    server.start()
-    assert [m["content"] for m in store.messages(server, scope)] == ["hi", "Hello there"]

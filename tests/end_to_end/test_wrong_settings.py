@@ -18,7 +18,7 @@ from tests.server import ROOT, clean_environment
         ("RESERVOIR_LOG_LEVEL", "loud", "RESERVOIR_LOG_LEVEL is 'LOUD': write one of DEBUG, INFO, WARNING, ERROR."),
         ("RESERVOIR_HOME", os.devnull, "let RESERVOIR_HOME name a folder of your own."),
         ("RESERVOIR_LANGUAGE", "klingon", "RESERVOIR_LANGUAGE is 'klingon': write one of arabic, "),
-        ("RESERVOIR_MEMORY_BUDGET", "lots", "RESERVOIR_MEMORY_BUDGET is 'lots': write a whole number"),
+        ("RESERVOIR_RECALL_DEADLINE_MS", "many", "RESERVOIR_RECALL_DEADLINE_MS is 'many': write a whole number"),
         ("OPENAI_API_KEY", "sk\nx", "OPENAI_API_KEY: write the key alone"),
     ],
 )
