@@ -32,7 +32,10 @@ class LimitForm(LimitFormBase):
     """A tick makes a limit, since a form in which nothing is chosen is none: a limit to no partition sees nothing."""
 
     limited = forms.BooleanField(
-        required=False, label="Limit this user", help_text="to the partitions chosen here; with none chosen, to nothing"
+        required=False,
+        label="Limit this user",
+        help_text="to the partitions chosen below, or, with none chosen, to nothing; "
+        "without a limit the permissions above hold for all partitions",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,8 +48,8 @@ class LimitForm(LimitFormBase):
 class LimitInline(LimitInlineBase):
     model = StaffLimit
     form = LimitForm
+    fields = ("limited", "partitions")
     filter_horizontal = ("partitions",)
-    verbose_name_plural = "limit to partitions (without one, the permissions above hold for all partitions)"
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **given: Any) -> Any:
         """Partitions that are there to measure with are no choice; all others are, or saving would drop them."""
