@@ -1,7 +1,8 @@
 """The backlog: messages without an embedding. The queue is the table itself, so a crash loses nothing.
 
 A worker takes a few messages by moving their due time ahead (a lease), embeds them outside any transaction, and
-writes the vectors. A message that cannot be embedded delays nobody but itself.
+writes the vectors. A message that cannot be embedded delays nobody but itself, and a very long one is embedded as far
+as that takes some seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from conversations.embedders import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
 from conversations.embedding import model_of
 from conversations.models import Embedding, EmbeddingModel, Message
+
+# Of a text: some 360 pieces of English, or seven seconds with the local model. A message of megabytes would keep all
+# that is said after it from being found by meaning for an hour; its words are not indexed that far either.
+EMBEDDED_CHARACTERS = 200_000
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
         embed(embedder, messages)
     except EmbedderError:
         if len(messages) == 1:
+            _later(messages[0])
             raise
         failures = [message for message in messages if not _embed_alone(embedder, message)]
         if len(failures) == len(messages):
@@ -100,7 +106,7 @@ def _lease(batch: int) -> list[Message]:
 
 def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., None] = save_vectors) -> None:
     """Make and write the vectors of these messages; `save` writes those of one. Raises EmbedderError, then of none."""
-    pieces = [split(message.content, embedder.count) for message in messages]
+    pieces = [split(message.content[:EMBEDDED_CHARACTERS], embedder.count) for message in messages]
     texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
     vectors = embedder.embed(texts)
     model = model_of(embedder)
@@ -121,9 +127,13 @@ def _embed_alone(embedder: Embedder, message: Message) -> bool:
         embed(embedder, [message])
     except EmbedderError as error:
         log.warning("message %s could not be embedded and is tried again in a minute: %s", message.pk, error)
-        Message.objects.filter(pk=message.pk).update(embed_due=timezone.now() + RETRY)
+        _later(message)
         return False
     return True
+
+
+def _later(message: Message) -> None:
+    Message.objects.filter(pk=message.pk).update(embed_due=timezone.now() + RETRY)
 
 
 class Worker(threading.Thread):
@@ -149,9 +159,10 @@ class Worker(threading.Thread):
     def _index(self) -> bool:
         if time.monotonic() - self._indexed < INDEX_SECONDS:
             return False
+        self._indexed = time.monotonic()  # also where it fails
         made = indexes.create_next()
-        if not made:
-            self._indexed = time.monotonic()
+        if made:
+            self._indexed = float("-inf")
         return made
 
     def run(self) -> None:

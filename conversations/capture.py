@@ -75,7 +75,7 @@ def storable_json(value: Any) -> Any:
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:
-    """The words of a message: its text content, text parts joined by line breaks, or its refusal."""
+    """The words of a message: its text content, text parts joined by line breaks, its refusal, or what was spoken."""
     content = payload.get("content")
     if isinstance(content, str):
         texts = [content]
@@ -84,16 +84,23 @@ def plain_text(payload: Mapping[str, Any]) -> str:
         texts = [text for part in parts if isinstance(text := part.get("text") or part.get("refusal"), str)]
     if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
         texts = [refusal]
+    audio = payload.get("audio")
+    if not any(texts) and isinstance(audio, dict) and isinstance(transcript := audio.get("transcript"), str):
+        texts = [transcript]
     return storable("\n".join(texts))
+
+
+NO_ATTACHMENT = {"text", "refusal", "thinking"}  # keys of parts of a content that are words
 
 
 def digest(payload: Mapping[str, Any]) -> bytes:
     """16 bytes that are equal for what is one turn to a reader, however a client library spells it.
 
     Libraries resend an answer with null fields added or left out, its text as a string or as a list of one
-    part, with white space trimmed. Text, calls and attachments count; so does the role.
+    part, with white space trimmed, without its thinking, a call's arguments as JSON of their own spelling. Text, calls
+    and attachments count; so does the role.
     """
-    attachments = [part for part in _objects(payload.get("content")) if "text" not in part and "refusal" not in part]
+    attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
         payload.get("role"),
         plain_text(payload).strip(),
@@ -114,7 +121,17 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 def _call(call: Mapping[str, Any]) -> list[Any]:
     function = call.get("function")
     body = function if isinstance(function, dict) else call.get("custom")
+    if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
+        body = body | {"arguments": _value(arguments)}
     return [call.get("id"), body]
+
+
+def _value(arguments: str) -> Any:
+    """What JSON says, however it is spelt; any other text as it is."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def conversation_key(digests: Iterable[bytes]) -> bytes:

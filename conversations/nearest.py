@@ -16,6 +16,9 @@ SEARCH = "SET LOCAL hnsw.ef_search = 800; SET LOCAL hnsw.iterative_scan = relaxe
 for 75 % of questions with a list of 100, 89 % with 200, 99 % with 400 (10 ms), 100 % with 800 (22 ms)."""
 
 
+MOST_DIMENSIONS = 4_000  # that pgvector's HNSW indexes of halfvec
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """An embedding model's row, as far as its indexes are concerned."""

@@ -109,12 +109,14 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
         return self.filter(embed_due__isnull=False).order_by("embed_due")
 
     def known(self, instance_id: int, digests: Sequence[bytes]) -> list[Known]:
-        """The instance's messages that share a digest with a turn, ready to be aligned; newest 2,000.
+        """The instance's messages that share a digest with a turn, ready to be aligned: the newest of each digest, and
+        what lies before them on their branches, up to some thousands.
 
         Asked with every request; as SQL, since Django takes longer to put it together than PostgreSQL to answer it.
         """
         with connection.cursor() as cursor:
-            cursor.execute(KNOWN, {"instance": instance_id, "digests": list(digests)})
+            most = LEAST_KNOWN + 4 * len(digests)
+            cursor.execute(KNOWN, {"instance": instance_id, "digests": list(digests), "most": most})
             return [
                 Known(
                     id=row[0],
@@ -136,7 +138,31 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
             ]
 
 
+# So many are found in any case, and more for a long history. Where two sentences are all that is ever said, the branch
+# that is climbed is the whole scope.
+LEAST_KNOWN = 2_000
+
+# A sentence may be said thousands of times in a scope: of each the newest few are taken, and from there the branches
+# are climbed as far as they hold turns of the request, which are found there however often they have been said since.
+# An answer that the client left out is climbed over.
 KNOWN = """
+WITH RECURSIVE wanted AS (
+    SELECT DISTINCT unnest(%(digests)s::bytea[]) AS digest
+), found AS (
+    SELECT newest.id, newest.parent_id FROM wanted, LATERAL (
+        SELECT id, parent_id FROM conversations_message
+        WHERE instance_id = %(instance)s AND digest = wanted.digest ORDER BY id DESC LIMIT 20
+    ) newest
+    UNION
+    SELECT before.id, before.parent_id FROM found
+    JOIN conversations_message p ON p.id = found.parent_id
+    LEFT JOIN conversations_message g ON g.id = p.parent_id AND p.role = 'assistant'
+    CROSS JOIN LATERAL (
+        SELECT p.id, p.parent_id WHERE p.digest = ANY(%(digests)s)
+        UNION ALL
+        SELECT g.id, g.parent_id WHERE g.digest = ANY(%(digests)s)
+    ) before
+)
 SELECT m.id, m.digest, m.role,
        p.id, p.digest, p.role, p.alone OR p.parent_id IS NULL,
        g.id, g.digest,
@@ -147,10 +173,9 @@ SELECT m.id, m.digest, m.role,
        OR EXISTS (SELECT FROM conversations_exchange e WHERE e.question_id = m.id AND e.ended = 'open'),
        NOT EXISTS (SELECT FROM conversations_message c WHERE c.parent_id = m.id AND NOT c.alone),
        m.alone, m.abandoned
-FROM conversations_message m
+FROM (SELECT id FROM found LIMIT %(most)s) found
+JOIN conversations_message m ON m.id = found.id
 LEFT JOIN conversations_message p ON p.id = m.parent_id
 LEFT JOIN conversations_message g ON g.id = p.parent_id
-WHERE m.instance_id = %(instance)s AND m.digest = ANY(%(digests)s)
 ORDER BY m.id DESC
-LIMIT 2000
 """

@@ -117,7 +117,7 @@ def ask(*, scope: Scope, query: str) -> Question:
     meant = set(named(query, [person.name for person in people]))
     return Question(
         text=query,
-        wording=in_first_person(query, sorted(meant), settings.RESERVOIR_LANGUAGE) or query,
+        wording=(in_first_person(query, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or query,
         instance_id=instance_id,
         messages=messages,
         words=_chosen(lexemes or (), messages),

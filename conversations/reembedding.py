@@ -24,6 +24,7 @@ from conversations.backlog import add_vectors, embed
 from conversations.embedders import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.models import Embedding, EmbeddingModel, Message
+from conversations.nearest import MOST_DIMENSIONS
 from conversations.querysets import SCRATCH, MessageQuerySet
 
 BATCH = 64
@@ -55,6 +56,11 @@ def alone() -> Iterator[None]:
 
 def begin(embedder: Embedder, spec: str) -> EmbeddingModel:
     """The row of the new model, which knows from now on how it is asked."""
+    if embedder.dimensions > MOST_DIMENSIONS:
+        raise ReembeddingError(
+            f"Vectors of {embedder.dimensions} dimensions cannot be indexed: choose a model of at most "
+            f"{MOST_DIMENSIONS}, or shorten them with --dimensions."
+        )
     model = model_of(embedder)
     if model.dimensions != embedder.dimensions:
         raise ReembeddingError(

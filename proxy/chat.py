@@ -18,7 +18,10 @@ from proxy.errors import BadRequest
 Json = dict[str, Any]
 Span = tuple[int, int]
 
+DEEPEST_VALUE = 32
+
 SYSTEM_ROLES = frozenset({"system", "developer"})
+LONGEST_ROLE = 16  # characters that are kept of one
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -195,6 +198,7 @@ def decode_reply(body: bytes) -> Reply:
     try:
         fields = json.loads(body.decode(), parse_constant=lambda name: None)
         choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]
+        choices = [choice for choice in choices if is_shallow(choice["message"])]
         choices.sort(key=lambda choice: choice.get("index") or 0)
     except (ValueError, RecursionError, AttributeError, TypeError):
         return Reply()
@@ -202,10 +206,19 @@ def decode_reply(body: bytes) -> Reply:
     return Reply(
         messages=tuple(ChatMessage.make(_answer(choice["message"])) for choice in choices),
         finish_reasons=tuple(str(choice.get("finish_reason") or "") for choice in choices),
-        usage=usage if isinstance(usage, dict) else None,
+        usage=usage if isinstance(usage, dict) and is_shallow(usage) else None,
         error=fields.get("error"),
         complete=bool(choices),
     )
+
+
+def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
+    """Whether a value is nested no deeper than any answer needs, so that nothing after us chokes on it."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return True
+    return depth > 0 and all(is_shallow(item, depth - 1) for item in value)
 
 
 def _answer(payload: Json) -> Json:
@@ -229,7 +242,8 @@ def _checked(payload: Any, index: int) -> Json:
     if not isinstance(payload, dict):
         raise BadRequest(f"Invalid type for '{where}': expected an object.", code="invalid_type", param=where)
     role = payload.get("role")
-    if not isinstance(role, str) or role not in ROLES:
+    # Providers have roles of their own ("control", "ipython"), and say themselves what they do not know.
+    if not isinstance(role, str) or not 0 < len(role) <= LONGEST_ROLE or not role.isprintable():
         raise BadRequest(
             f"Invalid value for '{where}.role': expected one of {', '.join(sorted(ROLES))}.",
             code="invalid_value",

@@ -166,7 +166,9 @@ class History:
             raise BadRequest(str(error), code="invalid_cursor", param="cursor") from None
         except EmbedderError as error:
             raise Unavailable(f"Nothing can be searched by meaning now: {error}") from None
-        except (SpoolError, Late, DatabaseError, InterfaceError) as error:
+        except SpoolError as error:
+            raise Unavailable(str(error)) from error
+        except (Late, DatabaseError, InterfaceError) as error:
             raise Unavailable(AWAY) from error
 
 

@@ -72,7 +72,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
 async def recall(call: Call, run: Runtime) -> Outcome:
     """What a chat completion with a text would be given, and why. Asks nobody, stores nothing."""
     watch = relay.Stopwatch()
-    inquiry = Inquiry.of(call)
+    inquiry = await call.think(Inquiry.of, call)
     chat = inquiry.chat
     target = run.providers.select(chat.model)
     counter = tokens.counter(target.model)

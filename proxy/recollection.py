@@ -13,6 +13,7 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models.functions import Left
 
 from conversations import capture
 from conversations.embedders import Embedder, EmbedderError, Vectors
@@ -29,6 +30,10 @@ __all__ = ["PARTS", "Recollection", "entries", "explained", "look", "question_ke
 log = logging.getLogger(__name__)
 
 # Why a message is not shown, for readers who have never seen the code.
+LONGEST_QUESTION = 60_000  # characters; a message's words are indexed that far as well
+EMBEDDED = 4_000  # characters of a question; a vector tells little of more, and an endpoint may refuse it
+LONGEST_TOKEN = 16  # characters; a text that is longer than so many for each token has too many tokens, uncounted
+
 REASONS = {
     BUDGET: "left out: no room for it in the budget for memories",
     DUPLICATE: "left out: the same text is shown already",
@@ -71,14 +76,15 @@ def look(
         return Recollection("on", reused=Reused(tuple(kept.injected), tuple(kept.message_ids), kept.tokens))
     last = chat.last_user
     assert last is not None
-    question = capture.plain_text(chat.messages[last].payload)
+    question = _looked_at(capture.plain_text(chat.messages[last].payload))
     asked = ask(scope=scope, query=question)
     state, vectors, model = "on", None, ""
     if question.strip():
         try:
             used = embedder()
             # The question's own is kept with it; what is looked for may be worded otherwise.
-            vectors, model = used.embed([*dict.fromkeys((question, asked.wording))]), used.name
+            texts = [*dict.fromkeys(text[:EMBEDDED] for text in (question, asked.wording))]
+            vectors, model = used.embed(texts), used.name
         except EmbedderError as error:
             log.warning("recall goes by words alone: %s", error)
             state = "degraded"
@@ -189,18 +195,25 @@ def _as_memory(candidate: Candidate) -> Memory:
     return Memory(candidate.id, candidate.role, candidate.name, candidate.created, candidate.text, candidate.score)
 
 
+def _looked_at(question: str) -> str:
+    """What of a question is looked at: of a very long one its beginning and its end."""
+    half = LONGEST_QUESTION // 2
+    return question if len(question) <= LONGEST_QUESTION else f"{question[:half]}\n{question[-half:]}"
+
+
 def _latest_turns(scope: Scope, present: set[bytes], count: Count) -> tuple[Turn, ...]:
     """The scope's latest messages as turns, oldest first, beginning with a user's."""
     left = settings.RESERVOIR_RECENT_TOKENS
     turns: list[Turn] = []
     # Of several choices (`n`) the first stands for the answer: one turn follows another.
     rows = Message.objects.in_scope(scope).recallable().filter(choice=0).recent(settings.RESERVOIR_RECENT_MESSAGES)
-    for row in rows.values("id", "role", "name", "content", "created", "digest"):
-        left -= count(row["content"]) + 4
-        if left < 0:
+    # No more of a text than tells that it is too long: it may have megabytes.
+    text = Left("content", LONGEST_TOKEN * left + 1)
+    for row in rows.values("id", "role", "name", "created", "digest", text=text):
+        if len(row["text"]) > LONGEST_TOKEN * left or (left := left - count(row["text"]) - 4) < 0:
             break
         if bytes(row["digest"]) not in present:
-            payload = {"role": row["role"], "content": row["content"]} | ({"name": row["name"]} if row["name"] else {})
+            payload = {"role": row["role"], "content": row["text"]} | ({"name": row["name"]} if row["name"] else {})
             turns.insert(0, Turn(row["id"], ChatMessage.make(payload), row["created"]))
     while turns and turns[0].message.role != "user":
         turns.pop(0)
@@ -214,4 +227,5 @@ def _sent_before(scope: Scope, chat: Chat) -> Ledger | None:
         exchange__instance__partition__name=scope.partition,
         exchange__instance__name=scope.instance,
     )
-    return ledgers.order_by("-pk").first()
+    # Where recall was late in one round of the loop, the round before it says what is added.
+    return ledgers.exclude(exchange__memory="degraded", injected=[]).order_by("-pk").first()

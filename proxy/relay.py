@@ -21,6 +21,7 @@ Remember = Callable[[Result], Awaitable[None]]
 
 HALF_EVENT = 2**16  # bytes
 EMPTY_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+DEAREST = Decimal(1_000_000)  # US dollars; what costs more is a mistake of whoever counted
 QUICKLY_READ = 2**18  # bytes of JSON that are read in a few milliseconds
 
 
@@ -156,7 +157,8 @@ def cost(providers: Providers, target: Target, usage: Mapping[str, Any]) -> Deci
         details.get("cached_tokens") if isinstance(details, dict) else 0,
     )
     whole = [n if type(n) is int and 0 <= n < 2**31 else 0 for n in counts]
-    return providers.cost(target, *whole) if any(whole) else None
+    dollars = providers.cost(target, *whole) if any(whole) else None
+    return dollars if dollars is not None and dollars < DEAREST else None
 
 
 class _WholeEvents:

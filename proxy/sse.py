@@ -13,7 +13,7 @@ from io import StringIO
 from itertools import groupby
 from typing import Any
 
-from proxy.chat import ChatMessage, Json, Reply
+from proxy.chat import ChatMessage, Json, Reply, is_shallow
 from proxy.errors import ReservoirError
 
 COPY_LIMIT = 32 * 1024 * 1024
@@ -22,7 +22,6 @@ EVENT_LIMIT = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _LAST = b"[DONE]"
 _LONGEST_LAST_LINE = 32
-_DEEPEST_VALUE = 32
 _COST_OF_AN_ENTRY = 256
 
 
@@ -242,7 +241,7 @@ class _Fields:
                 if not isinstance(nested, _Fields):
                     nested = self._values[key] = _Fields(self._room)
                 nested.add(value)
-            elif not isinstance(value, dict) or (_is_shallow(value) and self._room.take(len(repr(value)))):
+            elif not isinstance(value, dict) or (is_shallow(value) and self._room.take(len(repr(value)))):
                 self._values[key] = value
 
     def _add_text(self, key: str, text: str) -> None:
@@ -260,7 +259,7 @@ class _Fields:
             known.write(text)
 
     def _add_list(self, key: str, items: list[Any]) -> None:
-        if not _is_shallow(items) or not self._room.take(len(items) * _COST_OF_AN_ENTRY + len(repr(items))):
+        if not is_shallow(items) or not self._room.take(len(items) * _COST_OF_AN_ENTRY + len(repr(items))):
             return
         known = self._values.get(key)
         if isinstance(known, StringIO):
@@ -337,9 +336,9 @@ class _Answer:
 
     def add(self, chunk: Json) -> None:
         error, usage = chunk.get("error"), chunk.get("usage")
-        if error and _is_shallow(error):
+        if error and is_shallow(error):
             self._error = error
-        if isinstance(usage, dict) and _is_shallow(usage):
+        if isinstance(usage, dict) and is_shallow(usage):
             self._usage = usage
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -410,15 +409,6 @@ def _kind(part: Any) -> str | None:
             return "thinking"
         case _:
             return None
-
-
-def _is_shallow(value: Any, depth: int = _DEEPEST_VALUE) -> bool:
-    """Whether a value is nested no deeper than any answer needs, so that nothing after us chokes on it."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return True
-    return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)
 
 
 def _finite(number: str) -> float | None:

@@ -32,7 +32,8 @@ HOP_BY_HOP = frozenset(
     ]
 )
 NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
-NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"date", b"server"}
+# Cookies, and what a provider says of its own host: it would be taken for a word about ours.
+NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"server", b"strict-transport-security", b"alt-svc"}
 
 
 def address(base_url: str, path: str, query: str) -> str:

@@ -50,7 +50,7 @@ RESERVOIR_DEFAULT_WINDOW = env.integer("RESERVOIR_DEFAULT_WINDOW", 8192, least=2
 RESERVOIR_EMBEDDER = env.text("RESERVOIR_EMBEDDER", "local")
 RESERVOIR_EMBEDDER_KEY = env.text("RESERVOIR_EMBEDDER_KEY")
 # Vector length to ask for from an endpoint that can shorten its vectors; 0: as the model has it.
-RESERVOIR_EMBEDDER_DIMENSIONS = env.integer("RESERVOIR_EMBEDDER_DIMENSIONS", 0, most=16000)
+RESERVOIR_EMBEDDER_DIMENSIONS = env.integer("RESERVOIR_EMBEDDER_DIMENSIONS", 0, most=4000)
 # PostgreSQL's text search configuration: stems and stop words of a language ("simple" for none).
 RESERVOIR_LANGUAGE = env.text("RESERVOIR_LANGUAGE", "english")
 

@@ -125,12 +125,15 @@ def test_nothing_is_sent_twice_when_a_connection_breaks(server: Server, scope: S
 def test_the_answer_comes_back_as_it_was(server: Server, scope: Scope, provider: FakeProvider) -> None:
     body = completion("Hello", x_unknown={"a": 1.50})
     kept = [("x-request-id", "req_9"), ("openai-processing-ms", "5"), ("x-ratelimit-remaining-tokens", "7")]
+    kept.append(("date", "Mon, 23 Nov 2026 07:00:00 GMT"))
     dropped = [("access-control-allow-origin", "*"), ("set-cookie", "a=b"), ("x-reservoir-memory", "forged")]
+    dropped += [("strict-transport-security", "max-age=9; includeSubDomains"), ("alt-svc", 'h3=":443"')]
     provider.answer(Answer(200, [("Content-Type", "application/json"), *kept, *dropped], body))
     answer = chat(server, scope, says("hi"))
     assert answer.content == body
     assert {name: answer.headers[name] for name, _ in kept} == dict(kept)
-    assert "access-control-allow-origin" not in answer.headers
+    for name in ("access-control-allow-origin", "strict-transport-security", "alt-svc"):
+        assert name not in answer.headers, "what holds for the provider's host says nothing of ours"
     assert answer.headers["x-reservoir-memory"] == "on"
     assert len(answer.headers["x-reservoir-trace-id"]) == 36
     assert "recall;dur=" in answer.headers["server-timing"]

@@ -254,3 +254,69 @@ def test_what_is_said_after_the_clock_was_set_back_is_the_latest_all_the_same(mo
         exchange([WHOLE[end - 1]], WHOLE[end]["content"])
     in_time = Message.objects.in_scope(SCOPE).recent(10).values_list("content", flat=True)
     assert list(in_time)[::-1] == ["one", "a", "two", "b", "three", "c"]
+
+
+def test_a_history_of_thousands_is_known_again_whole() -> None:
+    history = [m for i in range(1100) for m in (user(f"question {i}"), assistant(f"answer {i}"))]
+    exchange([*history, user("and now?")], "this")
+    exchange([*history, user("and now?"), assistant("this"), user("and then?")], "that")
+    assert Message.objects.in_scope(SCOPE).count() == 2204
+    assert kept(abandoned=True) == []
+
+
+def test_what_is_said_all_the_time_hides_no_earlier_turn() -> None:
+    history = [m for i in range(10) for m in (user("ok" if i == 4 else f"question {i}"), assistant(f"answer {i}"))]
+    exchange([*history, user("and now?")], "this")
+    instance = Instance.objects.get()
+    said = turn(json.dumps(user("ok")), user("ok"))
+    many = [actions.unsaved_message(instance, None, said, len, created=timezone.now()) for _ in range(2100)]
+    Message.objects.bulk_create(many)
+    exchange([*history, user("and now?"), assistant("this"), user("and then?")], "that")
+    assert Message.objects.in_scope(SCOPE).count() == 24 + 2100
+    assert kept(abandoned=True) == []
+
+
+def test_two_sentences_for_ever_are_found_without_climbing_all_of_them() -> None:
+    history = [m for _ in range(3000) for m in (user("ping"), assistant("pong"))]
+    exchange([*history, user("ping")], "pong")
+    window = [user("ping"), assistant("pong"), user("ping")]
+    digests = [turn(json.dumps(message), message).digest for message in window]
+    known = Message.objects.known(Instance.objects.get().pk, digests)
+    assert len(known) < 2100
+    exchange(window, "pong")
+    assert Message.objects.in_scope(SCOPE).count() <= 6004
+
+
+@pytest.mark.parametrize(
+    ("sent", "resent"),
+    [
+        (
+            {
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1,"b":"é"}'}}
+                ]
+            },
+            {"tool_calls": [{"id": "1", "function": {"arguments": '{"b": "\\u00e9", "a": 1}', "name": "f"}}]},
+        ),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "text", "text": "Yes"}]},
+            {"content": "Yes"},
+        ),
+    ],
+)
+def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_again(
+    sent: dict[str, Any], resent: dict[str, Any]
+) -> None:
+    asked = ask([user("one")])
+    message = {"role": "assistant", **sent}
+    turns = (turn(json.dumps(message), message),)
+    answered = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.ANSWERED, status=200, turns=turns)
+    actions.close_exchange(asked=asked, answered=answered)
+    exchange([user("one"), {"role": "assistant", "content": None, **resent}, user("two")], "b")
+    assert Message.objects.in_scope(SCOPE).count() == 4
+    assert kept(abandoned=True) == []
+
+
+def test_what_was_spoken_is_kept_as_text() -> None:
+    message = {"role": "assistant", "content": None, "audio": {"id": "a1", "transcript": "Bees sleep."}}
+    assert turn(json.dumps(message), message).content == "Bees sleep."

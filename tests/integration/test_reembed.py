@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection
+from django.utils import timezone
 
 from conversations import reembedding
 from conversations.actions import add_messages
@@ -292,3 +293,27 @@ def test_settings_that_name_another_model_than_the_database_are_warned_of(settin
     assert remote in warning.msg and "local" in warning.msg
     with closing(EmbedderInUse()) as used:
         assert used().name == active_model().name, "the database wins"
+
+
+def test_a_model_whose_vectors_cannot_be_indexed_is_refused(remote: str) -> None:
+    with (
+        closing(make(remote, 4096)) as embedder,
+        pytest.raises(reembedding.ReembeddingError, match="at most 4000"),
+    ):
+        reembedding.begin(embedder, remote)
+
+
+def test_a_message_that_cannot_be_embedded_is_due_again_in_a_minute(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pk,) = say("one")
+
+    def refuse(texts: Any) -> Any:
+        raise EmbedderError("it will not")
+
+    with closing(make(remote, LENGTH)) as embedder:
+        monkeypatch.setattr(embedder, "embed", refuse)
+        with pytest.raises(EmbedderError):
+            work_off(embedder)
+    due = Message.objects.get(pk=pk).embed_due
+    assert due and timedelta(seconds=50) < due - timezone.now() < timedelta(seconds=61)

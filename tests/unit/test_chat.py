@@ -204,8 +204,9 @@ def test_a_refusal_says_where_the_json_breaks_and_quotes_none_of_it() -> None:
         (b'{"messages": [{}]}', "invalid_value", "messages[0].role"),
         (b'{"messages": [{"role": null}]}', "invalid_value", "messages[0].role"),
         (b'{"messages": [{"role": ["user"]}]}', "invalid_value", "messages[0].role"),
-        (b'{"messages": [{"role": "User"}]}', "invalid_value", "messages[0].role"),
-        (b'{"messages": [{"role": "user"}, {"role": "robot"}]}', "invalid_value", "messages[1].role"),
+        (b'{"messages": [{"role": ""}]}', "invalid_value", "messages[0].role"),
+        (b'{"messages": [{"role": "user"}, {"role": "a\\u0000b"}]}', "invalid_value", "messages[1].role"),
+        (b'{"messages": [{"role": "user"}, {"role": "' + b"x" * 17 + b'"}]}', "invalid_value", "messages[1].role"),
         (b'{"messages": [{"role": "user", "content": 5}]}', "invalid_type", "messages[0].content"),
         (b'{"messages": [{"role": "user", "content": {}}]}', "invalid_type", "messages[0].content"),
         (b'{"messages": [{"role": "user", "content": ["Hi"]}]}', "invalid_type", "messages[0].content"),
@@ -351,3 +352,21 @@ def test_an_error_is_read_as_an_answer_that_is_not_complete() -> None:
 )
 def test_what_is_no_answer_is_read_as_none(body: bytes) -> None:
     assert decode_reply(body) == Reply()
+
+
+def test_a_role_that_only_a_provider_knows_is_passed_on() -> None:
+    body = b'{"messages": [{"role": "control", "content": "thinking"}, {"role": "user", "content": "Hi"}]}'
+    chat = decode(body)
+    assert [message.role for message in chat.messages] == ["control", "user"]
+    assert not chat.messages[0].is_system
+
+
+def test_what_is_nested_beyond_reason_is_left_out_of_what_is_kept() -> None:
+    deep: Any = {}
+    for _ in range(500):
+        deep = {"a": deep}
+    body = {"choices": [{"message": {"role": "assistant", "content": "a"}}], "usage": deep}
+    reply = decode_reply(json.dumps(body).encode())
+    assert reply.usage is None and reply.complete
+    body = {"choices": [{"message": {"role": "assistant", "content": "a", "odd": deep}}]}
+    assert decode_reply(json.dumps(body).encode()) == Reply(finish_reasons=())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversations import spans
 from conversations.spans import REACH, WHOLE, Scored, best_span
 
 SENTENCES = [f"Sentence number {i} says something about topic{i}, and nothing else at all. " for i in range(60)]
@@ -68,3 +72,21 @@ def test_a_span_holds_its_piece_and_little_more(text: str, data: st.DataObject) 
         assert 0 <= first <= start < end <= last <= len(text)
         assert start - first <= REACH
         assert last - end <= REACH + 1
+
+
+@given(st.text("abi ß\n", max_size=80), st.lists(st.text("abi1", min_size=1, max_size=6), min_size=1, max_size=4))
+def test_a_share_is_that_of_the_words_that_begin_so(text: str, stems: list[str]) -> None:
+    words = re.findall(r"\w+", text.casefold())
+
+    def held(stem: str) -> bool:
+        prefix = stem.removesuffix("i") if len(stem) > 3 else stem
+        return any(word == stem or (stem.isalpha() and word.startswith(prefix)) for word in words)
+
+    assert spans._share(text, stems) == pytest.approx(sum(map(held, stems)) / len(stems))
+
+
+def test_of_a_very_long_text_the_nearest_pieces_are_read() -> None:
+    text = "".join(f"Sentence number {number:04}. " for number in range(2000))
+    pieces = [Scored(at, at + 22, 0.9 if at == 2200 else 0.1) for at in range(0, 40_000, 22)]
+    start, end = best_span(text, pieces, ["number"])
+    assert start <= 2200 and end >= 2222
