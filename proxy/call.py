@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -12,6 +11,8 @@ from io import BytesIO
 from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
+from proxy import model_name
+from proxy.chat import rename_model
 from proxy.errors import BadRequest
 from proxy.memory import SCRATCH, Scope, Wishes
 from proxy.upstream import Headers
@@ -82,17 +83,35 @@ class Call:
         """The same with another body."""
         return replace(self, body=BytesIO(body), size=len(body))
 
-    def model(self, parse_limit: int) -> str:
-        """The model that a JSON body names; empty where there is none."""
-        kinds = [value for name, value in self.headers if name.lower() == b"content-type"]
-        if not kinds or b"json" not in kinds[0].lower() or not 0 < self.size <= parse_limit:
+    def model(self, rest: str, parse_limit: int) -> str:
+        """The model that the path, a JSON body or a form names; empty where there is none."""
+        if model := model_name.in_path(rest):
+            return model
+        if self._is_form:
+            self.body.seek(0)
+            head = self.body.read(model_name.LOOKED_AT)
+            self.body.seek(max(0, self.size - model_name.LOOKED_AT))
+            return model_name.in_form(head) or model_name.in_form(self.body.read())
+        if b"json" not in self._kind or not 0 < self.size <= parse_limit:
             return ""
-        try:
-            fields = json.loads(self.read())
-        except (ValueError, RecursionError):
-            return ""
-        model = fields.get("model") if isinstance(fields, dict) else None
-        return model if isinstance(model, str) else ""
+        return model_name.in_json(self.read())
+
+    def with_model(self, rest: str, model: str, parse_limit: int) -> tuple[Call, str]:
+        """The same request and path with another model in the place of its own; a larger form stays as it is."""
+        if model_name.in_path(rest):
+            return self, model_name.renamed_in_path(model)
+        if not self._is_form:
+            return self.with_body(rename_model(self.read(), model)), rest
+        fits = self.size <= parse_limit
+        return (self.with_body(model_name.renamed_in_form(self.read(), model)) if fits else self), rest
+
+    @property
+    def _kind(self) -> bytes:
+        return next((value.lower() for name, value in self.headers if name.lower() == b"content-type"), b"")
+
+    @property
+    def _is_form(self) -> bool:
+        return self._kind.startswith(b"multipart/form-data")
 
 
 def _name(raw: str, what: str) -> str:

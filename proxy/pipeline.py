@@ -10,7 +10,7 @@ from django.conf import settings
 
 from proxy import relay, tokens
 from proxy.call import Call
-from proxy.chat import Chat, decode, rename_model
+from proxy.chat import Chat, decode
 from proxy.enrichment import MemoryRole
 from proxy.errors import ProviderError
 from proxy.injection import Injection, inject
@@ -89,10 +89,11 @@ async def recall(call: Call, run: Runtime) -> Outcome:
 
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     """Anything else that the provider's API offers, untouched and in constant memory."""
-    model = await call.think(call.model, settings.RESERVOIR_BODY_LIMIT)
+    limit = settings.RESERVOIR_BODY_LIMIT
+    model = await call.think(call.model, rest, limit)
     target = run.providers.select(model)
     if target.model != model:
-        call = call.with_body(await call.think(rename_model, call.read(), target.model))
+        call, rest = await call.think(call.with_model, rest, target.model, limit)
     headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
     url = address(target.provider.base_url, rest, call.query)
     answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")

@@ -403,7 +403,7 @@ class TestErrors:
             b'{"model": "gpt-4", "messages": "Hi"}',
             b'{"model": "gpt-4", "messages": ["Hi"]}',
             b'{"model": 4, "messages": [{"role": "user", "content": "Hi"}]}',
-            b'{"model": "gpt-4", "messages": [{"role": "nobody", "content": "Hi"}]}',
+            b'{"model": "gpt-4", "messages": [{"role": "", "content": "Hi"}]}',
             b"\xff\xfe",
         ],
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openai import OpenAI
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
@@ -197,6 +198,22 @@ def test_the_model_of_a_json_body_chooses_the_provider_of_any_route(
         httpx.post(f"{server.base_url(*scope)}/embeddings", json=body, trust_env=False)
         assert ollama.last.json == {"model": "nomic-embed-text", "input": "x"}
         assert provider.requests == []
+
+
+def test_a_form_and_a_path_choose_the_provider_too(
+    start_beside: StartServer, scope: Scope, provider: FakeProvider
+) -> None:
+    with FakeProvider() as mistral:
+        server = start_beside({"RSV_MISTRAL_BASE_URL": mistral.base_url})
+        key = {"Authorization": "Bearer of-mistral"}
+        with OpenAI(base_url=server.base_url(*scope), api_key="of-mistral", max_retries=0) as client:
+            client.audio.transcriptions.with_raw_response.create(model="mistral/voxtral-mini", file=b"RIFF")
+        assert mistral.last.path.endswith("/audio/transcriptions")
+        assert b'name="model"\r\n\r\nvoxtral-mini\r\n' in mistral.last.body
+        for model in ("mistral-small-latest", "mistral/mistral-small-latest", "mistral%2Fmistral-small-latest"):
+            httpx.get(f"{server.base_url(*scope)}/models/{model}", headers=key, trust_env=False)
+            assert mistral.last.path.endswith("/v1/models/mistral-small-latest")
+        assert provider.requests == [], "a key left for another provider than its own"
 
 
 def test_an_upload_and_a_download_of_any_size_take_little_memory(

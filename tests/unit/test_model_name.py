@@ -1,0 +1,49 @@
+"""Where a request names its model."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy import model_name
+
+
+def form(*fields: bytes) -> bytes:
+    return b"".join(b"--b\r\n" + field + b"\r\n" for field in fields) + b"--b--\r\n"
+
+
+MODEL = b'Content-Disposition: form-data; name="model"\r\n\r\nmistral/voxtral-mini'
+TYPED = b'content-disposition: form-data; name="model"\r\nContent-Type: text/plain\r\n\r\nwhisper-1'
+FILE = b'Content-Disposition: form-data; name="file"; filename="model"\r\n\r\nRIFF name="model" \r\n\r\nx'
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (form(MODEL, FILE), "mistral/voxtral-mini"),
+        (form(FILE, MODEL), "mistral/voxtral-mini"),
+        (form(TYPED), "whisper-1"),
+        (form(FILE), ""),
+        (b"", ""),
+    ],
+)
+def test_a_form_names_it_in_a_field(body: bytes, model: str) -> None:
+    assert model_name.in_form(body) == model
+
+
+def test_another_name_takes_its_place_in_a_form() -> None:
+    body = form(FILE, MODEL)
+    assert model_name.renamed_in_form(body, "voxtral-mini") == body.replace(b"mistral/voxtral-mini", b"voxtral-mini")
+    assert model_name.renamed_in_form(form(FILE), "x") == form(FILE)
+
+
+@pytest.mark.parametrize(
+    ("rest", "model"),
+    [("models/gpt-4o", "gpt-4o"), ("models/a%2Fb", "a/b"), ("models", ""), ("files/models/x", ""), ("models/", "")],
+)
+def test_a_path_names_it(rest: str, model: str) -> None:
+    assert model_name.in_path(rest) == model
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 5}', b"[" * 100_000])
+def test_a_body_without_a_model_names_none(body: bytes) -> None:
+    assert model_name.in_json(body) == ""
