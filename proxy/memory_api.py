@@ -156,18 +156,21 @@ class Gone(Schema):
 @router.get("/partitions", response=PartitionPage)
 async def partitions(request: HttpRequest, page: Query[Paging]) -> HttpResponseBase:
     """Partitions by name."""
+    _only(request, Paging)
     return _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
 
 
 @router.delete("/partitions", response=Gone)
 async def forget_partition(request: HttpRequest, partition: Name, dry_run: bool = False) -> HttpResponseBase:
     """Forget a partition, its name included."""
+    _only(request, "partition", "dry_run")
     return await _forget({"partition": partition, "whole": True}, dry_run)
 
 
 @router.get("/instances", response=InstancePage)
 async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) -> HttpResponseBase:
     """A partition's instances by name."""
+    _only(request, Paging, "partition")
     return _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
 
 
@@ -176,12 +179,14 @@ async def forget_instance(
     request: HttpRequest, partition: Name, instance: Name, dry_run: bool = False
 ) -> HttpResponseBase:
     """Forget an instance, its name included."""
+    _only(request, "partition", "instance", "dry_run")
     return await _forget({"partition": partition, "instance": instance, "whole": True}, dry_run)
 
 
 @router.get("/messages", response=MessagePage)
 async def messages(request: HttpRequest, which: Query[Filter], page: Query[Paging]) -> HttpResponseBase:
     """Messages, latest first; with `search` those that hold the words."""
+    _only(request, Filter, Paging)
     found = await runtime.current().history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor)
     return _page(found)
 
@@ -195,6 +200,7 @@ async def nearest(
     limit: Limit = 10,
 ) -> HttpResponseBase:
     """Messages by meaning, the nearest to a text first, each with its `similarity` (cosine). One page."""
+    _only(request, "text", "partition", "instance", "limit")
     history = runtime.current().history
     return _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
 
@@ -202,6 +208,7 @@ async def nearest(
 @router.delete("/messages", response=Gone)
 async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResponseBase:
     """Forget a span of messages, or those with some words, of some size, by some role."""
+    _only(request, Forget)
     criteria = _criteria(what)
     ids, dry_run = criteria.pop("id"), criteria.pop("dry_run")
     return await _forget(criteria | ({} if ids is None else {"ids": tuple(ids)}), dry_run)
@@ -210,6 +217,7 @@ async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResp
 @router.get("/messages/{int:message_id}", response=MessageWhole)
 async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
     """A message as the API sent it."""
+    _only(request)
     found = await runtime.current().history.message(message_id)
     if found is None:
         raise NotFound("There is no such message.", param="message_id")
@@ -219,12 +227,14 @@ async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
 @router.delete("/messages/{int:message_id}", response=Gone)
 async def forget_message(request: HttpRequest, message_id: int, dry_run: bool = False) -> HttpResponseBase:
     """Forget one message."""
+    _only(request, "dry_run")
     return await _forget({"ids": (message_id,)}, dry_run)
 
 
 @router.get("/exchanges/{uuid:trace_id}", response=ExchangeWhole)
 async def exchange(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponseBase:
     """What was asked and answered, and the ledger: what was recalled for it, and why."""
+    _only(request)
     found = await runtime.current().history.exchange(trace_id)
     if found is None:
         raise NotFound("There is no exchange with this trace id.", param="trace_id")
@@ -240,6 +250,7 @@ async def export(
     embeddings: bool = False,
 ) -> HttpResponseBase:
     """A scope, or everything, as JSON Lines that `manage.py import` reads; streamed."""
+    _only(request, "partition", "instance", "since", "embeddings")
     history = runtime.current().history
     chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
     disposition = (b"content-disposition", b'attachment; filename="reservoir.jsonl"')
@@ -259,6 +270,16 @@ def at_most(count: int) -> int:
 def original_form(rows: list[dict[str, Any]]) -> HttpResponseBase:
     """A list of `{role, content}`."""
     return _json([{"role": row["role"], "content": row["content"]} for row in rows])
+
+
+def _only(request: HttpRequest, *known: type[Schema] | str) -> None:
+    """Raises BadRequest for a parameter that is none: a misspelt dry_run must not forget anything."""
+    names = [name for one in known for name in ([one] if isinstance(one, str) else one.model_fields)]
+    for name in request.GET:
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "it takes none"
+            message = f"This route has no parameter {name[:50]!r}: {there}."
+            raise BadRequest(message, code="unknown_parameter", param=name[:50])
 
 
 async def _forget(criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:

@@ -67,7 +67,7 @@ def show(request: HttpRequest, instance: Instance) -> HttpResponse:
         trail=to_partition(instance.partition),
         instance=instance,
         first=first,
-        sessions=_sessions(messages, continued=earlier and _continues(rows, messages[0])),
+        sessions=_sessions(messages, continued=earlier and bool(messages) and _continues(rows, messages[0])),
         earlier=messages[0].pk if messages and earlier else None,
         later=messages[-1].pk if messages and later else None,
         at=_whole(request.GET.get("at")),
@@ -87,6 +87,9 @@ def _window(rows: MessageQuerySet, request: HttpRequest) -> tuple[list[Message],
     if day:
         start = timezone.make_aware(datetime.combine(day, time.min))
         after = _fetch(rows.filter(created__gte=start), forwards=True, count=A_PAGE)
+        if not after:  # the end is nearest to a date after it
+            latest = _fetch(rows, forwards=False, count=A_PAGE)
+            return latest[:A_PAGE][::-1], len(latest) > A_PAGE, False
         return after[:A_PAGE], rows.filter(created__lt=start).exists(), len(after) > A_PAGE
     for key, forwards in (("before", False), ("after", True)):
         if mark := _mark(rows, asked.get(key)):

@@ -79,7 +79,9 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     both = _with_added(sent.turns, added)
     got = [turn for turn in both if not turn.left_out]
     answers = _answers(request, exchange)
-    echoes = _echoes(answers, sent.turns, added)
+    # What was added is gone when something it quoted was forgotten; the rest of what it quoted is still there.
+    recalled = [] if added else [row.text for row in (*table.memories, *table.turns)]
+    echoes = _echoes(answers, sent.turns, added, recalled)
     return page(
         request,
         "exchange",
@@ -104,6 +106,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         usage=_usage(exchange.usage),
         parameters=safe_text.shown(pretty(exchange.parameters)),
         curl=_curl(request, exchange, sent),
+        emptied=bool(kept and not kept.injected and exchange.memories),
         large=sum(turn.large for turn in sent.turns),
         sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
         got_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in got], model=exchange.model))),
@@ -181,12 +184,19 @@ def _answer(answer: Message, echoes: Sequence[str]) -> list[Part]:
     return [Part("text", safe_text.marked(answer.content, echoes)), *texts]
 
 
-def _echoes(answers: Sequence[Message], sent: Sequence[Turn], added: Sequence[Turn]) -> list[str]:
+def _echoes(
+    answers: Sequence[Message], sent: Sequence[Turn], added: Sequence[Turn], recalled: Sequence[str]
+) -> list[str]:
     """Words of the answer that stand in what was added, and nowhere in what the app sent: the memory speaking."""
-    memory = _words(*(plain_text(_object(turn.raw)) for turn in added))
+    memory = _words(*(plain_text(_object(turn.raw)) for turn in added), *recalled)
     own = _words(*(plain_text(_object(turn.raw)) for turn in sent))
     said = _words(*(answer.content for answer in answers))
-    return sorted(word for word in (said & memory) - own if tells_something(word))
+    return sorted(word for word in (said & memory) - own if tells_something(word) or _is_number(word))
+
+
+def _is_number(word: str) -> bool:
+    """Of some length: what somebody looks for when something was told that should not have been."""
+    return word.isdigit() and len(word) > 2
 
 
 def _by_echo(memories: list[tuple[Row, SafeString]]) -> list[tuple[Row, SafeString]]:

@@ -11,6 +11,7 @@ from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 
+from conversations.admin import safe_text
 from conversations.models import Partition, StaffLimit
 from conversations.querysets import SCRATCH
 
@@ -58,7 +59,10 @@ class LimitInline(LimitInlineBase):
             if given["queryset"].count() > MOST_CHOICES:
                 given["widget"] = ManyToManyRawIdWidget(db_field.remote_field, self.admin_site)
                 given["help_text"] = "ids of partitions, with commas between them"
-        return super().formfield_for_manytomany(db_field, request, **given)
+        field: Any = super().formfield_for_manytomany(db_field, request, **given)
+        if db_field.name == "partitions":
+            field.label_from_instance = lambda partition: safe_text.shown(partition.name)
+        return field
 
 
 class LimitedUserAdmin(UserAdminBase):

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+LONGEST = 24  # characters of a word in a label
+
 _WORDS = re.compile(r"[^\W_][\w'\u2019-]*[^\W_]|[^\W_]")
 
 # English words that say nothing of a topic.
@@ -48,5 +50,5 @@ def labels(texts: Sequence[str], count: int = 3) -> list[str]:
     for one in counts:
         weight = {word: (1 + math.log(n)) * math.log(1 + len(texts) / spread[word]) for word, n in one.items()}
         best = sorted(weight, key=lambda word: (-weight[word], -len(word), word))
-        found.append(" · ".join(best[:count]))
+        found.append(" · ".join(word if len(word) <= LONGEST else f"{word[:LONGEST]}…" for word in best[:count]))
     return found

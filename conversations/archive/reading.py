@@ -7,7 +7,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
@@ -16,6 +16,7 @@ from conversations.capture import UNSTORABLE, Turn, turn
 from conversations.models import NAME_LENGTH
 from conversations.querysets import Scope
 
+EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # seconds taken for milliseconds lie in 1970
 DIMENSIONS = 16_000  # of the longest vector that PostgreSQL's halfvec holds
 LARGEST = 65_504  # number in it
 CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
@@ -238,6 +239,10 @@ def _moment(value: Json) -> datetime:
             moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
         if moment.tzinfo is None:
             raise ValueError
-        return moment.astimezone(UTC)
+        moment = moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, OSError):
         raise ValueError("timestamp is no number of milliseconds since 1970") from None
+    # What is said after a message of the future would have its time as well.
+    if created is None and not EARLIEST <= moment <= datetime.now(UTC) + timedelta(days=1):
+        raise ValueError(f"it was said in {moment.year}: a timestamp is in milliseconds since 1970")
+    return moment

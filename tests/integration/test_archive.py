@@ -352,6 +352,8 @@ GOOD = {"trace_id": "11111111-1111-4111-8111-111111111111", "partition": "p", "i
         json.dumps({**GOOD, "trace_id": "1234"}),
         json.dumps({**GOOD, "timestamp": "yesterday"}),
         json.dumps({**GOOD, "timestamp": 10**30}),
+        json.dumps({**GOOD, "timestamp": 99999999999999}),
+        json.dumps({**GOOD, "timestamp": 1747000000}),
         json.dumps({**GOOD, "content": ["a"]}),
         json.dumps({**GOOD, "payload": "{"}),
         json.dumps({**GOOD, "payload": '{"role": "user", "content": "something else"}'}),

@@ -230,7 +230,6 @@ def test_every_criterion_reaches_the_selection(run: Run) -> None:
     assert goes("--role", "assistant", "--partition", "my-app") == 2
     assert goes("--id", str(old[0]), "--id", str(new[0])) == 2
     assert goes("--partition", "my-app", "--instance", "alice", "--whole") == 4
-    assert goes("--partition", "my-app", "--instance", "bob", "--whole") == 0
 
 
 def test_retention_is_applied_by_prune(run: Run) -> None:
@@ -270,6 +269,13 @@ def test_prune_asks_and_takes_silence_for_no(
 def test_prune_refuses_what_says_too_little(run: Run, arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="See --help"):
         run("prune", *arguments, "--yes")
+
+
+@pytest.mark.parametrize("place", [["--partition", "mine"], ["--partition", "my-app", "--instance", "bob"]])
+def test_prune_says_that_a_name_is_none(run: Run, place: list[str]) -> None:
+    say("one")
+    with pytest.raises(CommandError, match=r"There is no (partition mine|instance bob)"):
+        run("prune", *place, "--whole", "--yes")
 
 
 def test_stats_tell_how_much_there_is(run: Run) -> None:

@@ -12,6 +12,7 @@ from conversations import forgetting
 from conversations.forgetting import Counts
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import add_scope, in_bytes, moment, safe, size, table
+from conversations.models import Instance, Partition
 from conversations.selection import Selection
 
 NAMES = {
@@ -76,6 +77,7 @@ A client that still has a message in its history and sends it again has it store
                 selections = [Selection(**given)]
             except ValueError as error:
                 raise CommandError(f"{error} See --help.") from None
+            self._must_exist(given.get("partition"), given.get("instance"))
         goes = sum((forgetting.count(selection) for selection in selections), Counts())
         removes = bool(goes) and not options["dry_run"]
         if not options["json"]:
@@ -93,6 +95,14 @@ A client that still has a message in its history and sends it again has it store
         counts = asdict(goes)
         rows = [(name, f"{counts[key]:,}") for key, name in NAMES.items() if counts[key] or key == "messages"]
         self.console().print(table([*rows, ("texts and vectors", in_bytes(goes.bytes))], title="What goes"))
+
+    def _must_exist(self, partition: str | None, instance: str | None) -> None:
+        """A name that is misspelt is no name under which nothing is left."""
+        if partition is not None and not Partition.objects.filter(name=partition).exists():
+            raise CommandError(f"There is no partition {safe(partition)}.")
+        places = Instance.objects.filter(partition__name=partition, name=instance)
+        if partition is not None and instance is not None and not places.exists():
+            raise CommandError(f"There is no instance {safe(instance)} in the partition {safe(partition)}.")
 
     def _ask(self, yes: bool) -> None:
         if yes:

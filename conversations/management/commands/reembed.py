@@ -17,7 +17,7 @@ from conversations.models import Embedding, EmbeddingModel
 class Command(TerminalCommand):
     help = "Change the embedding model beside live traffic: makes vectors of the new one, then switches over at once."
     examples = """
-  to an endpoint's model (its key is OPENAI_API_KEY, or RESERVOIR_EMBEDDER_KEY):
+  to an endpoint's model (its key is RESERVOIR_EMBEDDER_KEY):
       manage.py reembed --model "https://api.openai.com/v1#text-embedding-3-small" --dimensions 1536
   back to the local model:
       manage.py reembed --model local

@@ -150,7 +150,7 @@ function drawMap() {
     // A finger reads first and opens with the second tap.
     if (i >= 0 && (event.pointerType === "mouse" || i === before)) open(i);
   });
-  canvas.addEventListener("pointerleave", () => { if (!drag) point(-1); });
+  canvas.addEventListener("pointerleave", (event) => { if (!drag && event.pointerType === "mouse") point(-1); });
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoomTo(...at(event), event.deltaY < 0 ? 1.2 : 1 / 1.2);

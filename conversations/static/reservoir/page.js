@@ -27,6 +27,9 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+// On a phone the page one is on may lie beyond the edge.
+document.querySelector("#navigation [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 for (const text of document.querySelectorAll(".long > .text")) {
   if (text.scrollHeight <= text.clientHeight + 40) {
     text.parentElement.classList.remove("long");

@@ -15,8 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from conversations.admin import storage
+from conversations.forgetting import forget
 from conversations.models import Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
+from conversations.selection import Selection
 from tests.integration.admin.data import answer_of, exchange, question_of, said
 from tests.integration.admin.pages import BLOCK, HOME, WORK, change, every_page, text
 
@@ -69,7 +71,7 @@ def test_the_copied_curl_asks_the_same_without_memory_and_keeps_nothing(root: Cl
 def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None:
     bees = exchange(HOME, "I keep bees.", "How lovely.")
     asked = exchange(HOME, "What do I keep?", "Who knows.", minutes=9, shown=(question_of(bees),))
-    assert "Nothing was found" in text(root.get(change(bees)))
+    assert "Nothing in this scope was found to matter" in text(root.get(change(bees)))
     Ledger.objects.filter(exchange=asked).update(message_ids=[], candidates=[{"id": question_of(bees), "kept": False}])
     assert "of each of the 1 message that" in text(root.get(change(asked)))
 
@@ -231,3 +233,28 @@ def test_a_server_that_stopped_is_no_failure_of_the_provider(root: Client) -> No
     Exchange.objects.filter(pk=one.pk).update(created=timezone.now(), ended=Exchange.Ended.INTERRUPTED)
     page = text(root.get(reverse("admin:index"), {"window": "month", "summed": "1"}))
     assert "100.0% of exchanges" in page and "none failed" in page
+
+
+def test_a_date_after_the_end_shows_the_end(root: Client) -> None:
+    one = exchange(HOME, "One", "1")
+    assert "One" in text(root.get(change(one.instance), {"date": "2030-01-01"}))
+
+
+def test_numbers_of_a_memory_are_marked_too(root: Client) -> None:
+    told = exchange(HOME, "My number is +49 170 5550123.", "Noted.")
+    block = BLOCK.replace("I keep bees.", "My number is +49 170 5550123.")
+    asked = exchange(
+        HOME, "How is it?", "Call +49 170 5550123.", minutes=5, shown=(question_of(told),), injected=(block,)
+    )
+    assert "<mark>5550123</mark>" in text(root.get(change(asked)))
+
+
+def test_what_one_forgotten_memory_leaves_is_still_explained(root: Client) -> None:
+    bees, goats = exchange(HOME, "I keep bees.", "Good."), exchange(HOME, "I keep goats.", "Good.", minutes=1)
+    shown = (question_of(bees), question_of(goats))
+    asked = exchange(HOME, "What do I keep?", "Goats and bees.", minutes=5, shown=shown, injected=(BLOCK,))
+    Exchange.objects.filter(pk=asked.pk).update(memories=2)
+    forget(Selection(ids=(question_of(bees),)), by="tests")
+    page = text(root.get(change(asked)))
+    assert "something that it quoted has been forgotten" in page
+    assert "<mark>goats</mark>" in page and "I keep bees" not in page

@@ -139,3 +139,9 @@ def test_thousands_of_partitions_are_no_list_to_choose_from(root: Client, monkey
     monkeypatch.setattr("conversations.admin.users.MOST_CHOICES", 0)
     page = text(root.get(url))
     assert ">home</option>" not in page and "vManyToManyRawIdAdminField" in page
+
+
+def test_a_partition_to_choose_shows_what_its_name_hides(root: Client) -> None:
+    exchange(Scope("\u202eevil", "kitchen"), "I keep bees.", "Lovely.")
+    page = text(root.get(reverse("admin:auth_user_change", args=[staff("lea", "Viewer").pk])))
+    assert "⟦U+202E⟧evil" in page and "\u202e" not in page
