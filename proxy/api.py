@@ -95,6 +95,12 @@ async def search(
     return original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
 
 
+@router.api_operation(ALL, "/command/{path:rest}", include_in_schema=False)
+async def no_command(request: HttpRequest, partition: Path[str], instance: Path[str], rest: str) -> HttpResponseBase:
+    """A misspelt command, and what was searched for, are not the provider's business."""
+    raise NotFound("There is no such command: there are command/view/{count} and command/search/{count}?term=…")
+
+
 @router.api_operation(ALL, "/{path:rest}", include_in_schema=False)
 async def pass_through(request: HttpRequest, partition: Path[str], instance: Path[str], rest: str) -> HttpResponseBase:
     """Everything else under the base URL goes to the provider untouched."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import secrets
+import socket
 import time
 from collections.abc import Callable
 
@@ -24,6 +26,25 @@ from reservoir_site import database
 
 EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104
 MIGRATION_LOCK = 0x5265_7365  # of several servers that start at once, one migrates
+
+
+def check_port() -> None:
+    """See that nobody else listens where this server is to. Raises ImproperlyConfigured, with the remedy."""
+    where, port = settings.RESERVOIR_BIND, settings.RESERVOIR_PORT
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(where, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ImproperlyConfigured(
+                f"Port {port} of {where} is in use: end what listens there, or set RESERVOIR_PORT to another."
+            ) from None
+        raise ImproperlyConfigured(
+            f"Port {port} of {where} cannot be listened on ({error.strerror}): "
+            "set RESERVOIR_BIND and RESERVOIR_PORT to what this machine has."
+        ) from None
 
 
 def prepare(say: Callable[[str], object]) -> None:

@@ -49,6 +49,11 @@ def test_the_admin_serves_its_own_files_and_allows_no_others(admin: httpx.Client
     assert not re.search(r'(?:href|src)="(?:https?:)?//', page.text)
 
 
+def test_what_is_not_there_leads_back(admin: httpx.Client) -> None:
+    page = admin.get("/admin/map/999999/")
+    assert page.status_code == 404 and 'href="/admin/"' in page.text and "it has been forgotten" in page.text
+
+
 def test_another_site_cannot_log_in_here(server: Server) -> None:
     refused = httpx.post(f"{server.url}/admin/login/", headers={"Origin": "https://evil.example"}, trust_env=False)
     assert refused.status_code == 403

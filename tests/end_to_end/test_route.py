@@ -216,6 +216,15 @@ def test_a_form_and_a_path_choose_the_provider_too(
         assert provider.requests == [], "a key left for another provider than its own"
 
 
+@pytest.mark.parametrize("command", ["view", "foo/3", "search?term=hush"])
+def test_a_misspelt_command_is_not_passed_on(
+    server: Server, scope: Scope, provider: FakeProvider, command: str
+) -> None:
+    answer = httpx.get(f"{server.base_url(*scope)}/command/{command}", trust_env=False)
+    assert answer.status_code == 404 and "no such command" in answer.json()["error"]["message"]
+    assert provider.requests == []
+
+
 def test_an_upload_and_a_download_of_any_size_take_little_memory(
     start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,20 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(
     assert ended.returncode == 1
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_begun(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        settings = {"RESERVOIR_HOME": str(tmp_path / "home"), "RESERVOIR_PORT": port}
+        ended = subprocess.run(
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env=clean_environment() | settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ended.returncode == 1
+    assert f"Port {port} of 127.0.0.1 is in use" in ended.stderr and "Traceback" not in ended.stderr
+    assert "Reservoir" not in ended.stdout and not (tmp_path / "home" / "postgres").exists()

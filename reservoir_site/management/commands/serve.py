@@ -11,6 +11,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         say = self.stdout.write
+        server.check_port()
         server.prepare(say)
         server.announce(say)
         self.stdout.flush()
