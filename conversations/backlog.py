@@ -106,7 +106,7 @@ def _lease(batch: int) -> list[Message]:
 
 def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., None] = save_vectors) -> None:
     """Make and write the vectors of these messages; `save` writes those of one. Raises EmbedderError, then of none."""
-    pieces = [split(message.content[:EMBEDDED_CHARACTERS], embedder.count) for message in messages]
+    pieces = [split(_embedded(message.content), embedder.count) for message in messages]
     texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
     vectors = embedder.embed(texts)
     model = model_of(embedder)
@@ -120,6 +120,11 @@ def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., N
             vectors=vectors[at : at + len(parts)],
         )
         at += len(parts)
+
+
+def _embedded(text: str) -> str:
+    """As far as a text is embedded, from its first word on, so that one that has words has a vector."""
+    return text[: len(text) - len(text.lstrip()) + EMBEDDED_CHARACTERS]
 
 
 def _embed_alone(embedder: Embedder, message: Message) -> bool:

@@ -122,14 +122,14 @@ def _call(call: Mapping[str, Any]) -> list[Any]:
     function = call.get("function")
     body = function if isinstance(function, dict) else call.get("custom")
     if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
-        body = body | {"arguments": _value(arguments)}
+        body = body | {"arguments": _spelt_alike(arguments)}
     return [call.get("id"), body]
 
 
-def _value(arguments: str) -> Any:
-    """What JSON says, however it is spelt; any other text as it is."""
+def _spelt_alike(arguments: str) -> str:
+    """The JSON text that says the same, and is one for all spellings; any other text as it is."""
     try:
-        return json.loads(arguments)
+        return json.dumps(json.loads(arguments), sort_keys=True)
     except (ValueError, RecursionError):
         return arguments
 

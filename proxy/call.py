@@ -91,8 +91,8 @@ class Call:
             self.body.seek(0)
             head = self.body.read(model_name.LOOKED_AT)
             self.body.seek(max(0, self.size - model_name.LOOKED_AT))
-            return model_name.in_form(head) or model_name.in_form(self.body.read())
-        if b"json" not in self._kind or not 0 < self.size <= parse_limit:
+            return model_name.in_form(head, self._kind) or model_name.in_form(self.body.read(), self._kind)
+        if b"json" not in self._kind.lower() or not 0 < self.size <= parse_limit:
             return ""
         return model_name.in_json(self.read())
 
@@ -103,15 +103,15 @@ class Call:
         if not self._is_form:
             return self.with_body(rename_model(self.read(), model)), rest
         fits = self.size <= parse_limit
-        return (self.with_body(model_name.renamed_in_form(self.read(), model)) if fits else self), rest
+        return (self.with_body(model_name.renamed_in_form(self.read(), self._kind, model)) if fits else self), rest
 
     @property
     def _kind(self) -> bytes:
-        return next((value.lower() for name, value in self.headers if name.lower() == b"content-type"), b"")
+        return next((value for name, value in self.headers if name.lower() == b"content-type"), b"")
 
     @property
     def _is_form(self) -> bool:
-        return self._kind.startswith(b"multipart/form-data")
+        return self._kind.lower().startswith(b"multipart/form-data")
 
 
 def _name(raw: str, what: str) -> str:

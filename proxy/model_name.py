@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from email.message import Message
 from urllib.parse import quote, unquote
 
-# The field of a form (RFC 7578), where a file before it is not too long to look behind.
-_FIELD = re.compile(
-    rb'Content-Disposition: *form-data; *name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,500})\r\n--',
-    re.IGNORECASE,
-)
-LOOKED_AT = 2**16  # bytes of each end of a form
+LOOKED_AT = 2**16  # bytes of each end of a form: a file may lie between
 _MODELS = "models/"
+_NAMED_MODEL = re.compile(rb'^Content-Disposition: *form-data; *name="model" *$', re.IGNORECASE | re.MULTILINE)
 
 
 def in_json(body: bytes) -> str:
@@ -25,10 +22,10 @@ def in_json(body: bytes) -> str:
     return model if isinstance(model, str) else ""
 
 
-def in_form(part: bytes) -> str:
+def in_form(part: bytes, content_type: bytes) -> str:
     """The model that this part of a form names; empty where there is none."""
-    found = _FIELD.search(part)
-    return found.group(1).decode(errors="replace") if found else ""
+    span = _field(part, content_type)
+    return part[slice(*span)].decode(errors="replace") if span else ""
 
 
 def in_path(rest: str) -> str:
@@ -36,12 +33,26 @@ def in_path(rest: str) -> str:
     return unquote(rest.removeprefix(_MODELS)) if rest.startswith(_MODELS) else ""
 
 
-def renamed_in_form(body: bytes, model: str) -> bytes:
+def renamed_in_form(body: bytes, content_type: bytes, model: str) -> bytes:
     """The same form with another model."""
-    found = _FIELD.search(body)
-    return body[: found.start(1)] + model.encode() + body[found.end(1) :] if found else body
+    span = _field(body, content_type)
+    return body[: span[0]] + model.encode() + body[span[1] :] if span else body
 
 
 def renamed_in_path(model: str) -> str:
     """models/{model}."""
     return _MODELS + quote(model, safe="/:")
+
+
+def _field(part: bytes, content_type: bytes) -> tuple[int, int] | None:
+    """Where the value of the field `model` stands (RFC 7578). No file can hold the boundary, so none looks like it."""
+    header = Message()
+    header["Content-Type"] = content_type.decode("latin-1")
+    boundary = header.get_boundary()
+    if not boundary:
+        return None
+    edge = re.escape(b"--" + boundary.encode("latin-1"))
+    for found in re.finditer(edge + rb"\r\n((?:[^\r\n]+\r\n)+)\r\n([^\r\n]{1,500})(?=\r\n" + edge + rb")", part):
+        if _NAMED_MODEL.search(found.group(1).replace(b"\r\n", b"\n")):
+            return found.span(2)
+    return None

@@ -86,11 +86,9 @@ def _window(rows: MessageQuerySet, request: HttpRequest) -> tuple[list[Message],
     day = parse_date(asked["date"]) if _is_date(asked.get("date")) else None
     if day:
         start = timezone.make_aware(datetime.combine(day, time.min))
-        after = _fetch(rows.filter(created__gte=start), forwards=True, count=A_PAGE)
-        if not after:  # the end is nearest to a date after it
-            latest = _fetch(rows, forwards=False, count=A_PAGE)
-            return latest[:A_PAGE][::-1], len(latest) > A_PAGE, False
-        return after[:A_PAGE], rows.filter(created__lt=start).exists(), len(after) > A_PAGE
+        if after := _fetch(rows.filter(created__gte=start), forwards=True, count=A_PAGE):
+            return after[:A_PAGE], rows.filter(created__lt=start).exists(), len(after) > A_PAGE
+        # The end is nearest to a date after it.
     for key, forwards in (("before", False), ("after", True)):
         if mark := _mark(rows, asked.get(key)):
             found = _fetch(_beyond(rows, mark, forwards=forwards), forwards=forwards, count=A_PAGE)

@@ -12,7 +12,6 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.signing import BadSignature, dumps, loads
 from django.db.models import Sum
-from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -178,7 +177,7 @@ def _among(selection: Selection) -> int:
     concerned = Instance.objects.filter(partition__name=selection.partition)
     if selection.instance is not None:
         concerned = concerned.filter(name=selection.instance)
-    total: int = concerned.aggregate(total=Coalesce(Sum("message_count"), 0))["total"]
+    total: int = concerned.aggregate(total=Sum("message_count", default=0))["total"]
     return total
 
 

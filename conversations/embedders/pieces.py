@@ -4,8 +4,8 @@ A whole-message vector of a long text finds nothing in it, so a message is found
 They end at lines and sentences where that is possible, else between words, else anywhere.
 
 Cost: every character is counted about twice, so time is linear in the length of the text; a megabyte takes up
-to three seconds, whatever it holds. A megabyte of English is some 1,800 pieces, of base64
-6,500, of Chinese 9,800, and embedding them is what takes long (50 a second with the local model).
+to three seconds, whatever it holds. A megabyte of English is some 1,800 pieces, of base64 6,500, of Chinese 9,800, and
+embedding them is what takes long (50 a second with the local model).
 """
 
 import re

@@ -320,3 +320,10 @@ def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_aga
 def test_what_was_spoken_is_kept_as_text() -> None:
     message = {"role": "assistant", "content": None, "audio": {"id": "a1", "transcript": "Bees sleep."}}
     assert turn(json.dumps(message), message).content == "Bees sleep."
+
+
+def test_arguments_nested_beyond_reason_are_kept_as_they_are() -> None:
+    for depth in (100, 900, 960, 985, 995, 100_000):
+        call = {"id": "1", "function": {"name": "f", "arguments": "[" * depth + "]" * depth}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        assert len(turn(json.dumps(message), message).digest) == 16

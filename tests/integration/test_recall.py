@@ -370,3 +370,9 @@ def test_a_large_scope_in_which_nothing_is_found() -> None:
     large_scope()
     assert look("xylophone") == []
     assert look("the") == []
+
+
+def test_a_question_that_names_nobody_is_asked_as_it_is_worded() -> None:
+    remember("A violin")
+    query = "Which instrument,\n\n  and   whose?"
+    assert ask(scope=SCOPE, query=query).wording == query, "another wording would be embedded as well"

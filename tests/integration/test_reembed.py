@@ -317,3 +317,12 @@ def test_a_message_that_cannot_be_embedded_is_due_again_in_a_minute(
             work_off(embedder)
     due = Message.objects.get(pk=pk).embed_due
     assert due and timedelta(seconds=50) < due - timezone.now() < timedelta(seconds=61)
+
+
+def test_a_text_that_begins_late_has_a_vector_and_a_very_long_one_has_no_more_than_some(local: Embedder) -> None:
+    late, long = say(" " * 200_001 + "bees", "word " * 41_000)
+    while work_off(local):
+        pass
+    assert Embedding.objects.filter(message=late).count() == 1
+    ends = Embedding.objects.filter(message=long).values_list("end", flat=True)
+    assert 199_000 < max(ends) <= 200_000

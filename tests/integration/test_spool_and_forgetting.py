@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from conversations.actions import Answered, Asked
 from conversations.models import Exchange, Message
 from conversations.querysets import Scope
 from conversations.selection import Selection
+from proxy.errors import Unavailable
+from proxy.history import History
 from proxy.replaying import replay, spool_folder, store_spool
 from proxy.segments import Entry
 from proxy.spool import Spool, SpoolError, summary
@@ -129,3 +132,14 @@ def test_a_full_disk_loses_what_it_refused_and_nothing_else(tmp_path: Path) -> N
     found: list[str] = []
     replay(folder, lambda entry, abandoned: found.append(entry.asked.turns[0].content.split()[0]))
     assert found == [*kept, "after"]
+
+
+def test_the_api_says_what_holds_up_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise SpoolError("`manage.py spool discard` gives them up for good.")
+
+    monkeypatch.setattr(forgetting, "bring_in", [refuse])
+    history = History(lambda: None)  # type: ignore[arg-type, return-value]
+    forget = history.forget({"partition": "home", "whole": True}, by="test", dry_run=True)
+    with pytest.raises(Unavailable, match="spool discard"):
+        asyncio.run(forget)

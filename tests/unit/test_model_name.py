@@ -11,6 +11,7 @@ def form(*fields: bytes) -> bytes:
     return b"".join(b"--b\r\n" + field + b"\r\n" for field in fields) + b"--b--\r\n"
 
 
+KIND = b"multipart/form-data; charset=utf-8; boundary=b"
 MODEL = b'Content-Disposition: form-data; name="model"\r\n\r\nmistral/voxtral-mini'
 TYPED = b'content-disposition: form-data; name="model"\r\nContent-Type: text/plain\r\n\r\nwhisper-1'
 FILE = b'Content-Disposition: form-data; name="file"; filename="model"\r\n\r\nRIFF name="model" \r\n\r\nx'
@@ -23,17 +24,28 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="model"\r\n\r\nRI
         (form(FILE, MODEL), "mistral/voxtral-mini"),
         (form(TYPED), "whisper-1"),
         (form(FILE), ""),
+        (
+            form(
+                b'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+                + form(MODEL).replace(b"--b", b"--c")
+            ),
+            "",
+        ),
         (b"", ""),
     ],
 )
 def test_a_form_names_it_in_a_field(body: bytes, model: str) -> None:
-    assert model_name.in_form(body) == model
+    assert model_name.in_form(body, KIND) == model
+    assert model_name.in_form(body, KIND.replace(b"=b", b'="b"')) == model
+    assert model_name.in_form(body, b"multipart/form-data") == ""
 
 
 def test_another_name_takes_its_place_in_a_form() -> None:
     body = form(FILE, MODEL)
-    assert model_name.renamed_in_form(body, "voxtral-mini") == body.replace(b"mistral/voxtral-mini", b"voxtral-mini")
-    assert model_name.renamed_in_form(form(FILE), "x") == form(FILE)
+    assert model_name.renamed_in_form(body, KIND, "voxtral-mini") == body.replace(
+        b"mistral/voxtral-mini", b"voxtral-mini"
+    )
+    assert model_name.renamed_in_form(form(FILE), KIND, "x") == form(FILE)
 
 
 @pytest.mark.parametrize(

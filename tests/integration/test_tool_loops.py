@@ -1,0 +1,54 @@
+"""What is added for a question is added again in each round of its tool loop."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from conversations import actions
+from conversations.capture import turn
+from conversations.querysets import Scope
+from proxy.chat import decode
+from proxy.recollection import look, question_key
+
+pytestmark = pytest.mark.django_db
+
+SCOPE = Scope("tests", "loop")
+QUESTION = {"role": "user", "content": "Will it rain?"}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "No."}
+BLOCK = '{"role": "system", "content": "<memory>"}'
+
+
+def chat(*messages: Any) -> Any:
+    return decode(json.dumps({"model": "gpt-4", "messages": messages}).encode())
+
+
+def ask(*messages: Any, memory: str, injected: tuple[str, ...] = ()) -> None:
+    ledger = actions.Ledger(
+        key=question_key(chat(*messages)), candidates=(), injected=injected, message_ids=(), tokens=4
+    )
+    asked = actions.Asked(
+        trace_id=uuid.uuid4(),
+        scope=SCOPE,
+        created=timezone.now(),
+        model="gpt-4",
+        provider="openai",
+        streamed=False,
+        memory=memory,
+        turns=tuple(turn(json.dumps(message), message) for message in messages),
+        ledger=ledger,
+    )
+    actions.open_exchange(asked=asked)
+
+
+def test_a_round_whose_recall_was_late_leaves_the_others_their_memory() -> None:
+    ask(QUESTION, memory="on", injected=(BLOCK,))
+    ask(QUESTION, CALL, RESULT, memory="degraded")
+    embedder: Any = None  # nobody is asked in a loop
+    found = look(embedder, scope=SCOPE, chat=chat(QUESTION, CALL, RESULT, CALL, RESULT), count=len)
+    assert found.reused and found.reused.messages == (BLOCK,)
