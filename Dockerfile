@@ -16,6 +16,7 @@ RUN useradd --system --uid 10001 --home-dir /var/lib/reservoir --create-home --s
 COPY --from=packages /app/.venv .venv
 COPY manage.py ./
 COPY reservoir_site reservoir_site
+COPY console console
 COPY conversations conversations
 COPY proxy proxy
 USER 10001

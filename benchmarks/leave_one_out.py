@@ -57,8 +57,8 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 
     from conversations.embedding import active_embedder
     from conversations.querysets import Scope
-    from proxy import tokens
     from proxy.evaluation import questions, trial
+    from proxy.providers import tokens
     from reservoir_site import database, server
 
     server.prepare_database()
@@ -86,9 +86,9 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 
 def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
     """The ids of a scope's messages, the latest first, and the unweighted parts of their scores."""
-    from conversations.frames import Wanted, read
-    from conversations.ranking import WEIGHTS, parts
-    from conversations.recall import ask
+    from conversations.recall.ranking import WEIGHTS, parts
+    from conversations.recall.retrieval import Wanted, read
+    from conversations.recall.search import ask
 
     question = ask(scope=scope, query=text)
     assert question.instance_id is not None
@@ -140,7 +140,7 @@ def figures(asked: Sequence[Asked], weights: Floats, sizes: Mapping[str, Mapping
 
 
 def report(asked: Sequence[Asked], sizes: Mapping[str, Mapping[str, int]]) -> None:
-    from conversations.ranking import WEIGHTS
+    from conversations.recall.ranking import WEIGHTS
 
     names, committed = tuple(WEIGHTS), np.array([*WEIGHTS.values()])
     keys = ("recall@5", "recall@10", "recall@20", "recall@1000tok", "recall@2000tok")

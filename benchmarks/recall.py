@@ -255,9 +255,9 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
     """Milliseconds of recall, and how often the answer is among the first ten."""
     from conversations.querysets import Scope
-    from proxy import tokens
-    from proxy.chat import decode
-    from proxy.recollection import look
+    from proxy.memory.recollection import look
+    from proxy.prompt.chat import decode
+    from proxy.providers import tokens
 
     count = tokens.counter("gpt-4o").count
     times, firsts, hits = [], [], 0
@@ -293,10 +293,11 @@ def main() -> None:
 def run(messages: int) -> None:
     from django.conf import settings
 
-    from conversations import frames, indexes
+    from conversations import indexes
     from conversations.embedding import active_model
     from conversations.models import Partition
-    from proxy import tokens
+    from conversations.recall import retrieval as frames
+    from proxy.providers import tokens
     from reservoir_site import database, server
 
     server.prepare_database()

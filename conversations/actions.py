@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from conversations import models
 from conversations.capture import Alignment, Turn, align
-from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
+from conversations.recall.lexemes import asks, search_vector
 
 Count = Callable[[str], int]  # text -> tokens
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from django.db import connection, transaction
 
 from conversations import nearest
-from conversations.frames import READ_WHOLE
 from conversations.models import EmbeddingModel
 from conversations.querysets import Scope
+from conversations.recall.retrieval import READ_WHOLE
 
 EARNED = READ_WHOLE
 """Messages from which on a scope is not read as a whole any more, and earns an index."""

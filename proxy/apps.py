@@ -6,6 +6,6 @@ class ProxyConfig(AppConfig):
 
     def ready(self) -> None:
         from conversations import forgetting
-        from proxy import replaying
+        from proxy.spool import replaying
 
         forgetting.bring_in.append(replaying.store_spool)  # what waits in the spool is forgotten with the rest

@@ -11,10 +11,10 @@ from io import BytesIO
 from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
-from proxy import model_name
-from proxy.chat import rename_model
 from proxy.errors import BadRequest
-from proxy.memory import SCRATCH, Scope, Wishes
+from proxy.memory.service import SCRATCH, Scope, Wishes
+from proxy.prompt.chat import rename_model
+from proxy.providers import model_name
 from proxy.upstream import Headers
 
 NAME_LENGTH = 200

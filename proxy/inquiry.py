@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from proxy.call import Call
-from proxy.chat import Chat, Json, decode
 from proxy.errors import BadRequest
-from proxy.injection import Injection
-from proxy.memory import Scope
+from proxy.memory.service import Scope
+from proxy.prompt.chat import Chat, Json, decode
+from proxy.prompt.injection import Injection
 
 MOST_CANDIDATES = 1000
 MOST_TOKENS = 999_999_999

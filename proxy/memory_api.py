@@ -15,7 +15,7 @@ from pydantic import Field
 from proxy import runtime
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
-from proxy.history import Page
+from proxy.memory.history import Page
 
 BY = "api"
 

@@ -8,17 +8,18 @@ from functools import partial
 
 from django.conf import settings
 
-from proxy import relay, tokens
+from proxy.answer import relay
 from proxy.call import Call
-from proxy.chat import Chat, decode
-from proxy.enrichment import MemoryRole
 from proxy.errors import ProviderError
-from proxy.injection import Injection, inject
 from proxy.inquiry import Inquiry, answer
-from proxy.record import Record
+from proxy.memory.exchange import Record
+from proxy.prompt.chat import Chat, decode
+from proxy.prompt.enrichment import MemoryRole
+from proxy.prompt.injection import Injection, inject
+from proxy.prompt.window import Limit, admit
+from proxy.providers import tokens
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
-from proxy.window import Limit, admit
 
 
 @dataclass(frozen=True, slots=True)

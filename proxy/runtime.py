@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
-from proxy import tokens
-from proxy.history import History
-from proxy.memory import STOP_SECONDS, Door
-from proxy.providers import Providers
+from proxy.memory.history import History
+from proxy.memory.service import STOP_SECONDS, Door
+from proxy.providers import tokens
+from proxy.providers.registry import Providers
 from proxy.upstream import Upstream
 
 

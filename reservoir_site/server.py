@@ -18,10 +18,10 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.db.backends.utils import CursorWrapper
 
+from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
-from conversations.admin.roles import make_groups
 from conversations.embedders import make_embedder
-from proxy.providers import Providers
+from proxy.providers.registry import Providers
 from reservoir_site import database
 
 EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104

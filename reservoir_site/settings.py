@@ -78,13 +78,14 @@ except ValueError as error:
 
 INSTALLED_APPS = [
     "reservoir_site",  # before staticfiles: its runserver serves ASGI
-    "conversations",  # before the admin: its templates dress it
-    "conversations.apps.ReservoirAdminConfig",
+    "console",  # before the admin: its templates replace the admin's
+    "console.apps.ConsoleSiteConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "conversations",
     "proxy",
     "ninja",  # the assets of /v1/docs
 ]
@@ -112,7 +113,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
-            "builtins": ["conversations.admin.tags"],
+            "builtins": ["console.tags"],
         },
     }
 ]

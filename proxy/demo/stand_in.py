@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from proxy import tokens
+from proxy.providers import tokens
 
 Json = dict[str, Any]
 LIMIT = 2**20  # bytes of a request

@@ -20,11 +20,12 @@ from django.utils import timezone
 from conversations import actions, backlog, capture
 from conversations.embedders import Embedder
 from conversations.models import Exchange, Message
-from proxy import pipeline, runtime, tokens
+from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.demo.stand_in import StandIn, stand_in
 from proxy.demo.story import HISTORY, QUESTIONS
-from proxy.memory import Scope, Wishes
+from proxy.memory.service import Scope, Wishes
+from proxy.providers import tokens
 
 Json = dict[str, Any]
 MODEL = "gpt-4o"

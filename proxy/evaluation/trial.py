@@ -23,12 +23,12 @@ from conversations.embedders import Embedder
 from conversations.models import Message
 from conversations.querysets import Scope
 from conversations.scratch import scratch_partition
-from proxy import tokens
-from proxy.chat import decode
-from proxy.enrichment import pack
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation, Said
-from proxy.recollection import look
+from proxy.memory.recollection import look
+from proxy.prompt.chat import decode
+from proxy.prompt.enrichment import pack
+from proxy.providers import tokens
 
 ENCODING_OF = "gpt-4o"  # the model whose encoding, o200k, counts
 DEPTH = 200  # how many messages are ranked: enough to fill 2,000 tokens with short ones

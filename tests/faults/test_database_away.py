@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from conversations.embedding import NOTICED_WITHIN
-from proxy.memory import CATCH_UP_SECONDS
+from proxy.memory.service import CATCH_UP_SECONDS
 from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.app import KEY, App

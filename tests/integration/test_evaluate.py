@@ -15,8 +15,8 @@ from conversations.embedding import configured_embedder
 from conversations.models import Embedding, Message, Partition
 from conversations.querysets import SCRATCH
 from conversations.scratch import LOCKS, remove_leftovers, scratch_partition
-from proxy import tokens
 from proxy.evaluation import questions, trial
+from proxy.providers import tokens
 
 pytestmark = pytest.mark.django_db
 

@@ -11,13 +11,14 @@ import pytest
 from django.db import connection
 from pytest_django.fixtures import Settings
 
-from conversations import frames, nearest
+from conversations import nearest
 from conversations.actions import add_messages
 from conversations.capture import turn
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
-from conversations.recall import CANDIDATES, PARTS, Candidate, ask, recall
-from conversations.spans import WHOLE
+from conversations.recall import retrieval as frames
+from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall
+from conversations.recall.spans import WHOLE
 
 pytestmark = pytest.mark.django_db
 

@@ -25,7 +25,7 @@ from conversations.embedders import Embedder, EmbedderError
 from conversations.embedding import EmbedderInUse, active_embedder, active_model, make
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
-from conversations.recall import ask, recall
+from conversations.recall.search import ask, recall
 from conversations.scratch import scratch_partition
 from tests.fake_provider import FakeProvider
 

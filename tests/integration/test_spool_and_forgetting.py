@@ -21,10 +21,10 @@ from conversations.models import Exchange, Message
 from conversations.querysets import Scope
 from conversations.selection import Selection
 from proxy.errors import Unavailable
-from proxy.history import History
-from proxy.replaying import replay, spool_folder, store_spool
-from proxy.segments import Entry
-from proxy.spool import Spool, SpoolError, summary
+from proxy.memory.history import History
+from proxy.spool.replaying import replay, spool_folder, store_spool
+from proxy.spool.segments import Entry
+from proxy.spool.writing import Spool, SpoolError, summary
 from tests.unit.test_spool import HOME, ROOT, asked, turn
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,8 +12,8 @@ from django.utils import timezone
 from conversations import actions
 from conversations.capture import turn
 from conversations.querysets import Scope
-from proxy.chat import decode
-from proxy.recollection import look, question_key
+from proxy.memory.recollection import look, question_key
+from proxy.prompt.chat import decode
 
 pytestmark = pytest.mark.django_db
 

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from conversations.admin import charts, tags
-from conversations.admin.charts import Bar, Series
-from conversations.admin.memory_map import project
-from conversations.admin.words import labels
+from console import charts, tags
+from console.charts import Bar, Series
+from console.memory_map import project
+from console.words import labels
 
 
 def test_columns_are_as_high_as_their_figures() -> None:

@@ -48,7 +48,7 @@ def test_every_copied_path_exists_and_reaches_the_builder() -> None:
 
 def test_every_package_of_the_project_is_in_the_image() -> None:
     copied = " ".join(arguments("COPY"))
-    for package in ("manage.py", "reservoir_site", "conversations", "proxy"):
+    for package in ("manage.py", "reservoir_site", "console", "conversations", "proxy"):
         assert package in copied
 
 

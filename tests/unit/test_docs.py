@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from conversations.ranking import WEIGHTS
+from conversations.recall.ranking import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
-CODE = ("reservoir_site", "proxy", "conversations")
+CODE = ("reservoir_site", "console", "proxy", "conversations")
 SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
 # Names of Django settings that are no environment variable: what they are read from is in the table.
 DERIVED = {"RESERVOIR_BIND"}
@@ -99,7 +99,10 @@ def test_the_map_names_modules_that_exist() -> None:
 def test_every_module_is_on_the_map() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     unmentioned = {"__init__.py", "apps.py"}
-    modules = {path.name for package in CODE for path in (ROOT / package).glob("*.py")}
+    wings = {"proxy": ("prompt", "answer", "memory", "providers", "spool", "database"), "conversations": ("recall",)}
+    folders = [ROOT / package for package in CODE]
+    folders += [ROOT / package / wing for package, names in wings.items() for wing in names]
+    modules = {path.name for folder in folders for path in folder.glob("*.py")}
     assert sorted(name for name in modules - unmentioned if name not in architecture) == []
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
-from proxy.enrichment import (
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.enrichment import (
     BUDGET,
     DUPLICATE,
     EMPTY,
@@ -23,7 +23,7 @@ from proxy.enrichment import (
     render,
     splice,
 )
-from proxy.window import message_tokens
+from proxy.prompt.window import message_tokens
 
 TEXT_PART = {"type": "text", "text": "a"}
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)

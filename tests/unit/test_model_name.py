@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy import model_name
+from proxy.providers import model_name
 
 
 def form(*fields: bytes) -> bytes:

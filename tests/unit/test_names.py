@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conversations.names import in_first_person, named
+from conversations.recall.names import in_first_person, named
 
 PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
 

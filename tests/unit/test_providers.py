@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.providers import Providers, Target
+from proxy.providers.registry import Providers, Target
 
 KEYS = {
     "OPENAI_API_KEY": "sk-openai",

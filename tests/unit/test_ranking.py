@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.ranking import (
+from conversations.recall.ranking import (
     SESSION_GAP,
     WEIGHTS,
     Frame,

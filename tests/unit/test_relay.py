@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy import relay
-from proxy.providers import Providers, Target
+from proxy.answer import relay
+from proxy.providers.registry import Providers, Target
 
 
 class Dear(Providers):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.admin.request_body import body
-from proxy.chat import decode
+from console.request_body import body
+from proxy.prompt.chat import decode
 
 MESSAGE = '{"role":  "user", "content": "h\\u00e9"}'
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.admin import safe_text
-from conversations.admin.reading import parts
+from console import safe_text
+from console.reading import parts
 
 TAGS = re.compile(r"<(/?)([a-z0-9]+)([^>]*)>")
 HARMLESS = {"div", "span", "bdi", "mark", "p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "a"}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations import spans
-from conversations.spans import REACH, WHOLE, Scored, best_span
+from conversations.recall import spans
+from conversations.recall.spans import REACH, WHOLE, Scored, best_span
 
 SENTENCES = [f"Sentence number {i} says something about topic{i}, and nothing else at all. " for i in range(60)]
 TEXT = "".join(SENTENCES)

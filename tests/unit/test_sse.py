@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy import sse
-from proxy.chat import Reply
+from proxy.answer import sse
+from proxy.answer.sse import StreamCopy, error_frame
 from proxy.errors import ProviderUnreachable
-from proxy.sse import StreamCopy, error_frame
+from proxy.prompt.chat import Reply
 
 DONE = b"data: [DONE]\n\n"
 

@@ -16,7 +16,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import tokens
+from proxy.providers import tokens
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy import window
-from proxy.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
-from proxy.enrichment import enrich, render
 from proxy.errors import ContextLengthExceeded
-from proxy.window import Fitted, Limit, admit, definition_tokens, fit, message_tokens, request_tokens
+from proxy.prompt import window
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.enrichment import enrich, render
+from proxy.prompt.window import Fitted, Limit, admit, definition_tokens, fit, message_tokens, request_tokens
 
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
 UNKNOWN = Limit(None, exact=False)

@@ -23,7 +23,7 @@ from conversations.management.terminal import safe
 from conversations.scratch import scratch_partition
 from proxy.demo import tour
 from proxy.demo.tour import Stop
-from proxy.memory import Scope
+from proxy.memory.service import Scope
 
 SIDE_BY_SIDE = 100  # columns of a terminal that has room for two panels
 SHOWN_TURNS = 3

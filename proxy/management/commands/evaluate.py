@@ -16,11 +16,11 @@ from rich.table import Table
 from conversations.embedders import EmbedderError
 from conversations.embedding import active_embedder
 from conversations.management.terminal import Command as TerminalCommand
-from proxy import tokens
 from proxy.evaluation import measures, questions, trial
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation
-from proxy.recollection import PARTS
+from proxy.memory.recollection import PARTS
+from proxy.providers import tokens
 
 WITHOUT = "without-"
 COLUMNS = {

@@ -5,8 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from proxy.replaying import discard_rejected, spool_folder, store_spool
-from proxy.spool import SpoolError, summary
+from proxy.spool.replaying import discard_rejected, spool_folder, store_spool
+from proxy.spool.writing import SpoolError, summary
 
 
 class Command(BaseCommand):

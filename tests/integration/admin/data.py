@@ -9,8 +9,8 @@ from typing import Any
 
 from django.contrib.auth.models import Group, User
 
+from console.roles import make_groups
 from conversations.actions import Answered, Asked, Ledger, close_exchange, open_exchange
-from conversations.admin.roles import make_groups
 from conversations.capture import turn
 from conversations.models import Exchange, Message, Partition, StaffLimit
 from conversations.querysets import Scope

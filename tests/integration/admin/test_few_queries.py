@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from conversations.admin import safe_text
+from console import safe_text
 from conversations.querysets import Scope
 from tests.integration.admin.data import exchange, said
 from tests.integration.admin.pages import HOME, change, every_page, text
@@ -108,8 +108,8 @@ def test_the_map_comes_after_its_page(root: Client) -> None:
 
 
 def test_a_list_offers_no_more_pages_than_somebody_turns(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conversations.admin.paging.MOST_PAGES", 2)
-    monkeypatch.setattr("conversations.admin.lists.MessageAdmin.list_per_page", 3)
+    monkeypatch.setattr("console.paging.MOST_PAGES", 2)
+    monkeypatch.setattr("console.lists.MessageAdmin.list_per_page", 3)
     for i in range(6):
         exchange(HOME, f"question {i}", f"answer {i}", minutes=i)
     page = text(root.get(reverse("admin:conversations_message_changelist")))

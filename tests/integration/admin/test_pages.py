@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from conversations.admin import storage
+from console import storage
 from conversations.forgetting import forget
 from conversations.models import Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
@@ -91,7 +91,7 @@ def test_a_failed_exchange_says_what_went_wrong(root: Client) -> None:
 def test_a_conversation_is_paged_by_time_and_jumps_to_dates_and_messages(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conversations.admin.dialogue.A_PAGE", 10)
+    monkeypatch.setattr("console.dialogue.A_PAGE", 10)
     for i in range(15):
         exchange(HOME, f"question {i:02}", f"answer {i:02}", minutes=i * 60 * 12)
     instance = Instance.objects.get()
@@ -192,7 +192,7 @@ def test_hidden_characters_are_escaped_in_the_curl(root: Client) -> None:
 def test_words_are_searched_for_in_the_conversation_that_is_listed(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conversations.admin.searching.MOST_QUESTIONS", 1)
+    monkeypatch.setattr("console.searching.MOST_QUESTIONS", 1)
     here = exchange(HOME, "My bees are well.", "Good.")
     exchange(WORK, "The bees are late.", "Oh.", minutes=1)
     exchanges = reverse("admin:conversations_exchange_changelist")

@@ -136,7 +136,7 @@ def test_thousands_of_partitions_are_no_list_to_choose_from(root: Client, monkey
     exchange(HOME, "I keep bees.", "Lovely.")
     url = reverse("admin:auth_user_change", args=[staff("lea", "Viewer", only=("home",)).pk])
     assert ">home</option>" in text(root.get(url))
-    monkeypatch.setattr("conversations.admin.users.MOST_CHOICES", 0)
+    monkeypatch.setattr("console.users.MOST_CHOICES", 0)
     page = text(root.get(url))
     assert ">home</option>" not in page and "vManyToManyRawIdAdminField" in page
 

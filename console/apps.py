@@ -1,0 +1,19 @@
+from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
+
+
+class ConsoleConfig(AppConfig):
+    """Our pages, templates and styles. It stands before the admin, whose templates it replaces."""
+
+    default = True
+    name = "console"
+
+    def ready(self) -> None:
+        from console import lists, users  # noqa: F401, they register what they show
+
+
+class ConsoleSiteConfig(admin_apps.AdminConfig):
+    """Django's admin with our site in it: the dashboard, the search, the pages of console/."""
+
+    default = False
+    default_site = "console.site.ReservoirAdminSite"

@@ -1,0 +1,35 @@
+"""What the pages of one thing share: their frame, and the trail that leads to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from console import safe_text
+from console.visible import may
+from conversations.models import Instance, Partition
+
+
+def page(request: HttpRequest, template: str, *, title: str, **context: Any) -> TemplateResponse:
+    """A page of the admin, in its frame."""
+    frame = admin.site.each_context(request) | {"may_prune": may(request, "delete_message")}
+    everything = {**frame, "title": safe_text.shown(title), **context}
+    return TemplateResponse(request, f"admin/reservoir/{template}.html", everything)
+
+
+def to_partition(partition: Partition) -> list[tuple[str, str]]:
+    """The trail to a partition, itself included: names and addresses."""
+    return [
+        ("Partitions", reverse("admin:conversations_partition_changelist")),
+        (partition.name, reverse("admin:conversations_partition_change", args=[partition.pk])),
+    ]
+
+
+def to_instance(instance: Instance) -> list[tuple[str, str]]:
+    """The trail to an instance, itself included."""
+    url = reverse("admin:conversations_instance_change", args=[instance.pk])
+    return [*to_partition(instance.partition), (instance.name, url)]

@@ -1,0 +1,126 @@
+"""A stored message -> what a reader sees of it: texts, links to images, calls of tools and what came of them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.safestring import SafeString
+
+from console import safe_text
+
+LONG_CHARACTERS = 3_000
+LARGEST_PAYLOAD = 200_000  # bytes; a message with larger attachments shows its words, and its own page the rest
+LARGEST_JSON = 1_000_000  # characters; of what is larger, long texts are cut short
+SHORT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a message. `kind` is text, link, note, or fold (a title over a text that is opened)."""
+
+    kind: str
+    html: SafeString | str = ""
+    title: str = ""
+    url: str = ""
+    long: bool = False
+
+
+def parts(role: str, content: str, payload: str) -> list[Part]:
+    """What to show of a message with this plain text and this JSON."""
+    message = _object(payload)
+    if role in ("tool", "function"):
+        title = f"result {message.get('name') or message.get('tool_call_id') or ''}".strip()
+        return [fold(title, content or payload)]
+    found = [*_reasoning(message), *_content(message.get("content"), content), *_calls(message)]
+    return found or [text(content)]
+
+
+def text(content: str) -> Part:
+    """A text with its Markdown laid out."""
+    return Part("text", safe_text.formatted(content), long=len(content) > LONG_CHARACTERS)
+
+
+def fold(title: str, content: str) -> Part:
+    """Something that most readers pass over."""
+    return Part("fold", safe_text.plain(pretty(content)), title=safe_text.shown(title))
+
+
+def pretty(content: str) -> str:
+    """JSON indented, with its long texts cut short where it is very large; anything else as it is."""
+    if content[:1] not in ("{", "["):
+        return content
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return content
+    return json.dumps(_cut(value) if len(content) > LARGEST_JSON else value, indent=2, ensure_ascii=False)
+
+
+def _cut(value: Any) -> Any:
+    match value:
+        case str() if len(value) > 5 * SHORT:
+            return f"{value[:SHORT]}… ({len(value):,} characters)"
+        case list():
+            return [_cut(each) for each in value]
+        case dict():
+            return {key: _cut(each) for key, each in value.items()}
+        case _:
+            return value
+
+
+def _object(payload: str) -> Mapping[str, Any]:
+    try:
+        message = json.loads(payload)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _reasoning(message: Mapping[str, Any]) -> Iterator[Part]:
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(thought := message.get(key), str) and thought.strip():
+            yield fold("reasoning", thought)
+            return
+
+
+def _content(given: object, content: str) -> Iterator[Part]:
+    if not isinstance(given, list):
+        if content.strip():
+            yield text(content)
+        return
+    for part in given:
+        if not isinstance(part, dict):
+            continue
+        words = part.get("text") or part.get("refusal")
+        if isinstance(words, str):
+            yield text(words)
+        else:
+            yield _attachment(part)
+
+
+def _attachment(part: Mapping[str, Any]) -> Part:
+    kind = str(part.get("type") or "attachment")
+    body = part.get(kind)
+    url = body.get("url") if isinstance(body, dict) else body
+    if address := safe_text.web_address(url):
+        return Part("link", title=safe_text.shown(f"{kind.removesuffix('_url')}: {address[:120]}"), url=address)
+    size = len(json.dumps(part))
+    return Part("note", title=safe_text.shown(f"{kind.removesuffix('_url')}, {size:,} bytes in the message"))
+
+
+def _calls(message: Mapping[str, Any]) -> Iterator[Part]:
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            yield _call(call.get("function") or call.get("custom"))
+    if isinstance(function := message.get("function_call"), dict):
+        yield _call(function)
+
+
+def _call(function: object) -> Part:
+    body = function if isinstance(function, dict) else {}
+    given = body.get("arguments", body.get("input", ""))
+    return fold(f"calls {body.get('name') or 'a tool'}", given if isinstance(given, str) else json.dumps(given))

@@ -1,0 +1,95 @@
+"""The admin site: what every page shares. Its index is the dashboard; the navigation stands at the top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.module_loading import import_string
+
+from console.visible import may
+
+# Nothing but what we serve ourselves: no inline script or style either, so that stored text that slipped through
+# could still do nothing.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+# Pages beside the lists: their address, their name, the view, and the permission that a link at the top needs.
+PAGES = (
+    ("search/", "search", "console.searching.search_page", "view_message"),
+    ("prune/", "prune", "console.prune.prune_page", "delete_message"),
+    ("prune/retention/<int:pk>/", "retention", "console.prune.retention", ""),
+    ("map/<int:pk>/", "map", "console.memory_map.map_page", ""),
+)
+
+
+class ReservoirAdminSite(admin.AdminSite):
+    site_header = "Reservoir"
+    site_title = "Reservoir"
+    index_title = "Dashboard"
+    enable_nav_sidebar = False
+
+    def get_urls(self) -> list[URLResolver | URLPattern]:
+        pages = [path(where, self.admin_view(import_string(view)), name=name) for where, name, view, _ in PAGES]
+        return [*pages, *super().get_urls()]
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        view: Callable[..., TemplateResponse] = import_string("console.dashboard.dashboard")
+        return view(request)
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        guarded = super().admin_view(view, cacheable)
+
+        def page(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            return _harden(guarded(request, *args, **kwargs))
+
+        return page
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return _harden(super().login(request, extra_context))
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        return super().each_context(request) | {"navigation": _navigation(request), "site_url": None}
+
+
+def _harden(response: HttpResponse) -> HttpResponse:
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers.setdefault("Cache-Control", "no-store")  # pages hold conversations
+    return response
+
+
+def _navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The links at the top that the user may follow."""
+    if not request.user.is_authenticated:
+        return []
+    here = request.path
+    wanted = [
+        ("Dashboard", reverse("admin:index"), True),
+        *(
+            (title, reverse(f"admin:conversations_{model}_changelist"), may(request, f"view_{model}"))
+            for title, model in (
+                ("Partitions", "partition"),
+                ("Conversations", "instance"),
+                ("Exchanges", "exchange"),
+                ("Messages", "message"),
+            )
+        ),
+        *(
+            (name.capitalize(), reverse(f"admin:{name}"), may(request, permission))
+            for _, name, _, permission in PAGES
+            if permission
+        ),
+        ("Users", reverse("admin:auth_user_changelist"), bool(request.user.has_perm("auth.view_user"))),
+    ]
+    home = reverse("admin:index")
+    return [
+        {"title": title, "url": url, "here": here == url or (url != home and here.startswith(url))}
+        for title, url, allowed in wanted
+        if allowed
+    ]

@@ -1,0 +1,74 @@
+"""Users as Django has them, with the limit to some partitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.widgets import ManyToManyRawIdWidget
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+
+from console import safe_text
+from conversations.models import Partition, StaffLimit
+from conversations.querysets import SCRATCH
+
+if TYPE_CHECKING:
+    LimitFormBase = forms.ModelForm[StaffLimit]
+    LimitInlineBase = admin.StackedInline[StaffLimit, User]
+    UserAdminBase = UserAdmin[User]
+else:
+    LimitFormBase = forms.ModelForm
+    LimitInlineBase = admin.StackedInline
+    UserAdminBase = UserAdmin
+
+
+# So many partitions can be chosen from a list; of more, their ids are given, or picked in their own list.
+MOST_CHOICES = 1_000
+
+
+class LimitForm(LimitFormBase):
+    """A tick makes a limit, since a form in which nothing is chosen is none: a limit to no partition sees nothing."""
+
+    limited = forms.BooleanField(
+        required=False,
+        label="Limit this user",
+        help_text="to the partitions chosen below, or, with none chosen, to nothing; "
+        "without a limit the permissions above hold for all partitions",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:  # it is there, and "Delete" takes it away
+            self.fields["limited"].widget = forms.HiddenInput()
+            self.fields["limited"].disabled = True
+
+
+class LimitInline(LimitInlineBase):
+    model = StaffLimit
+    form = LimitForm
+    fields = ("limited", "partitions")
+    filter_horizontal = ("partitions",)
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **given: Any) -> Any:
+        """Partitions that are there to measure with are no choice; all others are, or saving would drop them."""
+        if db_field.name == "partitions":
+            given["queryset"] = Partition.objects.exclude(name__startswith=SCRATCH)
+            if given["queryset"].count() > MOST_CHOICES:
+                given["widget"] = ManyToManyRawIdWidget(db_field.remote_field, self.admin_site)
+                given["help_text"] = "ids of partitions, with commas between them"
+        field: Any = super().formfield_for_manytomany(db_field, request, **given)
+        if db_field.name == "partitions":
+            field.label_from_instance = lambda partition: safe_text.shown(partition.name)
+        return field
+
+
+class LimitedUserAdmin(UserAdminBase):
+    inlines = (LimitInline,)
+    list_select_related = ("limit",)
+
+
+admin.site.unregister(User)
+admin.site.register(User, LimitedUserAdmin)
