@@ -255,7 +255,7 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
     """Milliseconds of recall, and how often the answer is among the first ten."""
     from conversations.querysets import Scope
-    from proxy.memory.recollection import look
+    from proxy.memory.recollection import recollect
     from proxy.prompt.chat import decode
     from proxy.providers import tokens
 
@@ -265,7 +265,7 @@ def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]
         embedder.vector = vector
         chat = decode(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
         started = time.perf_counter()
-        found = look(lambda: embedder, scope=Scope(PARTITION, str(size)), chat=chat, count=count, latest=False)
+        found = recollect(lambda: embedder, scope=Scope(PARTITION, str(size)), chat=chat, count=count, latest=False)
         elapsed = 1000 * (time.perf_counter() - started)
         if number < WARM_UP:
             continue

@@ -12,7 +12,7 @@ from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from proxy.errors import BadRequest
-from proxy.memory.service import SCRATCH, Scope, Wishes
+from proxy.memory.service import SCRATCH, MemoryOptions, Scope
 from proxy.prompt.chat import rename_model
 from proxy.providers import model_name
 from proxy.upstream import Headers
@@ -30,7 +30,7 @@ CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
 @dataclass(frozen=True, slots=True)
 class Call:
     method: str
-    wishes: Wishes
+    options: MemoryOptions
     budget: int  # tokens of the memory block
     headers: Headers  # as sent
     query: str
@@ -52,7 +52,7 @@ class Call:
         closing: AsyncExitStack,
     ) -> Call:
         """Raises BadRequest for a name of a scope or a header of ours that cannot be understood."""
-        wishes = Wishes(
+        options = MemoryOptions(
             trace_id=uuid.uuid4(),
             scope=Scope(_name(partition, "partition"), _name(instance, "instance")),
             recall=_is_on(headers, b"x-reservoir-recall"),
@@ -60,9 +60,9 @@ class Call:
         )
         size = body.seek(0, 2)
         body.seek(0)
-        return cls(method, wishes, _budget(headers, budget), headers, query, body, size, closing)
+        return cls(method, options, _budget(headers, budget), headers, query, body, size, closing)
 
-    async def think(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work that takes longer the larger the request: beside the event loop, where it takes too long."""
         if self.size < QUICKLY_DONE:
             return work(*args, **kwargs)

@@ -34,13 +34,13 @@ class Outcome:
 async def complete(call: Call, run: Runtime) -> Outcome:
     """A chat completion: recall what matters for it, add that, ask, relay the answer, remember both."""
     watch = relay.Stopwatch()
-    chat = await call.think(decode, call.read())
+    chat = await call.offload(decode, call.read())
     target = run.providers.select(chat.model)
     counter = tokens.counter(target.model)
     limit = Limit(run.providers.window(target), counter.exact)
-    await call.think(admit, chat, limit, counter.count)
+    await call.offload(admit, chat, limit, counter.count)
 
-    memory = Record(run.memory, wishes=call.wishes, chat=chat, target=target, count=counter.count)
+    memory = Record(run.memory, options=call.options, chat=chat, target=target, count=counter.count)
     injection = await _enrich(call, memory, chat, limit, watch, budget=call.budget, role=target.provider.memory_role)
 
     memory.remember_question(injection)  # while the provider thinks
@@ -73,17 +73,17 @@ async def complete(call: Call, run: Runtime) -> Outcome:
 async def recall(call: Call, run: Runtime) -> Outcome:
     """What a chat completion with a text would be given, and why. Asks nobody, stores nothing."""
     watch = relay.Stopwatch()
-    inquiry = await call.think(Inquiry.of, call)
+    inquiry = await call.offload(Inquiry.of, call)
     chat = inquiry.chat
     target = run.providers.select(chat.model)
     counter = tokens.counter(target.model)
     limit = Limit(run.providers.window(target), counter.exact)
-    wishes = call.wishes._replace(candidates=inquiry.limit or call.wishes.candidates)
-    memory = Record(run.memory, wishes=wishes, chat=chat, target=target, count=counter.count)
+    options = call.options._replace(candidates=inquiry.limit or call.options.candidates)
+    memory = Record(run.memory, options=options, chat=chat, target=target, count=counter.count)
     role = target.provider.memory_role
     injection = await _enrich(call, memory, chat, limit, watch, budget=inquiry.budget, role=role)
-    entries = await call.think(memory.explain, injection)
-    body = answer(inquiry, wishes.scope, memory.state, entries, injection, watch.total())
+    entries = await call.offload(memory.explain, injection)
+    body = answer(inquiry, options.scope, memory.state, entries, injection, watch.total())
     headers = [(b"content-type", b"application/json"), *await memory.headers(watch.header())]
     return Outcome(200, headers, body)
 
@@ -91,10 +91,10 @@ async def recall(call: Call, run: Runtime) -> Outcome:
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     """Anything else that the provider's API offers, untouched and in constant memory."""
     limit = settings.RESERVOIR_BODY_LIMIT
-    model = await call.think(call.model, rest, limit)
+    model = await call.offload(call.model, rest, limit)
     target = run.providers.select(model)
     if target.model != model:
-        call, rest = await call.think(call.with_model, rest, target.model, limit)
+        call, rest = await call.offload(call.with_model, rest, target.model, limit)
     headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
     url = address(target.provider.base_url, rest, call.query)
     answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")
@@ -115,7 +115,7 @@ async def _enrich(
     """Recall, and put into the chat what there is room for."""
     recalled = await memory.recall()
     watch.lap("recall")
-    injection = await call.think(
+    injection = await call.offload(
         inject,
         chat,
         recalled.additions,

@@ -1,4 +1,4 @@
-"""What one server process holds from start to stop: the providers, the client to them, the door to the memory."""
+"""What one server process holds from start to stop: the providers, the client to them, the memory service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from proxy.memory.history import History
-from proxy.memory.service import STOP_SECONDS, Door
+from proxy.memory.service import STOP_SECONDS, MemoryService
 from proxy.providers import tokens
 from proxy.providers.registry import Providers
 from proxy.upstream import Upstream
@@ -20,7 +20,7 @@ from proxy.upstream import Upstream
 class Runtime:
     providers: Providers
     upstream: Upstream
-    memory: Door
+    memory: MemoryService
     history: History
 
     async def stop(self) -> None:
@@ -42,14 +42,14 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, which takes a while
-    door = Door()
+    memory = MemoryService()
     _current = Runtime(
         providers=Providers.from_environment(environment),
         upstream=Upstream(
             connect_seconds=settings.RESERVOIR_CONNECT_SECONDS, read_seconds=settings.RESERVOIR_READ_SECONDS
         ),
-        memory=door,
-        history=History(door.embedder),
+        memory=memory,
+        history=History(memory.embedder),
     )
     await _current.memory.start()
     return _current

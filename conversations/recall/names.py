@@ -16,7 +16,7 @@ LONGEST = 1_000  # characters of a text in which names are looked for: longer on
 FIRST_PERSON = {"english": ("I", "my")}  # in other languages the name is left out
 
 
-def named(text: str, participants: Iterable[str]) -> list[str]:
+def named_in(text: str, participants: Iterable[str]) -> list[str]:
     """The participants whom the text names, by all of their name or its first word."""
     if len(text) > LONGEST:
         return []

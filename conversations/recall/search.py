@@ -22,7 +22,7 @@ from django.db import connection
 from conversations.capture import storable
 from conversations.querysets import Scope
 from conversations.recall.lexemes import split_by_script
-from conversations.recall.names import in_first_person, named
+from conversations.recall.names import in_first_person, named_in
 from conversations.recall.ranking import WEIGHTS, Floats, parts
 from conversations.recall.retrieval import Read, Wanted, Word, read
 from conversations.recall.spans import WHOLE, Scored, best_span
@@ -114,7 +114,7 @@ def ask(*, scope: Scope, query: str) -> Question:
         return Question(query, query)
     instance_id, messages, names, codes, lexemes = row
     people = [Person(name, code) for name, code in zip(names or (), codes or (), strict=True)]
-    meant = set(named(query, [person.name for person in people]))
+    meant = set(named_in(query, [person.name for person in people]))
     return Question(
         text=query,
         wording=(in_first_person(query, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or query,

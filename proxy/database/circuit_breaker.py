@@ -29,7 +29,7 @@ async def answers() -> bool:
         return False
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed while the database answers. Opened by `trip`; closed again only by a look that succeeds."""
 
     def __init__(self, probe: Callable[[], Awaitable[bool]] = answers) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection
 
-__all__ = ["Away", "named", "on_database"]
+__all__ = ["Away", "error_name", "on_database"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,6 @@ def _has_lost_connection(error: Exception) -> bool:
     return connection.connection is None or connection.connection.closed or said.startswith(("57P", "08"))
 
 
-def named(error: BaseException) -> str:
+def error_name(error: BaseException) -> str:
     """An error for the log: its class alone, since messages of database errors quote content."""
     return type(error).__name__

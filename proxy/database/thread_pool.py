@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Late(Exception):
+class DeadlineExceeded(Exception):
     """The work took longer than it may, or every thread is held by work that did."""
 
 
-class Crew:
+class ThreadPool:
     """`size` threads that do work in turn. They keep what is theirs, such as a database connection.
 
     They are daemons: one that hangs for good does not keep the process from ending.
@@ -34,12 +34,12 @@ class Crew:
             thread.start()
 
     async def run(self, work: Callable[[], T], seconds: float | None) -> T:
-        """Raises Late when it takes longer than `seconds` (None: never), at once when late work holds every thread.
+        """Raises DeadlineExceeded after `seconds` (None: never), and at once when late work holds every thread.
 
         Work that has begun is then finished nevertheless; work that has not is dropped.
         """
         if len(self._late) >= self._size:
-            raise Late
+            raise DeadlineExceeded
         future: Future[T] = Future()
         self._queue.put((future, work))
         try:
@@ -48,7 +48,7 @@ class Crew:
         except TimeoutError:
             if future.done() and not future.cancelled():
                 return future.result()  # the work's own, or done this very moment
-            raise Late from None
+            raise DeadlineExceeded from None
         finally:
             if not future.cancel() and not future.done():
                 self._late.add(future)

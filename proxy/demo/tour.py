@@ -24,7 +24,7 @@ from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.demo.stand_in import StandIn, stand_in
 from proxy.demo.story import HISTORY, QUESTIONS
-from proxy.memory.service import Scope, Wishes
+from proxy.memory.service import MemoryOptions, Scope
 from proxy.providers import tokens
 
 Json = dict[str, Any]
@@ -90,11 +90,11 @@ def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
 async def _ask(scope: Scope, question: str, running: runtime.Runtime, provider: StandIn) -> Stop:
     sent = [{"role": "user", "content": question}]
     body = json.dumps({"model": MODEL, "messages": sent}).encode()
-    wishes = Wishes(uuid.uuid4(), scope, recall=True, store=True)
+    options = MemoryOptions(uuid.uuid4(), scope, recall=True, store=True)
     async with AsyncExitStack() as closing:
         call = Call(
             method="POST",
-            wishes=wishes,
+            options=options,
             budget=settings.RESERVOIR_MEMORY_BUDGET,
             headers=[(b"content-type", b"application/json")],
             query="",
@@ -106,7 +106,7 @@ async def _ask(scope: Scope, question: str, running: runtime.Runtime, provider: 
     assert isinstance(outcome.body, bytes)
     answer = json.loads(outcome.body)["choices"][0]["message"]["content"]
     headers = {name.decode(): value.decode() for name, value in outcome.headers}
-    considered = await asyncio.to_thread(_considered, wishes.trace_id)
+    considered = await asyncio.to_thread(_considered, options.trace_id)
     return Stop(sent, provider.received[-1]["messages"], answer, headers, considered)
 
 

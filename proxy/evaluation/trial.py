@@ -25,7 +25,7 @@ from conversations.querysets import Scope
 from conversations.scratch import scratch_partition
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation, Said
-from proxy.memory.recollection import look
+from proxy.memory.recollection import recollect
 from proxy.prompt.chat import decode
 from proxy.prompt.enrichment import pack
 from proxy.providers import tokens
@@ -57,7 +57,7 @@ class Trial:
             for question in conversation.questions:
                 chat = decode(json.dumps({"messages": [{"role": "user", "content": question.text}]}).encode())
                 started = time.perf_counter()
-                found = look(
+                found = recollect(
                     lambda: self.embedder,
                     scope=scope,
                     chat=chat,

@@ -18,7 +18,7 @@ from conversations.embedders.pieces import split
 from conversations.embedding import model_of
 from conversations.models import Exchange
 from proxy.memory.recollection import Recollection, entries, explained, question_key
-from proxy.memory.service import STORE_SECONDS, Count, Door, Kept, Wishes
+from proxy.memory.service import STORE_SECONDS, Count, Kept, MemoryOptions, MemoryService
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
@@ -44,16 +44,18 @@ class Result:
 class Record:
     """One exchange being remembered: its question while the provider thinks, its answer before its last byte."""
 
-    def __init__(self, door: Door, *, wishes: Wishes, chat: Chat, target: Target, count: Count) -> None:
-        self._door = door
-        self._wishes = wishes
+    def __init__(
+        self, memory: MemoryService, *, options: MemoryOptions, chat: Chat, target: Target, count: Count
+    ) -> None:
+        self._memory = memory
+        self._options = options
         self._chat = chat
         self._target = target
         self.count = count
         self._recalled = Recollection()
         self._asked = actions.Asked(
-            trace_id=wishes.trace_id,
-            scope=wishes.scope,
+            trace_id=options.trace_id,
+            scope=options.scope,
             created=timezone.now(),
             model=capture.storable(target.model),
             provider=target.provider.name,
@@ -65,20 +67,20 @@ class Record:
 
     async def recall(self) -> Recollection:
         """What the scope knows that matters for this request; nothing where the client wants none."""
-        if self._wishes.recall:
-            self._recalled = await self._door.recall(self._chat, self._wishes, self.count)
+        if self._options.recall:
+            self._recalled = await self._memory.recall(self._chat, self._options, self.count)
         return self._recalled
 
     def remember_question(self, injection: Injection) -> None:
         """Begin to store the request. Does not wait."""
         self._shown, self._tokens = len(injection.shown), injection.tokens
-        if self._wishes.store:
+        if self._options.store:
             ask = partial(self._ask, injection)
             # Who has waited for the database in vain waits no longer than that again.
             seconds = settings.RESERVOIR_RECALL_DEADLINE_MS / 1000 if self._recalled.late else STORE_SECONDS
             seconds = min(seconds, STORE_SECONDS)
-            keeping = self._door.keep(self._wishes, lambda: self._open(ask()), lambda: Entry(ask()), seconds=seconds)
-            self._opening = self._door.track(asyncio.ensure_future(keeping))
+            keeping = self._memory.keep(self._options, lambda: self._open(ask()), lambda: Entry(ask()), seconds=seconds)
+            self._opening = self._memory.track(asyncio.ensure_future(keeping))
 
     @property
     def state(self) -> str:
@@ -97,7 +99,7 @@ class Record:
             if not self._opening.done() or self._opening.result() is not Kept.DATABASE:
                 state = "degraded"
         told = {
-            "x-reservoir-trace-id": str(self._wishes.trace_id),
+            "x-reservoir-trace-id": str(self._options.trace_id),
             "x-reservoir-memory": state,
             "x-reservoir-memories": str(self._shown),
             "x-reservoir-memory-tokens": str(self._tokens),
@@ -122,7 +124,7 @@ class Record:
             timings=timings(),
         )
         closing = self._close(self._opening, answered, result.reply.messages)
-        await asyncio.shield(self._door.track(asyncio.ensure_future(closing)))
+        await asyncio.shield(self._memory.track(asyncio.ensure_future(closing)))
 
     async def _close(
         self, opening: asyncio.Future[Kept], answered: actions.Answered, messages: Sequence[ChatMessage]
@@ -141,8 +143,8 @@ class Record:
         def work() -> None:
             actions.close_exchange(asked=self._asked, answered=whole(), count=self.count, opened=opened)
 
-        await self._door.keep(self._wishes, work, lambda: Entry(asked, whole(), opened), spooled=kept is Kept.SPOOL)
-        self._door.wake()
+        await self._memory.keep(self._options, work, lambda: Entry(asked, whole(), opened), spooled=kept is Kept.SPOOL)
+        self._memory.wake()
 
     def _ledger(self, injection: Injection) -> actions.Ledger:
         return actions.Ledger(
@@ -166,7 +168,7 @@ class Record:
             left_out=tuple(at for at, i in enumerate(turns) if i in injection.cut),
             prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
             parameters=self._chat.without_messages(),
-            ledger=self._ledger(injection) if self._wishes.recall else None,
+            ledger=self._ledger(injection) if self._options.recall else None,
         )
         self._built = True
         return self._asked
@@ -174,7 +176,7 @@ class Record:
     def _open(self, asked: actions.Asked) -> None:
         exchange = actions.open_exchange(asked=asked, count=self.count)
         vector, question = self._recalled.vector, self._recalled.question
-        embedder = self._door.embedder()
+        embedder = self._memory.embedder()
         if vector is None or self._recalled.model != embedder.name:
             return
         if not exchange.question_id or len(question) > SHORT_QUESTION:

@@ -23,7 +23,7 @@ from conversations.models import Message
 from conversations.querysets import NoScope
 from conversations.selection import Selection
 from proxy.database.reconnecting import on_database
-from proxy.database.thread_pool import Crew, Late
+from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.errors import BadRequest, Overloaded, Unavailable
 from proxy.spool.writing import SpoolError
 
@@ -46,13 +46,13 @@ class History:
     """
 
     def __init__(self, embedder: Callable[[], Embedder]) -> None:
-        self._crew = Crew("history", THREADS)
+        self._pool = ThreadPool("history", THREADS)
         self._embedder = embedder
         self._exports = 0
 
     def stop(self, seconds: float) -> None:
         """Let go of the threads. Blocks."""
-        self._crew.stop(seconds)
+        self._pool.stop(seconds)
 
     async def partitions(self, *, limit: int, cursor: str | None) -> Page:
         return await self._look(partial(lookup.partitions, limit=limit, cursor=cursor))
@@ -133,12 +133,12 @@ class History:
         return _begun(first, chunks)
 
     async def _chunks(self, objects: Generator[Json], lines: Iterator[str]) -> AsyncGenerator[bytes]:
-        crew = Crew("export", 1)  # a transaction stays on its thread
+        pool = ThreadPool("export", 1)  # a transaction stays on its thread
         self._exports += 1
         try:
             more = True
             while more:
-                chunk = await crew.run(lambda: "".join(islice(lines, LINES)).encode(), None)
+                chunk = await pool.run(lambda: "".join(islice(lines, LINES)).encode(), None)
                 more = bool(chunk)
                 yield chunk
         finally:
@@ -149,7 +149,7 @@ class History:
                     objects.close()
                 connection.close()
 
-            crew.leave(end)  # not waited for: the client may have left, and this task with it
+            pool.leave(end)  # not waited for: the client may have left, and this task with it
 
     async def _found(self, term: str, embedder: Callable[[], Embedder] | None, **where: Any) -> list[Json]:
         def look() -> list[Json]:
@@ -159,7 +159,7 @@ class History:
 
     async def _look(self, work: Callable[[], T]) -> T:
         try:
-            return await self._crew.run(partial(on_database, work), SECONDS)
+            return await self._pool.run(partial(on_database, work), SECONDS)
         except NoScope as error:
             raise _no_scope(error) from None
         except BadCursor as error:
@@ -168,7 +168,7 @@ class History:
             raise Unavailable(f"Nothing can be searched by meaning now: {error}") from None
         except SpoolError as error:
             raise Unavailable(str(error)) from error
-        except (Late, DatabaseError, InterfaceError) as error:
+        except (DeadlineExceeded, DatabaseError, InterfaceError) as error:
             raise Unavailable(AWAY) from error
 
 

@@ -25,7 +25,7 @@ from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, Count, note_tokens
 from proxy.prompt.injection import Injection, Reused
 from proxy.prompt.window import WINDOW
 
-__all__ = ["PARTS", "Recollection", "entries", "explained", "look", "question_key"]
+__all__ = ["PARTS", "Recollection", "entries", "explained", "question_key", "recollect"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Recollection:
     late: bool = False  # nothing came within the deadline
 
 
-def look(
+def recollect(
     embedder: Callable[[], Embedder],
     *,
     scope: Scope,

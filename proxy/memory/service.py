@@ -28,16 +28,16 @@ from conversations.embedding import in_use
 from conversations.models import Message
 from conversations.querysets import SCRATCH, Scope
 from conversations.recall.search import CANDIDATES
-from proxy.database.circuit_breaker import Breaker
-from proxy.database.reconnecting import Away, named, on_database
-from proxy.database.thread_pool import Crew, Late
-from proxy.memory.recollection import Recollection, look
+from proxy.database.circuit_breaker import CircuitBreaker
+from proxy.database.reconnecting import Away, error_name, on_database
+from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
+from proxy.memory.recollection import Recollection, recollect
 from proxy.prompt.chat import Chat
 from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
 from proxy.spool.segments import Entry
 from proxy.spool.writing import Spool, SpoolError
 
-__all__ = ["SCRATCH", "Door", "Scope", "Wishes"]
+__all__ = ["SCRATCH", "MemoryOptions", "MemoryService", "Scope"]
 
 T = TypeVar("T")
 Count = Callable[[str], int]
@@ -55,7 +55,7 @@ CATCH_UP_SECONDS = 0.25
 STOP_SECONDS = 5.0  # for a thread to finish before it is left behind
 
 
-class Wishes(NamedTuple):
+class MemoryOptions(NamedTuple):
     """Whose memory a request is about, and what of it the client wants."""
 
     trace_id: uuid.UUID
@@ -73,14 +73,14 @@ class Kept(Enum):
     NOWHERE = "nowhere"
 
 
-class Door:
+class MemoryService:
     """Opened once for a server process."""
 
     def __init__(self) -> None:
-        self._recalling = Crew("recall", RECALL_THREADS)
-        self._storing = Crew("store", STORE_THREADS)
-        self._replaying = Crew("replay", 1)
-        self._database = Breaker()
+        self._recalling = ThreadPool("recall", RECALL_THREADS)
+        self._storing = ThreadPool("store", STORE_THREADS)
+        self._replaying = ThreadPool("replay", 1)
+        self._database = CircuitBreaker()
         self._spool = Spool(spool_folder(), limit=settings.RESERVOIR_SPOOL_LIMIT)
         self._looking_after: list[asyncio.Task[None]] = []
         self.embedder = in_use
@@ -105,22 +105,22 @@ class Door:
             task.cancel()
         await asyncio.gather(*self._looking_after, return_exceptions=True)
         await asyncio.to_thread(self._spool.close)
-        crews = (self._recalling, self._storing, self._replaying)
-        stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *crews)]
+        pools = (self._recalling, self._storing, self._replaying)
+        stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *pools)]
         await asyncio.gather(*stopping)
         self.embedder.close()
 
-    async def recall(self, chat: Chat, wishes: Wishes, count: Count) -> Recollection:
+    async def recall(self, chat: Chat, options: MemoryOptions, count: Count) -> Recollection:
         """What the scope knows that matters for the chat's last user message, within the deadline."""
         if chat.last_user is None:
             return Recollection("on")
         looking = partial(
-            look,
+            recollect,
             self.embedder,
-            scope=wishes.scope,
+            scope=options.scope,
             chat=chat,
             count=count,
-            candidates=wishes.candidates,
+            candidates=options.candidates,
             milliseconds=settings.RESERVOIR_RECALL_DEADLINE_MS,
         )
         work = partial(on_database, looking)
@@ -128,25 +128,25 @@ class Door:
             return Recollection("degraded")
         try:
             return await self._recalling.run(work, settings.RESERVOIR_RECALL_DEADLINE_MS / 1000)
-        except Late:
+        except DeadlineExceeded:
             self._database.suspect()
-            log.warning("recall for %s took too long and was left out", wishes.trace_id)
+            log.warning("recall for %s took too long and was left out", options.trace_id)
             return Recollection("degraded", late=True)
         except Exception as error:
             self._note(error)
-            log.error("recall for %s failed and was left out (%s)", wishes.trace_id, named(error))
+            log.error("recall for %s failed and was left out (%s)", options.trace_id, error_name(error))
         return Recollection("degraded")
 
     async def health(self) -> dict[str, str | None]:
         """Each part and what is wrong with it, None for nothing."""
         parts: dict[str, str | None] = {"database": "it does not answer", "migrations": None}
         if not self._database.is_open:
-            with suppress(Late):
+            with suppress(DeadlineExceeded):
                 parts = await self._storing.run(_database_health, STORE_SECONDS)
         try:
             await self._recalling.run(lambda: self.embedder().embed(["ready"]), STORE_SECONDS)
             return parts | {"embedder": None}
-        except Late:
+        except DeadlineExceeded:
             return parts | {"embedder": "it does not answer in time"}
         except EmbedderError as error:
             return parts | {"embedder": str(error)}
@@ -159,7 +159,7 @@ class Door:
 
     async def keep(
         self,
-        wishes: Wishes,
+        options: MemoryOptions,
         work: Callable[[], Any],
         entry: Callable[[], Entry],
         *,
@@ -171,21 +171,21 @@ class Door:
         The database has so many `seconds`. What begins in the spool goes on there (`spooled`), and a scope's later
         exchanges follow it: replaying keeps their order. Both functions are called on other threads. Never raises.
         """
-        if not spooled and await self._may_store(wishes.scope):
+        if not spooled and await self._may_store(options.scope):
             try:
                 await self._storing.run(partial(on_database, work), seconds)
                 return Kept.DATABASE
             except Exception as error:
                 self._note(error)
-                log.warning("exchange %s goes to the spool (%s)", wishes.trace_id, named(error))
+                log.warning("exchange %s goes to the spool (%s)", options.trace_id, error_name(error))
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(self._spool.keep(entry)))
             return Kept.SPOOL
         except SpoolError as error:
-            log.error("exchange %s is not kept: %s", wishes.trace_id, error)
+            log.error("exchange %s is not kept: %s", options.trace_id, error)
         except TimeoutError:
-            log.error("exchange %s may not be kept: the disk takes too long", wishes.trace_id)
+            log.error("exchange %s may not be kept: the disk takes too long", options.trace_id)
         return Kept.NOWHERE
 
     async def _may_store(self, scope: Scope) -> bool:
@@ -201,7 +201,7 @@ class Door:
         """What an error says of the database."""
         if isinstance(error, Away):
             self._database.trip()
-        elif isinstance(error, Late | OperationalError | InterfaceError):
+        elif isinstance(error, DeadlineExceeded | OperationalError | InterfaceError):
             self._database.suspect()
 
     async def _watch(self) -> None:
@@ -224,7 +224,7 @@ class Door:
                 continue  # another process is at it
             except Exception as error:
                 self._note(error)
-                log.warning("the spool waits (%s)", named(error))
+                log.warning("the spool waits (%s)", error_name(error))
                 if not self._database.is_open:
                     await asyncio.sleep(REPLAY_AFTER_FAILURE)
                 continue
@@ -248,7 +248,7 @@ def _database_health() -> dict[str, str | None]:
     except ProgrammingError:
         return {"database": None, "migrations": "run manage.py migrate"}
     except DatabaseError as error:
-        return {"database": f"it does not answer ({named(error)})", "migrations": None}
+        return {"database": f"it does not answer ({error_name(error)})", "migrations": None}
     executor = MigrationExecutor(connection)
     behind = executor.migration_plan(executor.loader.graph.leaf_nodes())
     return {"database": None, "migrations": "run manage.py migrate" if behind else None}

@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError
 
 from conversations import actions
 from conversations.models import Exchange
-from proxy.database.reconnecting import named, on_database
+from proxy.database.reconnecting import error_name, on_database
 from proxy.providers import tokens
 from proxy.spool.segments import (
     REJECTED,
@@ -144,12 +144,12 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
     except DatabaseError as error:
         state = getattr(error.__cause__, "sqlstate", None) or ""
         if state.startswith(NEVER):
-            raise Refused(named(error)) from error
+            raise Refused(error_name(error)) from error
         raise
     except InterfaceError:
         raise
     except Exception as error:
-        raise Refused(named(error)) from error
+        raise Refused(error_name(error)) from error
 
 
 def store_spool() -> int:

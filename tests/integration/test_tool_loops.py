@@ -12,7 +12,7 @@ from django.utils import timezone
 from conversations import actions
 from conversations.capture import turn
 from conversations.querysets import Scope
-from proxy.memory.recollection import look, question_key
+from proxy.memory.recollection import question_key, recollect
 from proxy.prompt.chat import decode
 
 pytestmark = pytest.mark.django_db
@@ -50,5 +50,5 @@ def test_a_round_whose_recall_was_late_leaves_the_others_their_memory() -> None:
     ask(QUESTION, memory="on", injected=(BLOCK,))
     ask(QUESTION, CALL, RESULT, memory="degraded")
     embedder: Any = None  # nobody is asked in a loop
-    found = look(embedder, scope=SCOPE, chat=chat(QUESTION, CALL, RESULT, CALL, RESULT), count=len)
+    found = recollect(embedder, scope=SCOPE, chat=chat(QUESTION, CALL, RESULT, CALL, RESULT), count=len)
     assert found.reused and found.reused.messages == (BLOCK,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conversations.recall.names import in_first_person, named
+from conversations.recall.names import in_first_person, named_in
 
 PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
 
@@ -28,7 +28,7 @@ PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
     ],
 )
 def test_named(text: str, names: list[str]) -> None:
-    assert named(text, PEOPLE) == names
+    assert named_in(text, PEOPLE) == names
 
 
 @pytest.mark.parametrize(
