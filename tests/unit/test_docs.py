@@ -1,4 +1,4 @@
-"""Documentation that cannot rot: what the code reads and offers stands in README, and nothing else does."""
+"""Documentation that cannot rot: README lists exactly the settings and commands that exist, and paths exist."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from conversations.recall.ranking import WEIGHTS
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 CODE = ("reservoir_site", "console", "proxy", "conversations")
+PROSE = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Phrases that mark translated English; CONTRIBUTING asks for plain English.
+BANNED = ("whoever", "nobody", "somebody", "is away", "in vain", "of itself", "for ever")
 SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
-# Names of Django settings that are no environment variable: what they are read from is in the table.
+# Django settings that look like environment variables; the table lists the variables they are derived from.
 DERIVED = {"RESERVOIR_BIND"}
 
 
@@ -25,19 +28,19 @@ def sources() -> Iterator[Path]:
 
 
 def section(title: str) -> str:
-    """A section of README, up to the next of its level."""
+    """Return the text of a section of README, up to the next heading of its level."""
     match = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
     assert match, f"README has no section {title!r}"
     return match[1]
 
 
 def rows(title: str) -> list[str]:
-    """What the first column of a section's tables names."""
+    """Return the code spans in the first column of a section's tables."""
     return re.findall(r"^\| `([^`]+)` \|", section(title), re.MULTILINE)
 
 
 def settings_read() -> set[str]:
-    """Every string of the code that is a setting's name and nothing else."""
+    """Return every string literal in the code that is exactly a setting's name."""
     nodes = (node for path in sources() for node in ast.walk(ast.parse(path.read_text())))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text for text in texts if SETTING.fullmatch(text)} - DERIVED
@@ -77,6 +80,41 @@ def test_what_documents_name_exists(document: str) -> None:
     scripts = re.findall(r"(?:^|[\s`])((?:script|\.ci)/[a-z]+)", text)
     assert links or scripts
     assert [name for name in (*links, *scripts) if not (ROOT / name).exists()] == []
+
+
+def test_pictures_and_links_of_the_docs_exist() -> None:
+    links = {
+        (path, link)
+        for path in PROSE
+        for link in re.findall(r"\]\((?!http)([^)#\s]+)", path.read_text())
+        if not (path.parent / link).exists()
+    }
+    assert sorted((path.name, link) for path, link in links) == []
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    missing = []
+    for path in PROSE:
+        for target, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", path.read_text()):
+            text = (path.parent / target).read_text() if target else path.read_text()
+            headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            if anchor not in {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}:
+                missing.append((path.name, f"{target}#{anchor}"))
+    assert missing == []
+
+
+def test_twenty_questions_are_answered_by_files_that_exist() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    answers = re.findall(r"^\| [^|]+\? \| `([^`]+)` \|$", contributing, re.MULTILINE)
+    assert len(answers) == len(set(answers)) == 20
+    assert [answer for answer in answers if not (ROOT / answer).is_file()] == []
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_avoids_banned_phrases(path: Path) -> None:
+    without_code = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = " ".join(without_code.split())
+    assert re.findall(rf"(?i).{{0,30}}\b(?:{'|'.join(BANNED)})\b.{{0,30}}", prose) == []
 
 
 def test_the_map_names_modules_that_exist() -> None:
