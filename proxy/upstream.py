@@ -96,7 +96,10 @@ class Answer:
         self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive. Raises ProviderError when it breaks off."""
+        """The body's bytes as they arrive. Raises ProviderError when the body breaks off.
+
+        The iterator owns the connection: it closes the connection when it ends, however it ends.
+        """
         try:
             async for chunk in self._response.aiter_raw():
                 yield chunk
@@ -104,8 +107,11 @@ class Answer:
             if rest := _received(self._response):
                 yield rest
             raise _translated(error) from error
+        finally:
+            await self.close()
 
     async def close(self) -> None:
+        """Close the connection if the body has not been read to its end. May be called more than once."""
         await self._response.aclose()
 
 

@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from json.decoder import WHITESPACE, JSONDecodeError  # type: ignore[attr-defined]
+from json.decoder import JSONDecodeError
 from typing import Any, Literal
 
 from proxy.errors import BadRequest
+from proxy.prompt.json_spans import Span, element_spans, object_with_spans
 
 Json = dict[str, Any]
-Span = tuple[int, int]
+MemoryRole = Literal["system", "user"]  # of the message that holds the memories
 
 DEEPEST_VALUE = 32
 
@@ -176,7 +177,7 @@ def decode(body: bytes) -> Chat:
         raise BadRequest("'messages' must hold at least one message.", code="empty_array", param="messages")
     span = spans["messages"]
     payloads = [_checked(payload, i) for i, payload in enumerate(raw_messages)]
-    pairs = zip(payloads, _element_spans(text, span[0]), strict=True)
+    pairs = zip(payloads, element_spans(text, span[0]), strict=True)
     messages = tuple(ChatMessage(text[start:end], payload) for payload, (start, end) in pairs)
     if not isinstance(fields.get("model", ""), str):
         raise BadRequest("Invalid type for 'model': expected a string.", code="invalid_type", param="model")
@@ -230,7 +231,7 @@ def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
     """A body's text, its fields and where each of their values stands. Raises BadRequest."""
     try:
         text = body.decode()
-        return text, *_object_with_spans(text)
+        return text, *object_with_spans(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
@@ -276,73 +277,3 @@ def _reason(error: Exception) -> str:
             return "it is nested too deeply"
         case _:
             return "a number in it is out of range"
-
-
-def _no_constant(name: str) -> Literal[0]:
-    raise JSONDecodeError(f"{name} is not JSON", "", 0)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _skip(text: str, at: int) -> int:
-    return int(WHITESPACE.match(text, at).end())
-
-
-def _expect(text: str, at: int, allowed: str) -> str:
-    found = text[at : at + 1]
-    if not found or found not in allowed:
-        raise JSONDecodeError(f"Expecting {' or '.join(allowed)}", text, at)
-    return found
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value at `at` and where it ends."""
-    try:
-        return _DECODER.scan_once(text, at)  # type: ignore[no-any-return, attr-defined]
-    except StopIteration:
-        raise JSONDecodeError("Expecting value", text, at) from None
-
-
-def _object_with_spans(text: str) -> tuple[Json, dict[str, Span]]:
-    """Parse a JSON object and note where each of its values stands.
-
-    A key that stands twice is refused: we and the provider might each believe a different one.
-    """
-    fields: Json = {}
-    spans: dict[str, Span] = {}
-    at = _skip(text, 0)
-    if text[at : at + 1] != "{":
-        _DECODER.decode(text)  # says what is wrong with it, if it is not JSON at all
-        raise BadRequest("The body of the request must be a JSON object.", code="invalid_type")
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "}":
-        _expect(text, at, '"')
-        key, at = _value(text, at)
-        at = _skip(text, at)
-        _expect(text, at, ":")
-        at = _skip(text, at + 1)
-        value, end = _value(text, at)
-        if key in fields:
-            raise BadRequest("A key of the request's JSON object stands twice.", code="duplicate_key")
-        fields[key], spans[key] = value, (at, end)
-        at = _skip(text, end)
-        if _expect(text, at, ",}") == ",":
-            at = _skip(text, at + 1)
-            _expect(text, at, '"')
-    if _skip(text, at + 1) != len(text):
-        raise JSONDecodeError("Extra data", text, at + 1)
-    return fields, spans
-
-
-def _element_spans(text: str, at: int) -> list[Span]:
-    """Where each element of the (already validated) array that begins at `at` stands."""
-    spans: list[Span] = []
-    at = _skip(text, at + 1)
-    while text[at] != "]":
-        _, end = _value(text, at)
-        spans.append((at, end))
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    return spans

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date
-from typing import Any, Literal
+from typing import Any
 
-from proxy.prompt.chat import ROLES, Additions, Chat, ChatMessage, Memory, Turn
-
-Count = Callable[[str], int]
-MemoryRole = Literal["system", "user"]
+from proxy.prompt.chat import ROLES, Additions, Chat, ChatMessage, Memory, MemoryRole, Turn
+from proxy.prompt.counting import MESSAGE_OVERHEAD, Count
 
 BUDGET, DUPLICATE, EMPTY = "budget", "duplicate", "empty"
-MESSAGE_OVERHEAD = 4  # what a message costs beside its text: three tokens of framing, one for its role
 
 _BEGIN = (
     "<memory>\n"

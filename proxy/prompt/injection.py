@@ -7,9 +7,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Turn
-from proxy.prompt.enrichment import Count, MemoryRole, as_turns, enrich, messages_to_add, pack, render, splice
-from proxy.prompt.window import Limit, fit, message_tokens
+from proxy.prompt.chat import Additions, Chat, ChatMessage, MemoryRole, Turn
+from proxy.prompt.counting import Count, message_tokens
+from proxy.prompt.enrichment import as_turns, enrich, messages_to_add, pack, render, splice
+from proxy.prompt.window import Limit, fit
 
 
 class Reused(NamedTuple):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, MemoryRole, Turn, decode
+from proxy.prompt.counting import message_tokens
 from proxy.prompt.enrichment import (
     BUDGET,
     DUPLICATE,
     EMPTY,
-    MemoryRole,
     as_turns,
     enrich,
     messages_to_add,
@@ -23,7 +23,6 @@ from proxy.prompt.enrichment import (
     render,
     splice,
 )
-from proxy.prompt.window import message_tokens
 
 TEXT_PART = {"type": "text", "text": "a"}
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.providers import configuration
 from proxy.providers.registry import Providers, Target
 
 KEYS = {
@@ -38,7 +39,7 @@ base_url = "https://eu.api.openai.com/v1"
 
 
 def built_in(**environ: str) -> Providers:
-    return Providers.from_environment(environ)
+    return configuration.from_environment(environ)
 
 
 @pytest.fixture
@@ -249,14 +250,14 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
     ("content", "sentence"),
     [
         ("default = ", "is not TOML"),
-        ('defualt = "x"', "write default, providers, windows, prices; 'defualt' is none of them"),
+        ('defualt = "x"', "write default, providers, windows, prices; 'defualt' is not one of them"),
         ('default = "nobody"', "default: write one of openai, mistral, gemini, ollama"),
         ("default = []", "default: write one of"),
         ("providers = 3", r"write a table, as \[providers\]"),
         ("providers.x = 3", r"write a table, as \[providers\.x\]"),
         ("[providers.x]", "write its base_url"),
         ("[providers.x]\nbase_url = 3", "base_url: write text in quotes"),
-        ('[providers.x]\nbase_url = "http://x/v1"\nkey = "sk-secret"', "'key' is none of them"),
+        ('[providers.x]\nbase_url = "http://x/v1"\nkey = "sk-secret"', "'key' is not one of them"),
         ('[providers.x]\nbase_url = "http://x/v1"\nkey_env = 3', "key_env: write text in quotes"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = "a*"', "patterns: write a list"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = [3]', "patterns: write a list"),
@@ -271,7 +272,7 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
         ("[prices]\nx = { input = 1, output = -1 }", "write US dollars for a million tokens"),
         ("[prices]\nx = { input = nan, output = 1 }", "write US dollars for a million tokens"),
         ('[prices]\nx = { input = "1", output = 1 }', "write US dollars for a million tokens"),
-        ("[prices]\nx = { input = 1, output = 1, outptu = 1 }", "'outptu' is none of them"),
+        ("[prices]\nx = { input = 1, output = 1, outptu = 1 }", "'outptu' is not one of them"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_to_write(content: str, sentence: str, tmp_path: Path) -> None:

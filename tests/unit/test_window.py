@@ -11,10 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import ContextLengthExceeded
-from proxy.prompt import window
+from proxy.prompt import counting, window
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.counting import definition_tokens, message_tokens, request_tokens
 from proxy.prompt.enrichment import enrich, render
-from proxy.prompt.window import Fitted, Limit, admit, definition_tokens, fit, message_tokens, request_tokens
+from proxy.prompt.window import Fitted, Limit, admit, fit
 
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
 UNKNOWN = Limit(None, exact=False)
@@ -205,9 +206,9 @@ wild_messages = st.lists(
 def test_bytes_are_an_upper_bound_of_tokens(messages: list[dict[str, Any]], fields: dict[str, Any]) -> None:
     body = json.dumps({"messages": messages} | fields, ensure_ascii=False, separators=(",", ":"))
     chat = decode(body.encode(errors="replace"))
-    assert request_tokens(chat, octets) <= window._request_at_most(chat)
+    assert request_tokens(chat, octets) <= counting.request_at_most(chat)
     for message in chat.messages:
-        assert message_tokens(message.payload, octets) <= window._at_most(message)
+        assert message_tokens(message.payload, octets) <= counting.message_at_most(message)
 
 
 def test_a_last_message_longer_than_the_window_is_refused_with_both_numbers() -> None:

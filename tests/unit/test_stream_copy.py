@@ -1,4 +1,4 @@
-"""proxy/sse.py: what is relayed is what came, and the copy adds up."""
+"""proxy/answer/stream_copy.py: the bytes that are relayed are those that arrived, and the copy adds up."""
 
 import json
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.answer import sse
-from proxy.answer.sse import StreamCopy, error_frame
+from proxy.answer import deltas, frames
+from proxy.answer.frames import error_frame
+from proxy.answer.stream_copy import StreamCopy
 from proxy.errors import ProviderUnreachable
 from proxy.prompt.chat import Reply
 
@@ -463,7 +464,7 @@ def test_values_nested_deeper_than_any_answer_needs_are_left_out() -> None:
 
 
 def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "COPY_LIMIT", 10_000)
+    monkeypatch.setattr(deltas, "COPY_LIMIT", 10_000)
     copy = StreamCopy()
     parts = [chunk(delta(content="x" * 1000)) for _ in range(20)] + [chunk(delta(content="x", finish_reason="stop"))]
     for part in parts:
@@ -477,7 +478,7 @@ def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: 
 def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sse, "COPY_LIMIT", 2000)
+    monkeypatch.setattr(deltas, "COPY_LIMIT", 2000)
     stream = [chunk(delta(content=text)) for text in ("start", "x" * 3000, "end")]
     assert payload_of(*stream)["content"] == "start"
 
@@ -485,12 +486,12 @@ def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
 def test_an_event_that_is_too_large_is_left_out_and_the_next_one_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sse, "EVENT_LIMIT", 1000)
+    monkeypatch.setattr(frames, "EVENT_LIMIT", 1000)
     large = b"data: " + b"x" * 600
     copy = StreamCopy()
     assert copy.feed(large) == large
     assert copy.feed(b"x" * 600) == b"x" * 600
-    assert sum(map(len, copy._line)) == 0
+    assert sum(map(len, copy._frames._line)) == 0
     copy.feed(b"\n\n" + chunk(delta(content="a")) + b": comment\n" * 300)
     copy.feed(chunk(delta(content="b")))
     assert copy.malformed == 1
