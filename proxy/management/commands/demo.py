@@ -74,8 +74,8 @@ async def _show(console: Console, scope: Scope) -> None:
         console.print(
             Text.assemble(
                 ("Mira", "bold cyan"),
-                f" has told her assistant {tour.told()} messages' worth of things over six weeks. Today her app starts "
-                "anew: it sends one question, and no history.",
+                f" has told her assistant {tour.history_size()} messages' worth of things over six weeks. Today "
+                "her app starts anew: it sends one question, and no history.",
             )
         )
 
@@ -109,7 +109,7 @@ def _print_stop(console: Console, stop: Stop) -> None:
     else:
         console.print(sent)
         console.print(got)
-    console.print(Padding(Text.assemble(("stand-in  ", "bold green"), safe(stop.answer)), (0, 2)))
+    console.print(Padding(Text.assemble(("answer  ", "bold green"), safe(stop.answer)), (0, 2)))
     console.print(Padding(_ledger(stop), (1, 2, 0, 2)))
     console.print(Padding(Text(_in_numbers(stop), style="dim"), (0, 2)))
 
