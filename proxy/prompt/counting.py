@@ -32,26 +32,26 @@ BASE64_PER_AUDIO_TOKEN = {"wav": 6400, "mp3": 2133}
 def message_tokens(payload: Mapping[str, Any], count: Count) -> int:
     """Tokens of one message.
 
-    Three tokens a message, one for its role, one more for a name, and its texts, as in
+    These are three tokens for the message, one for its role, one more for a name, and its texts, as in
     https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken. Names and arguments of tool calls
-    count as text, with three tokens for each call; ids do not reach the model. What is not text is estimated:
+    count as text, with three tokens for each call; ids do not reach the model. Other content is estimated:
 
-    - an image: 85 in low detail, 1,105 in high, else 765: the worked examples of
-      https://platform.openai.com/docs/guides/images-vision#calculating-costs;
-    - audio: a token for 100 ms (https://platform.openai.com/docs/guides/realtime-costs), that is for 6,400
-      characters of base64 of WAV (24 kHz, 16 bits, mono), for 2,133 of MP3 (128 kbit/s); 250 for an earlier
-      answer that is only named by its id;
-    - a file, and a part of a kind not known here: 1,000.
+    - an image: 85 in low detail, 1,105 in high, else 765 (the worked examples of
+      https://platform.openai.com/docs/guides/images-vision#calculating-costs);
+    - audio: one token for 100 ms (https://platform.openai.com/docs/guides/realtime-costs), which is 6,400
+      characters of base64 of WAV (24 kHz, 16 bits, mono) or 2,133 of MP3 (128 kbit/s); 250 for an earlier
+      answer that is referred to by its id;
+    - a file, and a part of an unknown kind: 1,000.
     """
     return MESSAGE_OVERHEAD + sum(map(count, _texts(payload))) + _extras(payload)
 
 
 def definition_tokens(fields: Json, count: Count) -> int:
-    """Tokens of what a request defines beside its messages: tools, functions, the schema of the answer.
+    """Tokens of the definitions in a request: tools, functions, the schema of the answer.
 
-    Models are shown these as type definitions, not as JSON: names, types, descriptions and values count as
-    text, with 3 tokens for each property, 10 for each function, 12 for having any, after the recipe of
-    `message_tokens` (whose example, of 101 tokens, comes out as 100).
+    Models are shown type definitions, not JSON: names, types, descriptions and values count as text, plus 3 tokens
+    for each property, 10 for each function and 12 if there are any. The recipe is that of `message_tokens`; its
+    example of 101 tokens is counted as 100.
     """
     words, properties = _definitions(fields)
     tools = [*objects(fields.get("functions")), *objects(fields.get("tools"))]
@@ -67,10 +67,10 @@ def request_tokens(chat: Chat, count: Count) -> int:
 
 
 def request_at_most(chat: Chat) -> int:
-    """An upper bound of `request_tokens` that needs no counting.
+    """An upper bound of `request_tokens` that needs no tokenizer.
 
-    A token is at least one byte of text, and a byte of text is at least one byte of the JSON that carries
-    it; JSON's own marks outnumber what we add for framing.
+    A token takes at least one byte of text, and a byte of text at least one byte of its JSON. JSON's own marks
+    outnumber the tokens that are added for framing.
     """
     start, end = chat.messages_span
     around = text_at_most(chat.body[:start]) + text_at_most(chat.body[end:])
@@ -78,22 +78,24 @@ def request_at_most(chat: Chat) -> int:
 
 
 def message_at_most(message: ChatMessage) -> int:
+    """An upper bound of `message_tokens`."""
     return text_at_most(message.raw) + _media(message.payload)
 
 
 def text_at_most(text: str) -> int:
+    """The bytes of a text: no tokenizer makes more tokens of it."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def _extras(payload: Mapping[str, Any]) -> int:
-    """Tokens of a message beside its overhead and its texts."""
+    """Tokens of a message besides its overhead and its texts."""
     name = NAME_OVERHEAD if isinstance(payload.get("name"), str) else 0
     calls = [*objects(payload.get("tool_calls")), payload.get("function_call")]
     return name + CALL_OVERHEAD * sum(isinstance(call, Mapping) for call in calls) + _media(payload)
 
 
 def _texts(payload: Mapping[str, Any]) -> Iterable[str]:
-    """All of a message that reaches the model as text."""
+    """The parts of a message that reach the model as text."""
     content = payload.get("content")
     texts = [content, payload.get("name"), payload.get("refusal")]
     for part in objects(content):
@@ -107,7 +109,7 @@ def _texts(payload: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _media(payload: Mapping[str, Any]) -> int:
-    """The estimate for all of a message that is not text."""
+    """The estimate for the parts of a message that are not text."""
     earlier = EARLIER_AUDIO if isinstance(payload.get("audio"), Mapping) else 0
     return earlier + sum(map(_part, objects(payload.get("content"))))
 
@@ -129,9 +131,9 @@ def _part(part: Mapping[str, Any]) -> int:
 
 
 def _definitions(fields: Json) -> tuple[list[str], int]:
-    """The words of the request's definitions, and how many properties these have.
+    """The words of the request's definitions, and the number of their properties.
 
-    Not recursive: a client may nest them as deep as it likes.
+    Not recursive: clients may nest definitions to any depth.
     """
     words: list[str] = []
     properties = 0
@@ -160,4 +162,5 @@ def _is_named(tool: Mapping[str, Any]) -> bool:
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; empty for any other value."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

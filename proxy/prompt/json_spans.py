@@ -1,4 +1,4 @@
-"""JSON -> the same parsed, and where each of its values stands in the text. Pure."""
+"""JSON text -> its values, and their places in the text. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ Span = tuple[int, int]
 
 
 def object_with_spans(text: str) -> tuple[dict[str, Any], dict[str, Span]]:
-    """Parse a JSON object and note where each of its values stands.
+    """Parse a JSON object; returns its fields and the span of each value.
 
-    A key that stands twice is refused: we and the provider might each believe a different one.
+    Raises BadRequest for text that is not an object and for a repeated key: we and the provider might each use a
+    different value. Raises ValueError (JSONDecodeError) or RecursionError for text that is not JSON.
     """
     fields: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     at = _skip(text, 0)
     if text[at : at + 1] != "{":
-        _DECODER.decode(text)  # says what is wrong with it, if it is not JSON at all
+        _DECODER.decode(text)  # raises JSONDecodeError for text that is not JSON
         raise BadRequest("The body of the request must be a JSON object.", code="invalid_type")
     at = _skip(text, at + 1)
     while text[at : at + 1] != "}":
@@ -31,7 +32,7 @@ def object_with_spans(text: str) -> tuple[dict[str, Any], dict[str, Span]]:
         at = _skip(text, at + 1)
         value, end = _value(text, at)
         if key in fields:
-            raise BadRequest("A key of the request's JSON object stands twice.", code="duplicate_key")
+            raise BadRequest("A key occurs twice in the JSON object of the request.", code="duplicate_key")
         fields[key], spans[key] = value, (at, end)
         at = _skip(text, end)
         if _expect(text, at, ",}") == ",":
@@ -43,7 +44,7 @@ def object_with_spans(text: str) -> tuple[dict[str, Any], dict[str, Span]]:
 
 
 def element_spans(text: str, at: int) -> list[Span]:
-    """Where each element of the (already validated) array that begins at `at` stands."""
+    """The span of each element of the array that begins at `at`; the array must be valid JSON."""
     spans: list[Span] = []
     at = _skip(text, at + 1)
     while text[at] != "]":
@@ -74,7 +75,7 @@ def _expect(text: str, at: int, allowed: str) -> str:
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value at `at` and where it ends."""
+    """The JSON value at `at`, and the index after it."""
     try:
         return _DECODER.scan_once(text, at)  # type: ignore[no-any-return, attr-defined]
     except StopIteration:

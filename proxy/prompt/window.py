@@ -1,8 +1,4 @@
-"""(chat, limit, count) -> chat that fits: first goes what we add, then the client's oldest turns.
-
-Tokens are those of OpenAI's counting recipe, which is an estimate for what is not plain text. Where it errs,
-it errs towards too few: what we count refuses and cuts requests that a provider might have answered.
-"""
+"""(chat, limit, count) -> a chat that fits the window. Our additions are dropped first, then the oldest turns. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +31,7 @@ ANSWER_ROOM = 1024
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A model's window, and whether its tokenizer is the one that counts."""
+    """A model's window in tokens, and whether tokens are counted with the model's own tokenizer."""
 
     tokens: int | None
     exact: bool
@@ -47,17 +43,17 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What of a request and its additions goes out."""
+    """The parts of a request and its additions that are sent."""
 
     chat: Chat
     additions: Additions
     block: str  # the memories, rendered
     dropped: dict[int, str] = field(default_factory=dict)  # id of a memory or turn -> WINDOW
-    cut: frozenset[int] = frozenset()  # places of the client's own messages that were left out
+    cut: frozenset[int] = frozenset()  # indices of the client's own messages that were dropped
 
 
 def admit(chat: Chat, limit: Limit, count: Count) -> None:
-    """Raises ContextLengthExceeded where the last message alone is longer than a known window."""
+    """Raises ContextLengthExceeded when the last message alone is longer than a known window."""
     last = chat.messages[-1]
     if limit.tokens is None or not limit.known or message_at_most(last) <= limit.tokens:
         return
@@ -79,19 +75,19 @@ def fit(
     render: Render,
     default_window: int = DEFAULT_WINDOW,
 ) -> Fitted:
-    """What of a request and its additions fits the window, with room left for the answer.
+    """Drop parts of a request and its additions until it fits the window, with room left for the answer.
 
-    Dropped are memories from the least relevant, then added turns from the oldest (with a turn of the user
-    go the assistant's turns up to the next), then the client's own turns from the oldest. These only where
-    the limit is known and the request does not fit by itself; never system or developer prompts, the last
-    user message, the last message, or half of a call and its results.
+    Memories are dropped first, from the least relevant; then added turns, from the oldest (a user's turn together
+    with the assistant's turns up to the next user's turn); then the client's own turns, from the oldest. The client's
+    turns are dropped only if the limit is known and the request does not fit on its own. System and developer
+    prompts, the last user message, the last message, and half of a call and its results are never dropped.
 
-    Room for the answer is what the request asks for. Where it asks for none, what we add leaves 1,024 tokens
-    or an eighth of the window free, whichever is less. Where the limit is not known, what we add has to fit
-    the window that is assumed, less a margin of a tenth.
+    The room for the answer is the room that the request asks for. Without such a wish, our additions leave 1,024 tokens
+    or an eighth of the window free, whichever is less. If the limit is not known, our additions must fit
+    `default_window`, less a margin of a tenth.
 
-    Nothing of the client's is dropped where that would not help: when what may not go is too long already,
-    or when the room asked for is larger than the window, the provider says so.
+    The client's turns stay where dropping them would not help: if the rest is too long already, or if the room asked
+    for is larger than the window, the provider refuses the request.
     """
     block = render(additions.memories)
     window = limit.tokens or default_window
@@ -155,10 +151,10 @@ def _cut(fitted: Fitted, sizes: Sequence[int], over: int) -> Fitted:
 
 
 def _groups_that_may_go(chat: Chat) -> list[list[int]]:
-    """Indices of the client's turns that go together, oldest first.
+    """Indices of the client's turns that are dropped together, oldest first.
 
-    A question goes with all that follows it up to the next one. After the last question, which stays, each
-    answer goes with the results of the tools that it called. A result follows its call wherever it stands.
+    A question is dropped with everything up to the next question. After the last question, which stays, each answer
+    is dropped with the results of the tools that it called. A result goes with its call, wherever it stands.
     """
     last_user = chat.last_user
     groups: list[list[int]] = []

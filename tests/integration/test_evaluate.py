@@ -144,8 +144,8 @@ def test_an_interrupted_run_cleans_up(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         (b"\xff\xfe", "is not UTF-8"),
-        (b'{"conversations":\n [}', r"questions\.json, line 2, column 3: this is no JSON"),
-        (b'{"conversations": []}', "there is no question"),
+        (b'{"conversations":\n [}', r"questions\.json, line 2, column 3: this is not JSON"),
+        (b'{"conversations": []}', "none has a question"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:

@@ -103,7 +103,7 @@ def test_a_package_with_other_tables_is_refused_and_leaves_nothing_behind(
     other = tmp_path / "package" / "data" / tokens.TABLES[0].source
     other.write_bytes(gzip.compress(b"other"))
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path / "package")
-    with pytest.raises(RuntimeError, match="not the table expected: pip install"):
+    with pytest.raises(RuntimeError, match="is damaged: run pip install"):
         tokens.prepare(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert tokens.CACHE_VARIABLE not in os.environ
