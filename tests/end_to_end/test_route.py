@@ -1,4 +1,4 @@
-"""The chat route, as an app and as a provider see it: what goes out, what comes back, what is logged."""
+"""The chat route as apps and providers see it: requests, answers, and the log."""
 
 from __future__ import annotations
 

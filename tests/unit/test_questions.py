@@ -1,4 +1,4 @@
-"""A file of questions is read, or what is wrong with it is said and where."""
+"""proxy/evaluation/questions.py: a file is read, or refused with the place of its first mistake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def good() -> dict[str, Any]:
     }
 
 
-def test_what_the_file_says_is_read_as_it_stands() -> None:
+def test_a_valid_file_is_read_completely() -> None:
     (conversation,) = read(json.dumps(good()))
     first, second = conversation.messages
     assert (first.id, first.role, first.name, first.content) == ("m1", "user", "Ada", "I keep bees.")
