@@ -221,7 +221,7 @@ def test_a_misspelt_command_is_not_passed_on(
     server: Server, scope: Scope, provider: FakeProvider, command: str
 ) -> None:
     answer = httpx.get(f"{server.base_url(*scope)}/command/{command}", trust_env=False)
-    assert answer.status_code == 404 and "no such command" in answer.json()["error"]["message"]
+    assert answer.status_code == 404 and "No such command" in answer.json()["error"]["message"]
     assert provider.requests == []
 
 
