@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reservoir_site import postgres
+from reservoir_site import postgres_processes
 from reservoir_site.postgres import EmbeddedPostgres
 from tests.integration.embedded.processes import (
     Holder,
@@ -65,8 +65,8 @@ def test_one_whose_recovery_was_killed_is_started_anew_and_a_long_recovery_is_le
 ) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
-    monkeypatch.setattr(postgres, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(postgres, "STUCK_SECONDS", 1.0)  # less than PostgreSQL takes to end its processes, at worst
+    monkeypatch.setattr(postgres_processes, "CHECK_EVERY", 0.05)
+    monkeypatch.setattr(postgres_processes, "STUCK_SECONDS", 1.0)  # less than ending the processes may take
     query(home, "CREATE TABLE t AS SELECT 42 AS answer")
 
     def named(what: str) -> list[int]:
