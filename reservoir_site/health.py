@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from proxy import runtime
 
 
 async def live(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(b'{"status": "live"}', content_type="application/json")
+    body = {"status": "live", "version": settings.RESERVOIR_VERSION}
+    return HttpResponse(json.dumps(body), content_type="application/json")
 
 
 async def ready(request: HttpRequest) -> HttpResponse:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from reservoir_site import env
+from reservoir_site import env, installation
 from reservoir_site.database import database_settings
 
-BASE_DIR = Path(__file__).resolve().parent.parent
+# The release, shown by `version`, /live and /v1/docs.
+RESERVOIR_VERSION = installation.version()
 
-# Where everything lives that is not code: the embedded database, secrets, caches.
-RESERVOIR_HOME = env.folder("RESERVOIR_HOME", BASE_DIR / ".reservoir")
+# The folder for everything but code: the embedded database, secrets, caches.
+RESERVOIR_HOME = env.folder("RESERVOIR_HOME", installation.data_folder())
 
 # --- serving ---------------------------------------------------------------------------------------
 RESERVOIR_PORT = env.integer("RESERVOIR_PORT", 3017, least=1, most=65535)
