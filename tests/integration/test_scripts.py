@@ -76,7 +76,7 @@ def test_a_second_start_installs_nothing(project: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_changed_requirements_are_installed_into_what_is_there(project: Path) -> None:
+def test_changed_requirements_are_installed_into_the_same_environment(project: Path) -> None:
     (project / "requirements.txt").write_text("# something else\n")
     marker = project / ".venv" / "marker"
     marker.touch()
@@ -86,7 +86,7 @@ def test_changed_requirements_are_installed_into_what_is_there(project: Path) ->
 
 
 def test_going_back_to_older_requirements_installs_those(project: Path) -> None:
-    """What is needed for development brings its own versions of what is needed to run."""
+    """The development packages bring their own versions of the packages to run."""
     run([str(project / "script" / "setup"), "--dev"])
     (project / "requirements.txt").write_text("# newer\n")
     (project / "requirements-dev.txt").write_text("# newer\n")
@@ -104,7 +104,7 @@ def test_pip_shows_what_it_does(project: Path) -> None:
     assert done.stdout == ""
 
 
-def test_a_killed_installation_is_begun_anew(project: Path) -> None:
+def test_a_killed_installation_starts_again(project: Path) -> None:
     (project / ".venv" / ".reservoir-installing").touch()
     marker = project / ".venv" / "marker"
     marker.touch()
@@ -112,7 +112,7 @@ def test_a_killed_installation_is_begun_anew(project: Path) -> None:
     assert is_new(project / ".venv", marker)
 
 
-def test_an_environment_without_a_python_is_made_anew(project: Path) -> None:
+def test_an_environment_without_a_python_is_replaced(project: Path) -> None:
     for link in (project / ".venv" / "bin").glob("python*"):
         link.unlink()
     marker = project / ".venv" / "marker"
@@ -121,7 +121,7 @@ def test_an_environment_without_a_python_is_made_anew(project: Path) -> None:
     assert is_new(project / ".venv", marker)
 
 
-def test_one_killed_while_it_makes_the_environment(project: Path) -> None:
+def test_a_kill_while_the_environment_is_made(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     starting = subprocess.Popen(
         [project / "script" / "server"],
@@ -158,10 +158,10 @@ def test_without_a_python_a_sentence_says_so(project: Path, tmp_path: Path) -> N
         (tools / tool).symlink_to(str(shutil.which(tool)))
     done = run([str(project / "script" / "server")], PATH=str(tools))
     assert done.returncode == 1
-    assert "needs Python 3.11 or newer, and there is none on the PATH" in done.stderr
+    assert "needs Python 3.11 or newer, and the PATH has none" in done.stderr
 
 
-def test_an_unsuitable_python_of_one_s_choice_is_named(project: Path) -> None:
+def test_a_chosen_python_that_is_unsuitable_is_named(project: Path) -> None:
     done = run([str(project / "script" / "setup")], PYTHON="/bin/false")
     assert done.returncode == 1
     assert "PYTHON is set to '/bin/false'" in done.stderr
