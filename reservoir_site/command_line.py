@@ -16,6 +16,7 @@ GROUPS = {
     "Look after": ("backup", "restore", "spool", "index", "reembed", "evaluate"),
 }
 OTHERS = "More"
+WITHOUT_DATABASE = ("fakeprovider",)  # of the commands of proxy and conversations
 
 
 class CommandLine(ManagementUtility):
@@ -67,8 +68,7 @@ def summary(name: str) -> str:
 def _prepare_database(name: str) -> None:
     """Start and migrate the database for a command that works on it, as the server need not run."""
     django.setup()
-    app = get_commands().get(name)
-    if app in ("conversations", "proxy") and getattr(load_command_class(app, name), "needs_database", True):
+    if get_commands().get(name) in ("conversations", "proxy") and name not in WITHOUT_DATABASE:
         from reservoir_site import server
 
         server.prepare_database()
