@@ -12,8 +12,8 @@ OURS = ("reservoir_site", "console", "proxy", "conversations")
 GROUPS = {
     "Run": ("serve", "demo", "fakeprovider", "runserver", "version"),
     "See and search": ("stats", "view", "search"),
-    "Add, take along, forget": ("ingest", "export", "import", "prune"),
-    "Look after": ("backup", "restore", "spool", "index", "reembed", "evaluate"),
+    "Add, export, forget": ("ingest", "export", "import", "prune"),
+    "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate"),
 }
 OTHERS = "More"
 WITHOUT_DATABASE = ("fakeprovider",)  # of the commands of proxy and conversations
