@@ -27,7 +27,7 @@ class App:
     def ask(self, text: str, *, stream: bool = False) -> httpx.Response:
         body = {"model": "some-model", "stream": stream, "messages": [{"role": "user", "content": text}]}
         url = f"{self.server.base_url(*self.scope)}/chat/completions"
-        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=30)
+        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=300)
         assert answer.status_code == 200, answer.text
         assert "You" in answer.text
         return answer

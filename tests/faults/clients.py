@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-ASK_SECONDS = 30  # a client that waits longer has found a fault
+ASK_SECONDS = 300  # a client that waits longer has found a fault
 
 
 @dataclass

@@ -32,10 +32,10 @@ def waiting(home: Path) -> int:
 def recovered(server: Server) -> None:
     """Wait until the database is asked again, and the spool is empty."""
     eventually(lambda: waiting(server.home) == 0)
-    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=300).status_code == 200)
 
 
-async def settled(home: Path, seconds: float = 180) -> None:
+async def settled(home: Path, seconds: float = 600) -> None:
     """Wait until the spool has been replayed."""
     deadline = time.monotonic() + seconds
     while waiting(home):

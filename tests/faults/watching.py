@@ -16,7 +16,7 @@ def report(figures: str) -> None:
     print(f"\n{figures}", file=sys.stderr)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 300) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + seconds
     while not holds():
