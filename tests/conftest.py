@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.fake_provider import FakeProvider
 from tests.server import PATIENCE
 
-# A busy machine is no failure: generated inputs may take any time.
+# A busy machine is not a failure: examples may take any time.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HOME = Path(tempfile.mkdtemp(prefix="reservoir-tests-"))
 os.environ["RESERVOIR_HOME"] = str(HOME)
-os.environ["RESERVOIR_RECALL_DEADLINE_MS"] = "60000"  # a busy machine is no failure
+os.environ["RESERVOIR_RECALL_DEADLINE_MS"] = "60000"  # a busy machine is not a failure
 
 
 def pytest_unconfigure() -> None:
