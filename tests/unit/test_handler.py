@@ -123,6 +123,12 @@ async def test_an_error_in_sending_is_raised_and_closes_what_the_request_held() 
     assert closed.is_set()
 
 
+async def test_nothing_waits_for_a_client_that_has_its_answer() -> None:
+    await handle(echo, Exchange(b"hello"))
+    await asyncio.sleep(0)  # for the task that has been cancelled
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 def test_no_middleware_stands_between_a_request_and_its_route() -> None:
     handler: Any = ApiHandler()
     assert handler._view_middleware == handler._template_response_middleware == handler._exception_middleware == []

@@ -48,10 +48,13 @@ class Provider:
         self._chunks, self._breaks = chunks, breaks
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
-            yield chunk
-        if self._breaks:
-            raise self._breaks
+        try:
+            for chunk in self._chunks:
+                yield chunk
+            if self._breaks:
+                raise self._breaks
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         self.closed = True
