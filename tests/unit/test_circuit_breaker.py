@@ -170,7 +170,6 @@ async def test_a_database_that_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_database_that_hangs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "PATIENCE", 0.01)
     Connecting(monkeypatch, hang)
     async with asyncio.timeout(ENOUGH):
         assert not await answers()
