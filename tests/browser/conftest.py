@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.browser import story
 from tests.fake_provider import FakeProvider
-from tests.server import PATIENT, Server
+from tests.server import PATIENCE, PATIENT, Server
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 # No sandbox: containers and root cannot provide one. The browser visits only our own server.
 ARGUMENTS = [
@@ -72,6 +74,7 @@ def log_in(page: Page, login: tuple[str, str]) -> None:
 @pytest.fixture
 def page(browser: Browser, server: Server, login: tuple[str, str]) -> Iterator[Page]:
     with browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 860}) as context:
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
         complaints: list[str] = []
 

@@ -171,7 +171,7 @@ class TestTheScript:
         gate = Gate()
         provider.answer(Answer(before=[gate]))
         with pytest.raises(httpx.ReadTimeout):
-            httpx.get(f"{provider.base_url}/models", timeout=0.1)
+            httpx.get(f"{provider.base_url}/models", timeout=1)
         assert gate.reached.is_set()
         assert provider.last.gone.wait(300), "the client left, and that was not seen"
         provider.answer(Answer(before=[gate], body=b"late"))
