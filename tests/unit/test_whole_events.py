@@ -157,6 +157,11 @@ async def test_the_last_event_waits_until_the_answer_is_stored() -> None:
     assert provider.ended == Ended.ANSWERED
 
 
+async def test_an_event_that_lacks_its_empty_line_stays_before_the_last_event() -> None:
+    data = event("said")[:-1] + DONE
+    assert await Provider(data[:20], data[20:]).relay() == data
+
+
 async def test_a_client_that_leaves_frees_the_provider_before_what_it_read_is_stored() -> None:
     provider = Provider(event("one"), event("two"), STOP, DONE)
     await provider.relay(leaves_after=1)
