@@ -1,13 +1,35 @@
-"""Fixtures that every kind of test may ask for."""
+"""Fixtures for every kind of test, and the conditions under which all of them run."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
 
 from tests.fake_provider import FakeProvider
+from tests.server import PATIENCE
+
+# A busy machine is not a failure: examples may take any time.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
+# httpx gives up after 5 seconds. All its functions share this object as their default.
+for part in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE)
+
+
+def pytest_configure() -> None:
+    """Undo an ignored SIGINT, as `nohup` and a shell's `&` leave it.
+
+    Every child process would inherit it, and tests interrupt their children. A handler, unlike SIG_IGN, is reset
+    to the default when a child starts.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -20,7 +42,7 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> Iterator[None]:
-    """Start the server before Django makes its test database in it."""
+    """Start PostgreSQL before Django creates its test database there."""
     from reservoir_site import database
 
     database.reach()
@@ -30,6 +52,6 @@ def django_db_modify_db_settings() -> Iterator[None]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The tests in a browser run when they are asked for (script/test-browser): no other needs one."""
+    """Collect the browser tests only when asked for (script/test-browser): no other test needs a browser."""
     asked = any("browser" in argument for argument in config.args)
     return True if collection_path.name == "browser" and not asked else None

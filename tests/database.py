@@ -1,6 +1,6 @@
-"""The database of the tests: an embedded PostgreSQL of their own, or the server that DATABASE_URL names.
+"""The database and the environment of the tests: an embedded PostgreSQL of their own, or the server in DATABASE_URL.
 
-Loaded as a pytest plugin (see pyproject.toml), since it must be known before Django reads its settings.
+Loaded as a pytest plugin (see pyproject.toml), because Django reads its settings before any conftest is imported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 HOME = Path(tempfile.mkdtemp(prefix="reservoir-tests-"))
 os.environ["RESERVOIR_HOME"] = str(HOME)
+os.environ["RESERVOIR_RECALL_DEADLINE_MS"] = "60000"  # a busy machine is not a failure
 
 
 def pytest_unconfigure() -> None:

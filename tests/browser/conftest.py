@@ -1,7 +1,7 @@
-"""Chromium in front of the real server, with conversations in it.
+"""Chromium in front of the real server, which holds conversations.
 
-page       a browser window, logged in as the admin; it fails the test when a page breaks the rules of its own
-           content security policy, or a script of ours fails
+page       a browser window, logged in as the admin; the test fails when a page violates its own content security
+           policy or one of our scripts throws
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.browser import story
 from tests.fake_provider import FakeProvider
-from tests.server import Server
+from tests.server import PATIENCE, PATIENT, Server
 
-# No sandbox: it needs what containers and root do not have. Nothing but our own server is looked at.
+expect.set_options(timeout=PATIENCE * 1000)
+
+# No sandbox: containers and root cannot provide one. The browser visits only our own server.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -38,8 +40,8 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="session")
 def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, with the story told."""
-    with Server(tmp_path_factory.mktemp("browser"), provider.base_url) as server:
+    """A server that holds the story's conversations."""
+    with Server(tmp_path_factory.mktemp("browser"), provider.base_url, settings=PATIENT) as server:
         story.tell(server, provider)
         yield server
 
@@ -47,7 +49,7 @@ def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "There is no Chromium: run script/test-browser, which installs it."
+    assert chromium, "Chromium is missing: run script/test-browser, which installs it."
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
@@ -56,7 +58,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def login(server: Server) -> tuple[str, str]:
-    """The first admin's name and password, as the server wrote them down."""
+    """The first admin's name and password, from the file that the server writes."""
     lines = dict(line.split(" ", 1) for line in (server.home / "admin_login").read_text().splitlines())
     return lines["user"], lines["password"]
 
@@ -72,6 +74,7 @@ def log_in(page: Page, login: tuple[str, str]) -> None:
 @pytest.fixture
 def page(browser: Browser, server: Server, login: tuple[str, str]) -> Iterator[Page]:
     with browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 860}) as context:
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
         complaints: list[str] = []
 

@@ -19,7 +19,7 @@ def chat(server: Server, scope: Scope, body: Any, **headers: str) -> httpx.Respo
     content = body if isinstance(body, str | bytes) else json.dumps(body)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.base_url(*scope)}/chat/completions"
-    return httpx.post(url, content=content, headers=JSON | names, timeout=30, trust_env=False)
+    return httpx.post(url, content=content, headers=JSON | names, timeout=300, trust_env=False)
 
 
 def says(text: str, **more: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def streamed(server: Server, scope: Scope, body: Any) -> tuple[bytes, list[float
     """The chunks of a stream, each with its time of arrival."""
     times, data = [], b""
     url = f"{server.base_url(*scope)}/chat/completions"
-    with httpx.stream("POST", url, json=body, timeout=30, trust_env=False) as answer:
+    with httpx.stream("POST", url, json=body, timeout=300, trust_env=False) as answer:
         for part in answer.iter_raw():
             times.append(time.monotonic())
             data += part

@@ -19,12 +19,9 @@ import pytest
 from openai import OpenAI
 
 from tests.fake_provider import FakeProvider
-from tests.server import Server
+from tests.server import PATIENCE, PATIENT, Server
 
 StartServer = Callable[..., Server]
-
-# The machine may be busy; tests of the deadline set their own value.
-PATIENT = {"RESERVOIR_RECALL_DEADLINE_MS": "5000"}
 
 
 @pytest.fixture(scope="session")
@@ -49,16 +46,16 @@ def session_server(session_provider: FakeProvider, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def server(session_server: Server, provider: FakeProvider) -> Server:
-    """The server that all tests share. Leave it running."""
-    assert session_server.is_running, f"A test before this one ended the shared server.\n{session_server.log}"
+    """The server that all tests share. A test must leave it running."""
+    assert session_server.is_running, f"An earlier test stopped the shared server.\n{session_server.log}"
     return session_server
 
 
 @pytest.fixture
 def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer]:
-    """Start a server of the test's own; all are stopped after it.
+    """Starts servers for one test and stops them after it.
 
-    `settings` are environment variables. `home` may be that of another server, to share its PostgreSQL.
+    `settings` are environment variables. Pass another server's `home` to share its PostgreSQL.
     """
     with ExitStack() as servers:
 
@@ -89,6 +86,6 @@ def scope() -> tuple[str, str]:
 
 @pytest.fixture
 def client(server: Server, scope: tuple[str, str]) -> Iterator[OpenAI]:
-    """The real library, its base URL a fresh scope of the shared server."""
-    with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=30) as client:
+    """The real library with the base URL of a fresh scope on the shared server."""
+    with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=PATIENCE) as client:
         yield client

@@ -45,7 +45,7 @@ def exchanges(server: Server, scope: tuple[str, str]) -> list[dict[str, Any]]:
     )
 
 
-def wait_for_end(server: Server, scope: tuple[str, str], ended: str, seconds: float = 5) -> dict[str, Any]:
+def wait_for_end(server: Server, scope: tuple[str, str], ended: str, seconds: float = 300) -> dict[str, Any]:
     """The scope's latest exchange, once it has ended in this way."""
     deadline = time.monotonic() + seconds
     while True:

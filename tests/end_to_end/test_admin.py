@@ -24,7 +24,7 @@ from tests.server import Server
 def logged_in(url: str, home: Path) -> Iterator[httpx.Client]:
     """The first admin of a home's database."""
     login = dict(line.split(" ", 1) for line in (home / "admin_login").read_text().splitlines())
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', client.get("/admin/login/").text)
         assert token
         form = {"username": login["user"], "password": login["password"], "csrfmiddlewaretoken": token[1]}

@@ -20,7 +20,7 @@ SHAPE = {"message", "type", "param", "code"}
 def chat(server: Server, scope: Scope, *messages: dict[str, Any], **more: Any) -> httpx.Response:
     url = f"{server.base_url(*scope)}/chat/completions"
     body = {"model": "gpt-4", "messages": messages, **more}
-    return httpx.post(url, json=body, timeout=30, trust_env=False)
+    return httpx.post(url, json=body, timeout=300, trust_env=False)
 
 
 def user(content: Any) -> dict[str, Any]:

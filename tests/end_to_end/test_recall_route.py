@@ -26,8 +26,8 @@ def ask(server: Server, scope: Scope, *texts: str) -> None:
     messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
     body = {"model": "gpt-4", "messages": messages}
     url = f"{server.base_url(*scope)}/chat/completions"
-    httpx.post(url, json=body, timeout=30, trust_env=False).raise_for_status()
-    deadline = time.monotonic() + 20
+    httpx.post(url, json=body, timeout=300, trust_env=False).raise_for_status()
+    deadline = time.monotonic() + 300
     while any(message["embed_due"] for message in store.messages(server, scope)):
         assert time.monotonic() < deadline, "the backlog is not worked off"
         time.sleep(0.02)
@@ -42,7 +42,7 @@ def fill(server: Server, scope: Scope) -> None:
 def recall(server: Server, scope: Scope, query: Any = None, *, status: int = 200, **fields: Any) -> dict[str, Any]:
     fields = {"query": query} | fields if query is not None else fields
     url, body = f"{server.base_url(*scope)}/recall", json.dumps(fields)
-    response = httpx.post(url, content=body, timeout=30, trust_env=False)
+    response = httpx.post(url, content=body, timeout=300, trust_env=False)
     assert response.status_code == status, response.text
     found: dict[str, Any] = response.json()
     return found

@@ -98,8 +98,8 @@ def test_a_client_that_leaves_mid_stream_ends_the_providers_stream_and_leaves_wh
     url = f"{server.base_url(*scope)}/chat/completions"
     with httpx.stream("POST", url, json=says("hi", stream=True), trust_env=False) as answer:
         next(answer.iter_raw())
-        assert gate.reached.wait(5)
-    assert provider.last.gone.wait(1), "the provider's stream stayed open"
+        assert gate.reached.wait(300)
+    assert provider.last.gone.wait(300), "the provider's stream stayed open"
     gate.open()
     store.wait_for_end(server, scope, "gone")
     assert store.messages(server, scope)[-1]["partial"] is True
@@ -110,9 +110,9 @@ def test_a_client_that_leaves_before_the_answer_ends_the_providers_request(
 ) -> None:
     gate = Gate()
     provider.answer(Answer(before=[gate], body=completion("late")))
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(trust_env=False, timeout=0.5) as client:
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(trust_env=False, timeout=2) as client:
         client.post(f"{server.base_url(*scope)}/chat/completions", json=says("hi"))
-    assert provider.last.gone.wait(1), "the provider's request stayed open"
+    assert provider.last.gone.wait(300), "the provider's request stayed open"
     gate.open()
     store.wait_for_end(server, scope, "gone")
     assert [m["content"] for m in store.messages(server, scope)] == ["hi"]

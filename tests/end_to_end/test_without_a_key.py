@@ -45,7 +45,7 @@ def quoting_client(
     start_beside: StartServer, quoting_provider: str, scope: tuple[str, str], tmp_path: Path
 ) -> Iterator[OpenAI]:
     server: Server = start_beside({"RSV_OPENAI_BASE_URL": quoting_provider})
-    with OpenAI(base_url=server.base_url(*scope), api_key="any", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=server.base_url(*scope), api_key="any", max_retries=0, timeout=300) as client:
         yield client
 
 

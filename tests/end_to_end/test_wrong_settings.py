@@ -29,7 +29,7 @@ def test_an_invalid_setting_aborts_startup_with_one_sentence(
     settings = {"RESERVOIR_HOME": str(tmp_path / "home"), name: value}
     command = [sys.executable, "manage.py", "serve"]
     environment = clean_environment() | settings
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -45,7 +45,7 @@ def test_an_occupied_port_is_reported_before_anything_starts(tmp_path: Path) -> 
             env=clean_environment() | settings,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
     assert ended.returncode == 1
     assert f"Port {port} of 127.0.0.1 is in use" in ended.stderr and "Traceback" not in ended.stderr

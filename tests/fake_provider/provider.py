@@ -72,7 +72,7 @@ class FakeProvider:
         self.word_delay = 0.0
         self.requests.clear()
 
-    def wait_for(self, count: int, seconds: float = 5.0) -> list[Request]:
+    def wait_for(self, count: int, seconds: float = 300.0) -> list[Request]:
         """Wait until `count` requests have arrived completely."""
         deadline = time.monotonic() + seconds
         while len(self.requests) < count:

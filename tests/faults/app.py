@@ -1,4 +1,4 @@
-"""An app without history: what it asks, what it is told of its memory, and what is stored of it."""
+"""An app that resends no history: it asks, reads the state of its memory, and looks up its stored turns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEY = "sk-never-to-be-written-down"
 
 
 class App:
-    """An app without history, in a scope of its own."""
+    """An app that resends no history, in a scope of its own."""
 
     def __init__(self, server: Server, *, database: Path | None = None) -> None:
-        """`database` is the home of the PostgreSQL that stores what is said, if not the server's own."""
+        """`database` is the home of the PostgreSQL that stores the turns, if it is not the server's own."""
         self.server = server
         self._database = database or server.home
         self.scope = (f"partition-{uuid.uuid4().hex[:12]}", "app")
@@ -27,24 +27,24 @@ class App:
     def ask(self, text: str, *, stream: bool = False) -> httpx.Response:
         body = {"model": "some-model", "stream": stream, "messages": [{"role": "user", "content": text}]}
         url = f"{self.server.base_url(*self.scope)}/chat/completions"
-        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=30)
+        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=300)
         assert answer.status_code == 200, answer.text
         assert "You" in answer.text
         return answer
 
     def memory(self, text: str) -> str:
-        """What the answer to a question says of its memory."""
+        """Ask, and return the answer's `x-reservoir-memory`: on, off or degraded."""
         state: str = self.ask(text).headers["x-reservoir-memory"]
         return state
 
     def timed(self, text: str, *, stream: bool = False) -> float:
-        """How long an answer takes, in milliseconds."""
+        """Ask, and return the milliseconds until the whole answer is there."""
         begun = time.perf_counter()
         self.ask(text, stream=stream)
         return (time.perf_counter() - begun) * 1000
 
     def said(self) -> list[str]:
-        """What was said here, in the order that it was stored."""
+        """The user's turns of this scope, in the order in which they were stored."""
         found = rows(
             self._database,
             """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id

@@ -1,4 +1,4 @@
-"""Breaking what serves and what stores: killed, frozen, locked, full."""
+"""Ways to break the server and PostgreSQL: kill, freeze, lock, fill the disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.faults.clients import Ledger
 from tests.faults.watching import children, command_line, postmaster, workers
 from tests.server import Server
 
-ROOM = 2**20  # bytes of each file on a full disk: less than the log of changes has after the first migrations
+ROOM = 2**20  # bytes that a file may have on the full disk: less than the write-ahead log after the first migrations
 
 
 def kill(pid: int) -> bool:
-    """kill -9; whether it was there (0 is nobody, not the process group that it means to the system)."""
+    """kill -9. Returns whether the process existed; pid 0 stands for no process, not for our process group."""
     if not pid:
         return False
     try:
@@ -36,14 +36,14 @@ def kill(pid: int) -> bool:
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """A process and its children stand still: they are there, and answer nothing."""
+    """Stop a process and its children (SIGSTOP): they exist, and answer nothing."""
     with standing_still([pid, *children(pid)]):
         yield
 
 
 @contextmanager
 def standing_still(family: list[int]) -> Iterator[list[int]]:
-    """These processes stand still. Yields those that do."""
+    """Stop these processes (SIGSTOP). Yields those that still exist."""
     for one in family:
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGSTOP)
@@ -57,7 +57,7 @@ def standing_still(family: list[int]) -> Iterator[list[int]]:
 
 @contextmanager
 def postgres_away(home: Path) -> Iterator[None]:
-    """PostgreSQL is killed, and nobody can start it again before the end."""
+    """Kill PostgreSQL and keep it from being started until the end."""
     with (home / "postgres" / "lifecycle.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert kill(postmaster(home) or 0)
@@ -66,7 +66,7 @@ def postgres_away(home: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Every table is locked as a migration locks it."""
+    """Lock every table as a migration does."""
     where = embedded_location(home)
     with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
         connection.execute("LOCK TABLE conversations_message, conversations_exchange, conversations_instance")
@@ -75,10 +75,10 @@ def locked(home: Path) -> Iterator[None]:
 
 @contextmanager
 def no_room(server: Server) -> Iterator[None]:
-    """PostgreSQL finds its disk full, whenever it is started.
+    """PostgreSQL finds its disk full each time it starts.
 
-    Instead it gets a limit of how large a file may grow, which PostgreSQL is made to treat alike: what it writes beyond
-    that is refused, above all its log of changes, so that it ends. It has the limit of the server, which starts it.
+    A limit on the size of files stands in for the full disk: PostgreSQL treats both alike. Writes beyond the limit
+    fail, above all those to the write-ahead log, and PostgreSQL exits. It inherits the limit from the server.
     """
     assert server.process
     kept = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
@@ -92,9 +92,9 @@ def no_room(server: Server) -> Iterator[None]:
 
 
 class Chaos:
-    """Kills what serves and what stores, on a schedule from a seed: every so many answered exchanges, about.
+    """Kills servers, workers and PostgreSQL on a schedule from a seed: about once per `every` answered exchanges.
 
-    With `recovered`, only once clients are told again that their memory is on: what is killed is then in use.
+    With `recovered` it waits until the latest answer says that memory is on, so that each kill hits a database in use.
     """
 
     def __init__(self, server: Server, ledger: Ledger, *, seed: int, every: int, recovered: bool = False) -> None:
@@ -111,9 +111,9 @@ class Chaos:
         return self.killed.total()
 
     async def run(self, until: Callable[[], bool]) -> None:
-        """Break something now and then; the whole server every eighth time."""
+        """Kill at random intervals until `until` returns True; every eighth kill takes the whole server."""
         while not until():
-            # Now and then right after the last time, into the middle of a recovery.
+            # Sometimes right after the last kill, in the middle of a recovery.
             due = len(self._ledger.answered) + int(self._every * self._rng.choice([0.1, 0.9, 1.0, 1.5]))
             while not (self._is_due(due) or until()):  # noqa: ASYNC110 - it is a list, not an event
                 await asyncio.sleep(self._rng.uniform(0.05, 0.15))
@@ -140,6 +140,6 @@ class Chaos:
         return pid is not None and kill(pid)
 
     def _backend(self) -> bool:
-        """One of PostgreSQL's processes, whereupon it throws out everybody and recovers."""
+        """Kill one of PostgreSQL's processes: it then closes all connections and recovers."""
         pids = children(postmaster(self._server.home) or 0)
         return bool(pids) and kill(self._rng.choice(pids))

@@ -1,7 +1,7 @@
-"""Clients whose every word is known, and the ledger of what they saw.
+"""Clients that record every word they send and read.
 
-Every question is a text that is said once in the world, and the provider repeats it, so that what is stored can be
-compared to the byte with what a client sent and read.
+Every question is unique and the provider repeats it, so stored turns can be compared with the clients' records byte
+for byte.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 import httpx
 
-ASK_SECONDS = 30  # a client that waits longer has found a fault
+ASK_SECONDS = 300  # a client that waits longer has found a fault, even on a slow machine
 
 
 @dataclass
 class Asked:
-    """One exchange as its client saw it. `answer` is None where it did not get all of it."""
+    """One exchange as its client saw it. `answer` is None unless the client read all of it."""
 
     scope: tuple[str, str]
     message: str  # the JSON text of the question
@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass
 class Ledger:
-    """What clients asked and read."""
+    """The exchanges of all clients."""
 
     asked: list[Asked] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ class Ledger:
 
 
 def words(rng: random.Random) -> str:
-    """Text that no encoding on the way leaves alone unless it is right: quotes, line breaks, all planes."""
+    """Random text that a wrong encoding would change: quotes, line breaks, characters of all planes."""
     pool = [
         "plain",
         "Grüße",
@@ -63,20 +63,20 @@ def words(rng: random.Random) -> str:
 
 
 class Client:
-    """An app with a conversation: it resends its history, a window of it, or none; streamed or not."""
+    """An app in a conversation: it resends all its history, a window of it, or none, streamed or not."""
 
     def __init__(self, number: int, rng: random.Random, ledger: Ledger) -> None:
         self._number, self._rng, self._ledger = number, rng, ledger
         self._scope = (f"partition-{number % 4}", f"client-{number}")
-        self._history: list[str] = []  # JSON texts of what it was told and said
+        self._history: list[str] = []  # JSON texts of both sides' messages
         self._count = 0
 
     def pause(self, seconds: float) -> float:
-        """How long it thinks: now more, now less, so many seconds on average."""
+        """A random pause, `seconds` long on average."""
         return self._rng.expovariate(1 / seconds)
 
     async def ask(self, http: httpx.AsyncClient, base_url: Callable[[str, str], str]) -> Asked:
-        """One exchange, entered in the ledger before it begins."""
+        """Have one exchange. The ledger gets it before it begins."""
         self._count += 1
         question = f"{self._number}/{self._count} {words(self._rng)}"
         message = json.dumps({"role": "user", "content": question}, ensure_ascii=self._rng.random() < 0.5)
@@ -89,7 +89,7 @@ class Client:
         begun = time.monotonic()
         with suppress(httpx.TransportError):
             headers = {"Content-Type": "application/json"}
-            if self._rng.random() < 0.2:  # else one worker is left with all connections
+            if self._rng.random() < 0.2:  # or one worker would keep all connections
                 headers["Connection"] = "close"
             url = f"{base_url(*self._scope)}/chat/completions"
             async with http.stream("POST", url, content=body.encode(), headers=headers) as response:
@@ -100,10 +100,10 @@ class Client:
                     one.answer = streamed_text(data) if stream else whole_text(data)
         one.seconds = time.monotonic() - begun
         if one.answer is None:
-            # Left out of the history that it resends, it would be an edit of that history, hence a fork.
+            # Resending a history without this exchange would edit it, and so fork the conversation.
             self._history = []
         else:
-            assert one.answer == f"You said: {question}", "the client got somebody else's answer"
+            assert one.answer == f"You said: {question}", "the client got another client's answer"
             self._history += [message, json.dumps({"role": "assistant", "content": one.answer})]
             self._history = self._history[-12:]
         return one
@@ -115,7 +115,7 @@ def whole_text(data: bytes) -> str:
 
 
 def streamed_text(data: bytes) -> str | None:
-    """What a stream says, None unless it came to its end."""
+    """The text of a stream, or None if its end is missing."""
     events = [line.removeprefix(b"data: ") for line in data.split(b"\n") if line.startswith(b"data: ")]
     if not events or events[-1] != b"[DONE]":
         return None
@@ -133,9 +133,10 @@ async def load(
     rate: float | None = None,
     first: int = 0,
 ) -> None:
-    """Clients that ask one question after the other until told to stop; all together `rate` a second, if given.
+    """Run clients that ask one question after the other until `until` returns True.
 
-    They are numbered from `first` on: who has another's number may by chance say the same.
+    `rate` limits all clients together to so many exchanges a second. Clients are numbered from `first`; runs that share
+    a ledger need distinct numbers, because equal numbers could produce equal questions.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     async with httpx.AsyncClient(trust_env=False, timeout=ASK_SECONDS, limits=limits) as http:

@@ -1,4 +1,4 @@
-"""The real server and the real PostgreSQL, to be broken."""
+"""Fixtures of the fault tests: the real server and the real PostgreSQL, for tests that break them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.fake_provider import FakeProvider
-from tests.server import Server
+from tests.server import PATIENT, Server
 
 StartServer = Callable[..., Server]
 
 
 @pytest.fixture(scope="module")
 def provider_of_file() -> Iterator[FakeProvider]:
-    """A provider for all tests of a file."""
+    """One provider for all tests of a file."""
     with FakeProvider() as provider:
         yield provider
     assert not provider.errors, provider.errors
@@ -24,7 +24,7 @@ def provider_of_file() -> Iterator[FakeProvider]:
 
 @pytest.fixture
 def provider(provider_of_file: FakeProvider) -> FakeProvider:
-    """The file's provider, as new."""
+    """The file's provider, reset."""
     provider_of_file.reset()
     return provider_of_file
 
@@ -33,15 +33,15 @@ def provider(provider_of_file: FakeProvider) -> FakeProvider:
 def server_of_file(
     request: pytest.FixtureRequest, provider_of_file: FakeProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server for all tests of a file, with the SETTINGS of that file."""
-    home, settings = tmp_path_factory.mktemp("reservoir"), getattr(request.module, "SETTINGS", {})
+    """One server for all tests of a file, with the SETTINGS of that file."""
+    home, settings = tmp_path_factory.mktemp("reservoir"), PATIENT | getattr(request.module, "SETTINGS", {})
     with Server(home, provider_of_file.base_url, settings=settings) as server:
         yield server
 
 
 @pytest.fixture
 def server(server_of_file: Server, provider: FakeProvider) -> Server:
-    """The file's server; one that a test has killed or stopped runs again for the next."""
+    """The file's server, started again if an earlier test killed or stopped it."""
     if not server_of_file.is_running:
         server_of_file.start()
     return server_of_file
@@ -49,10 +49,11 @@ def server(server_of_file: Server, provider: FakeProvider) -> Server:
 
 @pytest.fixture
 def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer]:
-    """Start a server of the test's own in front of `provider`; all are stopped after it."""
+    """Starts servers in front of `provider` for one test and stops them after it."""
     with ExitStack() as servers:
 
         def start(settings: Mapping[str, str] | None = None, *, home: Path | None = None) -> Server:
-            return servers.enter_context(Server(home or tmp_path / "reservoir", provider.base_url, settings=settings))
+            own = PATIENT | dict(settings or {})
+            return servers.enter_context(Server(home or tmp_path / "reservoir", provider.base_url, settings=own))
 
         yield start

@@ -1,8 +1,8 @@
-"""Watch Reservoir keep its promises: a calm spell in which nothing may grow, a storm in which nothing may be lost.
+"""Soak test: in a calm phase nothing may grow, and in a storm of kills nothing may be lost.
 
 script/soak                             five minutes
 script/soak --minutes 60 --rate 20
-script/soak --seed 1241946787           the same storm again
+script/soak --seed 1241946787           repeats a storm
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 class Gauge:
-    """What the serving processes hold, looked at now and then."""
+    """Samples the workers' memory and file descriptors every five seconds."""
 
     def __init__(self, server: Server, ledger: Ledger, provider: FakeProvider) -> None:
         self._server, self._ledger, self._provider = server, ledger, provider
@@ -49,13 +49,13 @@ class Gauge:
             recent = [one.seconds * 1000 for one in answered[-200:]] or [0.0]
             say(
                 f"{time.monotonic() - begun:5.0f} s  {len(answered):6} answered  {statistics.median(recent):5.0f} ms  "
-                f"{memory:5.0f} MB  {descriptors:3} descriptors  {waiting(self._server.home)} segments wait"
+                f"{memory:5.0f} MB  {descriptors:3} descriptors  {waiting(self._server.home)} segments waiting"
                 + (f"  {chaos.kills} kills" if chaos else "")
             )
 
 
 def growth(values: list[float]) -> float:
-    """The last third's median above the second third's, as a share: the first third is warming up."""
+    """Growth of the median from the second to the last third, as a share. The first third is warm-up."""
     third = len(values) // 3
     before, after = statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
     return after / before - 1
@@ -66,7 +66,7 @@ async def soak(minutes: float, seed: int, clients: int, rate: float) -> bool:
         settings = {"RESERVOIR_WORKERS": "2"}
         with Server(Path(folder) / "reservoir", provider.base_url, settings=settings) as server:
             ledger = Ledger()
-            say(f"seed {seed}, {clients} clients\n\ncalm: {rate:.0f} exchanges a second")
+            say(f"seed {seed}, {clients} clients\n\ncalm: {rate:.0f} exchanges per second")
             gauge, until = Gauge(server, ledger, provider), time.monotonic() + 30 * minutes
             calm = load(
                 server.base_url,
@@ -97,7 +97,7 @@ async def soak(minutes: float, seed: int, clients: int, rate: float) -> bool:
             if not server.is_running:
                 server.start()
             server.wait_until_ready()
-            say("the spool is stored ...")
+            say("waiting until the spool is stored ...")
             await settled(server.home, 60 * minutes + 180)
             everything = Ledger([*ledger.asked, *storm.asked])
             found = differences(server.home, everything)
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=10, help="exchanges a second in the calm spell")
+    parser.add_argument("--rate", type=float, default=10, help="exchanges per second in the calm phase")
     options = parser.parse_args()
     return 0 if asyncio.run(soak(options.minutes, options.seed, options.clients, options.rate)) else 1
 

@@ -1,4 +1,4 @@
-"""What is stored in the end, against what clients saw."""
+"""Compare what is stored with what clients saw."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tests.server import Server
 
 
 def rows(home: Path, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-    """Ask the home's PostgreSQL."""
+    """Run a query in the home's PostgreSQL."""
     where = embedded_location(home)
     with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
         return connection.execute(query, parameters).fetchall()
 
 
 def waiting(home: Path) -> int:
-    """Segments of the spool that hold something."""
+    """The number of spool segments that are not empty."""
     return sum(1 for path in (home / "spool").glob("*.spool") if path.stat().st_size)
 
 
 def recovered(server: Server) -> None:
-    """Wait until the database is asked again, and the spool is empty."""
+    """Wait until the spool is empty and the server uses its database again."""
     eventually(lambda: waiting(server.home) == 0)
-    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+    eventually(lambda: httpx.get(f"{server.url}/ready", trust_env=False, timeout=300).status_code == 200)
 
 
-async def settled(home: Path, seconds: float = 180) -> None:
+async def settled(home: Path, seconds: float = 600) -> None:
     """Wait until the spool has been replayed."""
     deadline = time.monotonic() + seconds
     while waiting(home):
@@ -44,7 +44,10 @@ async def settled(home: Path, seconds: float = 180) -> None:
 
 
 def differences(home: Path, ledger: Ledger) -> list[str]:
-    """Where what is stored is not what clients saw: each answered exchange once, byte for byte; no turn twice."""
+    """The differences between storage and the clients' records, one sentence each.
+
+    Each answered exchange must be stored once, byte for byte, and no turn twice.
+    """
     exchanges = Counter(str(trace_id) for (trace_id,) in rows(home, "SELECT trace_id FROM conversations_exchange"))
     stored = {
         str(trace_id): (ended, question, answers)
@@ -83,9 +86,9 @@ def differences(home: Path, ledger: Ledger) -> list[str]:
             times = turns.pop((one.scope, role, text), 0)
             if times > 1 or (times < 1 and one.answer is not None):
                 found.append(f"{one.scope[1]} {one.question.split()[0]}: the {role}'s turn is stored {times} times")
-    # What is left are answers that broke off: beginnings of what some client was told.
+    # The remaining turns must be partial answers: beginnings of the answer to a question that a client asked.
     begun = {(one.scope, f"You said: {one.question}") for one in ledger.asked if one.answer is None}
     for (scope, role, text), times in turns.items():
         if role != "assistant" or not any(s == scope and whole.startswith(text) for s, whole in begun):
-            found.append(f"{scope[1]}: nobody said {text!r} as {role} ({times} times)")
+            found.append(f"{scope[1]}: no client knows {text!r} as {role} ({times} times)")
     return found

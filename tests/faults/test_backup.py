@@ -30,7 +30,7 @@ def manage(home: Path, *arguments: str, **settings: str) -> subprocess.Completed
 def ask(server: Server, text: str, instance: str = "alice") -> None:
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": text}]}
     url = f"{server.base_url('home', instance)}/chat/completions"
-    assert httpx.post(url, json=body, trust_env=False, timeout=30).status_code == 200
+    assert httpx.post(url, json=body, trust_env=False, timeout=300).status_code == 200
 
 
 def every_row(home: Path) -> dict[str, list[str]]:

@@ -39,7 +39,7 @@ def leave(server: Server, instance: str, when: Callable[[socket.socket], object]
         f"Content-Length: {len(body)}",
     ]
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.settimeout(20)
+        connection.settimeout(300)
         connection.sendall("\r\n".join([*head, "", body]).encode())
         when(connection)
 
@@ -90,11 +90,11 @@ def test_a_client_that_leaves_ends_the_providers_request_within_a_second_and_lea
     mid, name = kind == "mid-stream", f"one-{KINDS.index(kind)}"
     beginning = Answer(200, [("Content-Type", "text/event-stream")], [*EVENTS[:4], Gate()])
     provider.answer(beginning if mid else Answer(before=[Gate()]))
-    when = has_read_three_words if mid else lambda _: provider.wait_for(1, 20)
+    when = has_read_three_words if mid else lambda _: provider.wait_for(1)
     leave(server, name, when, stream=kind != "not streamed")
     left = time.monotonic()
     (request,) = provider.requests
-    assert request.gone.wait(20), "the provider still works for nobody"
+    assert request.gone.wait(300), "the provider still works for nobody"
     assert request.gone_at
     report(f"{kind}: the provider's request has ended {(request.gone_at - left) * 1000:.0f} ms after the client left")
     eventually(lambda: [ended for ended, *_ in rows(server.home, ENDED, name)] not in ([], ["open"]))
@@ -116,7 +116,7 @@ def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, 
         name = f"many-{number}-{kind}"
         arrived = came[f"hello from {name}"]
         leave(
-            server, name, has_read_three_words if kind == "mid" else lambda _: arrived.wait(20), stream=kind != "whole"
+            server, name, has_read_three_words if kind == "mid" else lambda _: arrived.wait(300), stream=kind != "whole"
         )
 
     provider.answer_always(answer)
@@ -133,8 +133,8 @@ def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, 
     eventually(lambda: all(request.gone.is_set() for request in provider.chats))
     query = """SELECT e.ended, count(*) FROM conversations_exchange e JOIN conversations_instance i
                ON i.id = e.instance_id WHERE i.name LIKE %s GROUP BY 1"""
-    eventually(lambda: sum(count for _, count in rows(server.home, query, "many-%")) == TIMES + 60, 180)
-    eventually(lambda: waiting(server.home) == 0, 180)
+    eventually(lambda: sum(count for _, count in rows(server.home, query, "many-%")) == TIMES + 60)
+    eventually(lambda: waiting(server.home) == 0)
     assert rows(server.home, query, "many-%") == [("gone", TIMES + 60)]
 
 
@@ -147,9 +147,12 @@ def test_too_many_at_once_are_refused_at_once_with_retry_after(server: Server, p
 
 
 def overload(server: Server, provider: FakeProvider, gate: Gate, url: str, body: Mapping[str, object]) -> None:
-    with httpx.Client(trust_env=False, timeout=60, limits=httpx.Limits()) as http, ThreadPoolExecutor(LIMIT) as clients:
+    with (
+        httpx.Client(trust_env=False, timeout=300, limits=httpx.Limits()) as http,
+        ThreadPoolExecutor(LIMIT) as clients,
+    ):
         running = [clients.submit(http.post, url, json=body) for _ in range(LIMIT)]
-        provider.wait_for(LIMIT, seconds=60)
+        provider.wait_for(LIMIT)
         with httpx.Client(trust_env=False) as other:
             other.get(f"{server.url}/live")
             begun = time.monotonic()

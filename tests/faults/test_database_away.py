@@ -28,6 +28,8 @@ from tests.server import ROOT, Server, clean_environment
 
 pytestmark = pytest.mark.alone
 
+SETTINGS = {"RESERVOIR_RECALL_DEADLINE_MS": "300"}  # the default: what hangs is to cost no more
+
 
 @pytest.fixture
 def app(server: Server) -> App:
@@ -52,7 +54,7 @@ def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost
     assert first < 20 * statistics.median(before)
     recovered(app.server)
     assert app.said() == ["warm", *(f"before {n}" for n in range(30)), *(f"away {n}" for n in range(31))]
-    assert app.memory("after") == "on"
+    eventually(lambda: app.memory("after") == "on")
 
 
 def test_what_waits_in_the_spool_is_stored_after_a_restart(app: App) -> None:
@@ -90,7 +92,7 @@ def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App)
                 app.ask(f"away {n}")
             lock = replaying.enter_context((home / "spool" / "replay.lock").open("a"))
             fcntl.flock(lock, fcntl.LOCK_EX)  # as a replay by another process that takes long
-        eventually(lambda: httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=10).status_code == 200)
+        eventually(lambda: httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 200)
         assert app.timed("back") >= CATCH_UP_SECONDS * 1000
         assert app.said() == ["warm"]
     recovered(app.server)
@@ -148,14 +150,14 @@ def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(ap
                 continue  # the recovery was over before it could be held
             begun = len(app.server.log)
             assert [app.memory(f"recovering {n}") for n in range(20)][-1] == "degraded"
-            assert httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=10).status_code == 503
+            assert httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 503
             assert "runs again" not in app.server.log[begun:]
             break
     else:
         pytest.fail("no recovery could be held")
     recovered(app.server)
     assert app.said() == ["warm", *(f"recovering {n}" for n in range(20))]
-    assert app.memory("after") == "on"
+    eventually(lambda: app.memory("after") == "on")
 
 
 def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app: App) -> None:
@@ -169,7 +171,7 @@ def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app
     recovered(app.server)
     kept = sorted(text for text in app.said() if text.startswith("locked"))
     assert kept == sorted(f"locked {n}" for n in range(33))
-    assert app.memory("after") == "on"
+    eventually(lambda: app.memory("after") == "on")
 
 
 def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> None:
@@ -223,12 +225,12 @@ def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_
         eventually(lambda: app.memory("full") == "degraded")
         for n in range(1, 20):
             app.ask(f"full {n}")
-        eventually(lambda: "does not start" in server.log, 60)  # and is tried again and again
+        eventually(lambda: "does not start" in server.log)  # and is tried again and again
         assert app.memory("full 20") == "degraded"
         assert waiting(server.home)
     recovered(server)
     assert [text for text in app.said() if text != "full"] == ["warm", *(f"full {n}" for n in range(21))]
-    assert app.memory("after") == "on"
+    eventually(lambda: app.memory("after") == "on")
 
 
 def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
@@ -241,7 +243,8 @@ def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
             return None
         return Answer(500, body=b"broken") if broken else Answer(body=[], before=[gate])
 
-    settings = {"RESERVOIR_EMBEDDER": f"{provider.base_url}#small", "RESERVOIR_EMBEDDER_DIMENSIONS": "1536"}
+    embedder = {"RESERVOIR_EMBEDDER": f"{provider.base_url}#small", "RESERVOIR_EMBEDDER_DIMENSIONS": "1536"}
+    settings = SETTINGS | embedder
     app = App(start_server(settings))
     provider.answer_always(embeddings)
     with ThreadPoolExecutor(8) as clients:
@@ -299,7 +302,7 @@ def test_a_question_whose_server_died_is_kept_and_marked(app: App, provider: Fak
     provider.answer(Answer(before=[gate]))
     with postgres_away(app.server.home), ThreadPoolExecutor(1) as client:
         asking = client.submit(app.ask, "nobody answered")
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(300)
         spool = app.server.home / "spool"
         eventually(lambda: any(b"nobody answered" in path.read_bytes() for path in spool.iterdir()))
         app.server.kill()

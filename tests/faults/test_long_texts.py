@@ -26,7 +26,7 @@ def watched(server: Server) -> Iterator[list[float]]:
     ended = threading.Event()
 
     def look() -> None:
-        with httpx.Client(trust_env=False, timeout=30) as client:
+        with httpx.Client(trust_env=False, timeout=300) as client:
             while not ended.wait(0.02):
                 started = time.monotonic()
                 client.get(f"{server.url}/live")
@@ -44,7 +44,7 @@ def watched(server: Server) -> Iterator[list[float]]:
 def ask(server: Server, text: str, *scope: str) -> httpx.Response:
     body = {"model": "unknown", "messages": [{"role": "user", "content": text}]}
     url = f"{server.base_url(*scope)}/chat/completions"
-    return httpx.post(url, json=body, timeout=60, trust_env=False)
+    return httpx.post(url, json=body, timeout=300, trust_env=False)
 
 
 @pytest.mark.parametrize("text", ["!", "A word of some. "], ids=["no words", "words"])

@@ -16,7 +16,7 @@ from tests.faults.breaking import Chaos
 from tests.faults.clients import Ledger, load
 from tests.faults.stored import differences, settled
 from tests.faults.watching import report
-from tests.server import Server
+from tests.server import PATIENT, Server
 
 pytestmark = pytest.mark.alone
 
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with FakeProvider(word_delay=0.002) as provider:
         # Vectors are not what is shown here, and making them takes the most of the machine.
         embedder = {"RESERVOIR_EMBEDDER": f"{provider.base_url}#small", "RESERVOIR_EMBEDDER_DIMENSIONS": "1536"}
-        settings = {"RESERVOIR_WORKERS": "2"} | embedder
+        settings = PATIENT | {"RESERVOIR_WORKERS": "2"} | embedder
         with Server(tmp_path / "reservoir", provider.base_url, settings=settings) as server:
             yield server
 

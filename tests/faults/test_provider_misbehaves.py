@@ -69,7 +69,7 @@ def scope(request: pytest.FixtureRequest) -> Scope:
 def ask(server: Server, scope: Scope, *, stream: bool) -> Outcome:
     """Ask as an app does that uses OpenAI's library."""
     outcome = Outcome()
-    with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=20) as client:
+    with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=300) as client:
         messages: Any = [{"role": "user", "content": "hello"}]
         try:
             if not stream:
@@ -253,7 +253,7 @@ def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     size, last = 0, b""
     url = f"{roomy.base_url(*scope)}/chat/completions"
     request = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", url, json=request, trust_env=False, timeout=60) as answer:
+    with httpx.stream("POST", url, json=request, trust_env=False, timeout=300) as answer:
         for data in answer.iter_raw():
             size, last = size + len(data), data
     assert size == len(begin) + LONG + len(end) and last.endswith(end)
@@ -274,7 +274,7 @@ def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     size = 0
     url = f"{roomy.base_url(*scope)}/chat/completions"
     request = {"model": "gpt-4", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", url, json=request, trust_env=False, timeout=60) as answer:
+    with httpx.stream("POST", url, json=request, trust_env=False, timeout=300) as answer:
         for data in answer.iter_raw():
             size += len(data)
     assert size > LONG - 2**20

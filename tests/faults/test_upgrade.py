@@ -25,7 +25,7 @@ KEPT = (
 def test_an_older_data_folder_is_upgraded_by_the_start_and_serves_with_every_row(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
-    server = start_server({"RESERVOIR_RECENT_MESSAGES": "2", "RESERVOIR_RECALL_DEADLINE_MS": "5000"})
+    server = start_server({"RESERVOIR_RECENT_MESSAGES": "2"})
     app = App(server)
     app.ask("my parrot is called Kiko")
     for n in range(5):

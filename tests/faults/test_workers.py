@@ -14,9 +14,9 @@ from tests.faults.app import App
 from tests.faults.breaking import kill, postgres_away
 from tests.faults.stored import recovered
 from tests.faults.watching import command_line, eventually, workers
-from tests.server import Server
+from tests.server import PATIENT, Server
 
-WORKERS = {"RESERVOIR_WORKERS": "2"}
+WORKERS = PATIENT | {"RESERVOIR_WORKERS": "2"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Looking at processes, waiting for what is to come about, and figures for whoever watches."""
+"""Inspect processes, wait for conditions, and report figures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.server import Server
 
 
 def report(figures: str) -> None:
-    """Figures for whoever watches (`pytest -s`)."""
+    """Print figures for `pytest -s`."""
     print(f"\n{figures}", file=sys.stderr)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until it holds."""
+def eventually(holds: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait until `holds` returns True. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it never came about"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds:.0f} s"
         time.sleep(0.02)
 
 
@@ -39,14 +39,14 @@ def children(pid: int) -> list[int]:
 
 
 def workers(server: Server) -> list[int]:
-    """The processes that serve: those of uvicorn's supervisor, or the server's own."""
+    """The process ids of the workers: the children of uvicorn's supervisor, or the server itself."""
     assert server.process
     spawned = [pid for pid in children(server.process.pid) if b"spawn_main" in command_line(pid)]
     return spawned or [server.process.pid]
 
 
 def postmaster(home: Path) -> int | None:
-    """The process id of the home's PostgreSQL, if there is one."""
+    """The process id of the home's PostgreSQL, or None if it does not run."""
     try:
         pid = int((home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
     except (FileNotFoundError, ValueError, IndexError):
@@ -55,7 +55,7 @@ def postmaster(home: Path) -> int | None:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where it is gone."""
+    """Resident memory of a process in bytes; 0 if it does not exist."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (FileNotFoundError, ProcessLookupError):
@@ -63,7 +63,7 @@ def resident(pid: int) -> int:
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process holds; 0 where it is gone."""
+    """Number of open file descriptors of a process; 0 if it does not exist."""
     try:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
     except (FileNotFoundError, ProcessLookupError):

@@ -315,7 +315,7 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
             input=text,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     stored = shell("for i in 1 2; do echo $i | manage ingest --partition p --instance i || exit 1; done")
@@ -336,7 +336,7 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
         assert running.stdout and running.stderr and running.stdout.read(1) == b"{"
         running.send_signal(signal.SIGINT)
         assert b"Traceback" not in running.stderr.read()
-        assert running.wait(30) == 130
+        assert running.wait(300) == 130
 
 
 def test_an_instance_is_never_asked_for_without_its_partition(run: Run) -> None:

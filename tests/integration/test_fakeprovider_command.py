@@ -51,7 +51,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 @pytest.fixture
 def client(command: Command) -> Iterator[OpenAI]:
-    with OpenAI(base_url=command.base_url, api_key="any", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=command.base_url, api_key="any", max_retries=0, timeout=300) as client:
         yield client
 
 
@@ -112,7 +112,7 @@ def test_a_port_that_is_taken_is_a_sentence(command: Command) -> None:
         env=os.environ | {"RESERVOIR_HOME": str(command.home / "reservoir")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 1
     assert f"Port {port} cannot be used" in done.stderr and "Traceback" not in done.stderr

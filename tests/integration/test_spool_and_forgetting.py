@@ -42,8 +42,8 @@ def exchange(spool: Spool, text: str, *, scope: Scope = HOME, status: int = 200)
     """A question and its answer as a server keeps them while PostgreSQL is away."""
     question = asked(text, scope, created=timezone.now(), prompts=((0, '{"role": "system", "content": "Be kind."}'),))
     answer = Answered(timezone.now(), "answered", status, (turn(f"You said: {text}", "assistant"),))
-    spool.keep(lambda: Entry(question)).result(10)
-    spool.keep(lambda: Entry(replace(question, turns=(), prompts=()), answer, True)).result(10)
+    spool.keep(lambda: Entry(question)).result(300)
+    spool.keep(lambda: Entry(replace(question, turns=(), prompts=()), answer, True)).result(300)
     return question
 
 
@@ -75,10 +75,10 @@ def test_forgetting_reaches_what_waits_and_leaves_no_word_of_it_on_disk(spool: S
 
 def test_an_answer_that_comes_after_its_question_was_forgotten_is_not_stored(spool: Spool) -> None:
     question = asked("a secret", created=timezone.now())
-    spool.keep(lambda: Entry(question)).result(10)
+    spool.keep(lambda: Entry(question)).result(300)
     forgetting.forget(Selection(partition="home", instance="alice", whole=True), by="test")
     answer = Answered(timezone.now(), "answered", 200, (turn("You said: a secret", "assistant"),))
-    spool.keep(lambda: Entry(replace(question, turns=()), answer, True)).result(10)
+    spool.keep(lambda: Entry(replace(question, turns=()), answer, True)).result(300)
     store_spool()
     assert said() == []
 
@@ -99,7 +99,7 @@ def test_a_scope_keeps_the_order_of_its_turns_through_the_spool(spool: Spool) ->
     first = exchange(spool, "one")
     history = (*first.turns, turn("You said: one", "assistant"), turn("two"))
     second = replace(asked("", created=timezone.now()), turns=history, trace_id=uuid.uuid4())
-    spool.keep(lambda: Entry(second)).result(10)
+    spool.keep(lambda: Entry(second)).result(300)
     store_spool()
     assert said() == ["one", "You said: one", "two"]
 

@@ -1,6 +1,7 @@
-"""On PYTHONPATH of a server under test.
+"""Runs inside a server under test, through its PYTHONPATH.
 
-On SIGUSR1 it writes down how much lives inside it. Its clock is wrong by as many seconds as RESERVOIR_HOME/clock says.
+On SIGUSR1 the server writes a census of its tasks, threads and objects. Its clock is off by the seconds in
+RESERVOIR_HOME/clock.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ def _wrong_by() -> float:
 
 
 def _set_clock() -> None:
-    """Every moment that Reservoir and Django write down comes from one of these two."""
+    """Shift the two clocks from which Reservoir and Django take every stored time."""
     right_now, right_time = timezone.now, time.time
 
     def now() -> datetime:

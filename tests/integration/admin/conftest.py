@@ -1,4 +1,4 @@
-"""root: a superuser's browser."""
+"""Fixtures of the admin tests. `root` is a superuser's browser."""
 
 from __future__ import annotations
 

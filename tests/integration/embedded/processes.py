@@ -45,7 +45,7 @@ class Holder:
         return self
 
     def exit(self) -> None:
-        _, complaints = self.process.communicate(timeout=30)
+        _, complaints = self.process.communicate(timeout=300)
         assert (self.process.returncode, complaints) == (0, "")
 
     def kill(self) -> None:
@@ -90,7 +90,7 @@ def connect(home: Path) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname, autocommit=True)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 300) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

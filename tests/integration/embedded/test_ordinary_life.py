@@ -118,7 +118,7 @@ def test_starting_while_the_last_one_stops_works(home: Path, start: Callable[[Pa
         holder.process.stdin.close()
         following = start(home).wait_until_it_holds()
         assert query(home, "SELECT 1") == [(1,)]
-        holder.process.wait(timeout=30)
+        holder.process.wait(timeout=300)
         holder = following
     holder.exit()
     assert processes_of(home) == set()

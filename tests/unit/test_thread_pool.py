@@ -1,0 +1,202 @@
+"""The thread pool: deadlines that pass before, during and just after the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
+
+ENOUGH = 300.0  # seconds for what happens at once on any machine
+
+
+class Hanging:
+    """Work that hangs until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.go.wait(ENOUGH)
+        return "finished"
+
+    async def until_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.wait, ENOUGH)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    work = Hanging()
+    yield work
+    work.go.set()
+
+
+def pool_of(size: int) -> ThreadPool:
+    return ThreadPool("tested", size)
+
+
+def held(pool: ThreadPool) -> int:
+    """How many threads are held by late work."""
+    return len(pool._late)
+
+
+async def until_none_is_held(pool: ThreadPool) -> None:
+    async with asyncio.timeout(ENOUGH):
+        while held(pool):  # noqa: ASYNC110 - the pool has no event for it
+            await asyncio.sleep(0.001)
+
+
+async def test_work_runs_on_a_thread_of_the_pool_and_its_result_comes_back() -> None:
+    pool = pool_of(1)
+    assert await pool.run(lambda: threading.current_thread().name, ENOUGH) == "tested-0"
+    assert held(pool) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("of the work"), TimeoutError("of the work"), KeyboardInterrupt("odd")])
+async def test_an_error_of_the_work_is_raised_as_it_is(error: BaseException) -> None:
+    def failing() -> None:
+        raise error
+
+    pool = pool_of(1)
+    with pytest.raises(type(error), match=str(error)):
+        await pool.run(failing, ENOUGH)
+    assert await pool.run(lambda: "still serves", ENOUGH) == "still serves"
+
+
+async def test_work_past_its_deadline_holds_one_thread_and_the_others_serve(hanging: Hanging) -> None:
+    pool = pool_of(2)
+    with pytest.raises(DeadlineExceeded):
+        await pool.run(hanging, 0.01)
+    await hanging.until_begun()
+    assert held(pool) == 1
+    assert [await pool.run(lambda: "served", ENOUGH) for _ in range(3)] == ["served"] * 3
+    hanging.go.set()
+    await until_none_is_held(pool)
+
+
+async def test_once_late_work_holds_every_thread_more_is_refused_at_once(hanging: Hanging) -> None:
+    pool = pool_of(2)
+    for _ in range(2):
+        hanging.begun.clear()
+        running = asyncio.create_task(pool.run(hanging, None))
+        await hanging.until_begun()
+        running.cancel()  # a client that leaves is as late as a deadline that passes
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert held(pool) == 2
+    ran = threading.Event()
+    with pytest.raises(DeadlineExceeded):
+        await pool.run(ran.set, None)  # without a deadline: it would wait as long as the others hang
+    hanging.go.set()
+    await until_none_is_held(pool)
+    assert await pool.run(lambda: "serves again", ENOUGH) == "serves again"
+    assert not ran.is_set()
+
+
+async def test_work_that_has_not_begun_by_its_deadline_never_runs(hanging: Hanging) -> None:
+    pool = pool_of(1)
+    first = asyncio.create_task(pool.run(hanging, None))
+    await hanging.until_begun()
+    ran = threading.Event()
+    with pytest.raises(DeadlineExceeded):
+        await pool.run(ran.set, 0.01)
+    assert held(pool) == 0, "work without a deadline is not late, and dropped work holds no thread"
+    hanging.go.set()
+    assert await first == "finished"
+    assert await pool.run(lambda: "next", ENOUGH) == "next"
+    assert not ran.is_set()
+
+
+async def test_work_whose_caller_leaves_before_it_begins_never_runs(hanging: Hanging) -> None:
+    pool = pool_of(1)
+    first = asyncio.create_task(pool.run(hanging, None))
+    await hanging.until_begun()
+    ran = threading.Event()
+    second = asyncio.create_task(pool.run(ran.set, None))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    hanging.go.set()
+    await first
+    await pool.run(lambda: None, ENOUGH)
+    assert not ran.is_set()
+
+
+@pytest.mark.parametrize("error", [None, ValueError("of the work")])
+async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hanging, error: Exception | None) -> None:
+    """The loop learns of the deadline and of the result in one turn, as after a moment in which it stood still."""
+    pool, followed = pool_of(1), threading.Event()
+
+    def work() -> str:
+        hanging()
+        if error:
+            raise error
+        return "in time"
+
+    running = asyncio.create_task(pool.run(work, 0.05))
+    await asyncio.sleep(0)  # it is queued, its deadline runs
+    pool.leave(followed.set)  # runs after the work is done
+    hanging.go.set()
+    assert followed.wait(ENOUGH)
+    time.sleep(0.06)  # noqa: ASYNC251
+    if error:
+        with pytest.raises(ValueError, match="of the work"):
+            await running
+    else:
+        assert await running == "in time"
+    assert held(pool) == 0
+
+
+async def test_a_thread_lets_go_of_work_that_is_done() -> None:
+    class Request:
+        def __call__(self) -> None:
+            pass
+
+    pool, request = pool_of(1), Request()
+    gone = weakref.ref(request)
+    await pool.run(request, ENOUGH)
+    del request
+    async with asyncio.timeout(ENOUGH):
+        while gone():  # noqa: ASYNC110 - the thread has no event for it
+            await asyncio.sleep(0.001)
+
+
+async def test_stopping_finishes_what_is_queued(hanging: Hanging) -> None:
+    pool = pool_of(1)
+    running = [asyncio.create_task(pool.run(work, None)) for work in (hanging, lambda: "queued")]
+    await hanging.until_begun()
+    stopping = asyncio.create_task(asyncio.to_thread(pool.stop, ENOUGH))
+    await asyncio.sleep(0.01)
+    hanging.go.set()
+    async with asyncio.timeout(ENOUGH):
+        assert await asyncio.gather(*running) == ["finished", "queued"]
+        await stopping
+    assert not any(thread.name == "tested-0" and thread.is_alive() for thread in pool._threads)
+
+
+async def test_stopping_leaves_behind_what_hangs(hanging: Hanging) -> None:
+    pool = pool_of(2)
+    with pytest.raises(DeadlineExceeded):
+        await pool.run(hanging, 0.01)
+    await hanging.until_begun()
+    async with asyncio.timeout(ENOUGH / 2):  # sooner than the work ends
+        await asyncio.to_thread(pool.stop, 0.05)
+    assert sum(thread.is_alive() for thread in pool._threads) == 1
+    assert all(thread.daemon for thread in pool._threads), "what hangs keeps the process from ending"
+
+
+def test_leaving_does_the_last_work_and_ends_the_threads() -> None:
+    pool, done = pool_of(3), threading.Event()
+    pool.leave(done.set)
+    assert done.wait(ENOUGH)
+    for thread in pool._threads:
+        thread.join(ENOUGH)
+    assert not any(thread.is_alive() for thread in pool._threads)
