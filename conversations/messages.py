@@ -15,12 +15,12 @@ from conversations.querysets import Scope
 from conversations.recall.lexemes import asks, search_vector
 from conversations.turns import Count, Turn
 
-# Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
+# Counting the tokens of 32 MB can take half a minute, too long for a transaction. Longer texts are estimated.
 COUNTED_CHARACTERS = 2**20
 
 
 def estimated_tokens(text: str) -> int:
-    """Where no tokenizer is at hand: English has about four bytes a token."""
+    """An estimate without a tokenizer: English has about four bytes a token."""
     return -(-len(text.encode(errors="replace")) // 4)
 
 
@@ -28,10 +28,10 @@ def estimated_tokens(text: str) -> int:
 def add_messages(
     *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = estimated_tokens, embed: bool = True
 ) -> list[int]:
-    """Store a conversation that came by no exchange: its turns and when each was said, oldest first.
+    """Store a conversation without an exchange: its turns with their times, oldest first. Returns the ids in order.
 
-    Each turn grows from the one before it. With `embed` they go onto the backlog; without, whoever adds them sees
-    to their vectors. Returns the ids, in order.
+    Each turn grows from the one before it. `embed` puts them onto the backlog; without it, the caller makes their
+    vectors. `count` counts a text's tokens.
     """
     instance = lock_instance(scope=scope)
     ids = reserve_ids(len(messages))
@@ -55,9 +55,9 @@ def lock_instance(*, scope: Scope) -> Instance: ...
 @overload
 def lock_instance(*, scope: Scope, make: bool) -> Instance | None: ...
 def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
-    """The scope's instance, locked until the transaction ends: a scope is written in turn.
+    """The scope's instance, locked until the transaction ends, so that writers of a scope take turns.
 
-    One that does not exist is made, or, without `make`, None. The lock leaves references to the instance alone.
+    A missing instance is created, or without `make`, None is returned. The lock does not block foreign keys to it.
     """
     find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
     if (instance := find.first()) or not make:
@@ -68,7 +68,7 @@ def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
 
 
 def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
-    """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
+    """A message ready to be inserted, with the columns derived from its turn. `fields` are set as given."""
     return Message(
         instance=instance,
         exchange=exchange,
@@ -86,7 +86,7 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
 
 
 def reserve_ids(count: int) -> list[int]:
-    """Ids for so many messages, ascending."""
+    """Ids for `count` new messages, ascending."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence('conversations_message', 'id')) FROM generate_series(1, %s)",

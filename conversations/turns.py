@@ -1,4 +1,4 @@
-"""What a message says: its role, its plain text, and the digest that tells two turns apart. Pure."""
+"""Pure: what a message says: its role, its plain text, and a digest that identifies equal turns."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Count = Callable[[str], int]  # text -> tokens
 NAME_LENGTH = 200  # characters of the name of a partition, an instance or a participant
 ROLE_LENGTH = 16  # characters
 
-# What PostgreSQL's text cannot hold (NUL) or UTF-8 cannot encode (lone surrogates).
+# NUL, which PostgreSQL's text cannot hold, and lone surrogates, which UTF-8 cannot encode.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Turn(NamedTuple):
-    """A message on its way into the store. `payload` is its JSON text as the API sent it."""
+    """A message to be stored. `payload` is its JSON text as the API sent it."""
 
     role: str
     name: str
@@ -43,16 +43,16 @@ class Turn(NamedTuple):
 
 
 def storable(text: str) -> str:
-    """The text with what cannot be stored replaced by U+FFFD."""
+    """The text with characters that cannot be stored replaced by U+FFFD."""
     if "\0" not in text:
         with suppress(UnicodeEncodeError):
-            text.encode()  # tells ten times faster than the expression whether there is anything to replace
+            text.encode()  # ten times faster than the expression, and nearly every text passes
             return text
     return UNSTORABLE.sub("\ufffd", text)
 
 
 def storable_json(value: Any) -> Any:
-    """A JSON value from outside as PostgreSQL's jsonb can hold it: no NUL, no half pairs, no NaN."""
+    """A JSON value as PostgreSQL's jsonb can hold it: without NUL, lone surrogates and NaN."""
     match value:
         case str():
             return storable(value)
@@ -67,7 +67,7 @@ def storable_json(value: Any) -> Any:
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:
-    """The words of a message: its text content, text parts joined by line breaks, its refusal, or what was spoken."""
+    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio."""
     content = payload.get("content")
     if isinstance(content, str):
         texts = [content]
@@ -82,15 +82,15 @@ def plain_text(payload: Mapping[str, Any]) -> str:
     return storable("\n".join(texts))
 
 
-NO_ATTACHMENT = {"text", "refusal", "thinking"}  # keys of parts of a content that are words
+NO_ATTACHMENT = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
 
 
 def digest(payload: Mapping[str, Any]) -> bytes:
-    """16 bytes that are equal for what is one turn to a reader, however a client library spells it.
+    """16 bytes that are equal for turns that a reader would call the same, however a client library spells them.
 
-    Libraries resend an answer with null fields added or left out, its text as a string or as a list of one
-    part, with white space trimmed, without its thinking, a call's arguments as JSON of their own spelling. Text, calls
-    and attachments count; so does the role.
+    Libraries resend an answer with null fields added or omitted, with its text as a string or as a list of one part,
+    with white space trimmed, without its thinking, or with a call's arguments as differently spelt JSON. The digest
+    covers the role, the text, the calls and the attachments.
     """
     attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
@@ -106,7 +106,7 @@ def digest(payload: Mapping[str, Any]) -> bytes:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; none where it is no list: what a client or provider sends may be anything."""
+    """The objects in a list, and none if the value is not a list: clients and providers may send anything."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -119,7 +119,7 @@ def _call(call: Mapping[str, Any]) -> list[Any]:
 
 
 def _spelt_alike(arguments: str) -> str:
-    """The JSON text that says the same, and is one for all spellings; any other text as it is."""
+    """JSON text in one canonical spelling; any other text unchanged."""
     try:
         return json.dumps(json.loads(arguments), sort_keys=True)
     except (ValueError, RecursionError):
@@ -127,5 +127,5 @@ def _spelt_alike(arguments: str) -> str:
 
 
 def conversation_key(digests: Iterable[bytes]) -> bytes:
-    """16 bytes that stand for a run of turns."""
+    """16 bytes that identify a run of turns."""
     return hashlib.blake2b(b"".join(digests), digest_size=16).digest()

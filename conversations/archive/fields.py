@@ -31,7 +31,7 @@ Fields = Mapping[str, "models.Field[Any, Any]"]
 
 NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 
-# Left out are keys, what is made anew from the rest, and what concerns one database only.
+# Not exported: keys, columns derived from others, and what has a meaning in one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
 NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question"}
 NOT_OF_LEDGER = {"id", "exchange", "key", "considered"}
@@ -44,12 +44,12 @@ def _fields(model: type[models.Model], without: set[str]) -> Fields:
 MESSAGE = _fields(Message, NOT_OF_MESSAGE)
 EXCHANGE = _fields(Exchange, NOT_OF_EXCHANGE)
 LEDGER = _fields(Ledger, NOT_OF_LEDGER)
-# Of an exchange, what stands at its first message only: as long as its request, or longer.
+# Fields of an exchange that appear at its first message only: each may be as long as the request.
 AT_LENGTH = ("parameters", "prompts", "request_ids", "left_out")
 
 
 def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:
-    """Who a message is, in whichever database it lies."""
+    """An identifier for a message that is the same in every database."""
     if message.origin:
         return message.origin
     moment = message.created.astimezone(UTC).isoformat()
@@ -57,7 +57,7 @@ def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:
 
 
 def written(value: Any) -> Any:
-    """A field's value as JSON has it."""
+    """A field's value as JSON can hold it."""
     match value:
         case datetime():
             return value.astimezone(UTC).isoformat()
@@ -68,7 +68,7 @@ def written(value: Any) -> Any:
 
 
 def checked(fields: Fields, given: Json, what: str) -> Json:
-    """Those of the fields that are given, as the model has them. Raises ValueError for a value that cannot be."""
+    """The given values of these fields, converted for the model. Raises ValueError for an invalid value."""
     found = {}
     for name, field in fields.items():
         if name not in given:
@@ -77,7 +77,7 @@ def checked(fields: Fields, given: Json, what: str) -> Json:
         try:
             found[name] = None if value is None and field.null else _value(field, value)
         except (ValidationError, ValueError, TypeError, OverflowError):
-            raise ValueError(f"{what}{name} is not what it should be") from None
+            raise ValueError(f"{what}{name} is invalid") from None
     return found
 
 

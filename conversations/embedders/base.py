@@ -11,25 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-"""One row for each text, each of length 1, so that the inner product of two rows is their cosine."""
+"""One row for each text, normalised to length 1, so that the inner product of two rows is their cosine."""
 
 
 class EmbedderError(Exception):
-    """The texts were not embedded; trying the same again later may help."""
+    """The texts were not embedded. A later attempt may succeed."""
 
 
 class Embedder(Protocol):
     @property
     def name(self) -> str:
-        """Stored with each vector: vectors are comparable if, and only if, their names are equal."""
+        """Stored with each vector: vectors are comparable if and only if their names are equal."""
 
     @property
     def dimensions(self) -> int: ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of the texts, in order. Raises EmbedderError."""
 
     def count(self, text: str) -> int:
-        """How many tokens of the model's window the text takes; an estimate where the model is remote."""
+        """The number of tokens of the text; an estimate for a remote model."""
 
     def close(self) -> None:
-        """Let go of connections and memory, for good."""
+        """Release connections and memory for good."""

@@ -71,7 +71,7 @@ def test_large_scopes_earn_an_index_and_small_ones_do_not() -> None:
     assert [scope.instance_id for scope in indexes.without_index(model)] == [large.pk]
     listed = index("list")
     assert "large" in listed and "none" in listed and "small" not in listed
-    assert index("create", "--all-earned") == "1 indexes made.\n"
+    assert index("create", "--all-earned") == "1 indexes created.\n"
     assert nearest.searchable(large.pk, model.name) == nearest.Model(model.pk, model.dimensions)
     assert indexes.without_index(model) == []
     assert "ready" in index("list")
@@ -151,10 +151,10 @@ def test_a_model_that_is_dropped_takes_its_indexes_along() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("create",), "Say for which scope"),
-        (("measure", "tests"), "Say for which scope"),
+        (("create",), "Name a scope"),
+        (("measure", "tests"), "Name a scope"),
         (("drop", "tests", "nobody"), "There is no instance"),
-        (("create", *SMALL), "20 messages are read as a whole"),
+        (("create", *SMALL), "20 messages is read whole"),
         (("measure", *LARGE), "has no index"),
     ],
 )

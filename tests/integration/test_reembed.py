@@ -242,8 +242,8 @@ def test_a_message_that_cannot_be_embedded_is_named(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "Say what to do"),
-        (("--model", "what"), "embedder is not understood"),
+        ((), "Give --model"),
+        (("--model", "what"), "embedder is invalid"),
         (("--model", "http://127.0.0.1:1/v1#m"), "number of dimensions"),
     ],
 )

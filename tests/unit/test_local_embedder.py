@@ -143,7 +143,7 @@ def test_a_model_file_that_is_missing_is_named_with_its_remedy(monkeypatch: pyte
         ("https://api.example.com/v1", 3, 'write "local"'),
         ("ftp://api.example.com/v1#model", 3, 'write "local"'),
         ("https://#model", 3, 'write "local"'),
-        ("https://me:secret@api.example.com/v1#model", 3, "give its key separately"),
+        ("https://me:secret@api.example.com/v1#model", 3, "set its key separately"),
         ("https://api.example.com/v1#model", None, "number of dimensions"),
         ("https://api.example.com/v1#model", 0, "number of dimensions"),
     ],

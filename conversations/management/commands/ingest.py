@@ -15,14 +15,14 @@ from conversations.turns import NAME_LENGTH, Turn
 
 
 class Command(TerminalCommand):
-    help = "Store what comes on standard input as one message, to be recalled like any other."
+    help = "Store standard input as one message, to be recalled like any other."
     examples = """
-  a note for the user alice of my-app:
+  store a note for the user alice of my-app:
       echo "Alice prefers tea." | manage.py ingest --partition my-app --instance alice
-  a file, as something the assistant said:
+  store a file as an assistant message:
       manage.py ingest --role assistant --partition my-app --instance alice < summary.txt
 
-The running server makes its vector. A system message is kept, but never recalled.
+The running server embeds it. A system message is stored, but never recalled.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -34,13 +34,13 @@ The running server makes its vector. A system message is kept, but never recalle
     def handle(self, *args: Any, role: str, partition: str, instance: str, **options: Any) -> None:
         for name in (partition, instance):
             if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable():
-                raise CommandError(f"A partition or instance has a printable name of 1 to {NAME_LENGTH} characters.")
+                raise CommandError(f"Names of partitions and instances have 1 to {NAME_LENGTH} printable characters.")
         try:
             text = sys.stdin.buffer.read().decode().rstrip("\n")
         except UnicodeDecodeError:
-            raise CommandError("What comes on standard input is not UTF-8: convert it, for example by iconv.") from None
+            raise CommandError("Standard input is not UTF-8: convert it, for example with iconv.") from None
         if not text.strip():
-            raise CommandError("Nothing came on standard input: pipe a text into this command.")
+            raise CommandError("Standard input is empty: pipe a text into this command.")
         payload = {"role": role, "content": text}
         turn = Turn.from_payload(json.dumps(payload), payload)
         (pk,) = add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])

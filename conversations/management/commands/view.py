@@ -11,16 +11,16 @@ from conversations.management.terminal import add_scope, count, print_messages, 
 class Command(TerminalCommand):
     help = "Show the latest messages, oldest first."
     examples = """
-  what was said last, anywhere:
+  show the latest messages of all scopes:
       manage.py view 10
-  by one user of one app, for a script:
+  print those of one user of one app, for a script:
       manage.py view 50 --partition my-app --instance alice --json
 
-Characters that would act on the terminal are shown as escapes such as \\x1b.
+Characters that could affect the terminal are shown as escapes such as \\x1b.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("count", type=count, metavar="COUNT", help="how many messages")
+        parser.add_argument("count", type=count, metavar="COUNT", help="the number of messages")
         add_scope(parser)
         parser.add_argument("--json", action="store_true", help="print a JSON list")
 
@@ -31,4 +31,4 @@ Characters that would act on the terminal are shown as escapes such as \\x1b.
         else:
             print_messages(self.console(), messages)
             if not messages:
-                self.say("Nothing is remembered there yet.")
+                self.say("No messages are stored there yet.")
