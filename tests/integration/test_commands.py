@@ -201,7 +201,7 @@ def test_ingest_stores_what_comes_on_standard_input(run: Run, given: Callable[[s
     assert stored.embed_due is not None
     for nothing in ("", " \n", b"\xff\xfe"):
         given(nothing)
-        with pytest.raises(CommandError, match=r"standard input"):
+        with pytest.raises(CommandError, match=r"Standard input"):
             run("ingest")
 
 
