@@ -1,4 +1,4 @@
-"""What is exported is imported again as it was, once, and nothing bad gets in. Real PostgreSQL."""
+"""An export is imported unchanged and once, and invalid lines are refused. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def embed(message: Message, *vectors: list[float], model: str = MODEL) -> None:
 
 
 def a_history() -> None:
-    """Every kind of thing that is kept, every field set somewhere."""
+    """Store every kind of row, with every field set somewhere."""
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     first = store(
         [{"role": "system", "content": "Be brief."}, user(HOSTILE, name="Ada")],
@@ -126,7 +126,7 @@ def a_history() -> None:
 
 
 def snapshot() -> dict[str, Any]:
-    """Every field of every row, with names in place of numbers that differ between databases."""
+    """Every field of every row, with names instead of ids, which differ between databases."""
     who = {
         m.pk: str(uid(m, m.exchange.trace_id if m.exchange else None))
         for m in Message.objects.select_related("exchange")
@@ -323,7 +323,7 @@ def test_an_export_of_the_original_reservoir_becomes_a_history(text: str) -> Non
         [question.pk],
     )
     assert load(text)[0].messages == 0
-    # A client that goes on with this conversation repeats nothing.
+    # A client that continues this conversation adds no duplicates.
     store([user("Hello"), assistant("Hi!"), user("How are you?")], assistant("Fine."), scope=Scope("alice", "notes"))
     assert Message.objects.count() == 4
 

@@ -1,4 +1,4 @@
-"""Whatever a client resends, each turn is kept once. Real PostgreSQL."""
+"""Each turn is stored once, whatever a client resends. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_opening_and_closing_twice_is_once() -> None:
 
 
 def test_a_question_and_its_answer_wait_for_the_disk() -> None:
-    """One that a crash of PostgreSQL took along would be taken for a forgotten one, and its answer not be stored."""
+    """If a crash of PostgreSQL lost it, it would be taken for a forgotten one, and its answer would not be stored."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO on")
         exchange([user("one")], "a")
@@ -236,7 +236,7 @@ def test_the_same_message_a_thousand_times_is_stored_swiftly_and_once() -> None:
 
 
 def test_an_answer_that_is_stored_late_is_not_the_latest_message() -> None:
-    """What a client did not wait for may come in after what it went on with."""
+    """An answer that the client did not wait for may arrive after later ones."""
     given_up = ask([user("zero")])
     ended = timezone.now()
     exchange([user("one")], "a")

@@ -39,7 +39,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; returns what it prints to stdout."""
+    """Run a command and return its stdout."""
 
     def call(*arguments: str) -> str:
         out = io.StringIO()
@@ -51,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
-    """Gives a command its standard input."""
+    """Sets a command's standard input."""
 
     def give(text: str | bytes) -> None:
         data = text.encode() if isinstance(text, str) else text
@@ -323,13 +323,13 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
     exported = shell("manage export | head -n 1")
     assert json.loads(exported.stdout)["content"] == "1"
     assert exported.returncode == 0 and "Traceback" not in exported.stderr
-    # Whoever reads has left before anything is written.
+    # The reader has left before anything is written.
     for command in ("view 2", "view 2 --json", "stats", "index list", "export"):
         left = shell(f"manage {command} | true")
         assert (left.returncode, left.stderr) == (0, ""), command
     assert shell("manage search zebra").returncode == 1
 
-    # Ctrl-C while it waits for whoever reads.
+    # Ctrl-C while it waits for the reader.
     assert shell("manage ingest --partition p --instance i", "long " * 100_000).returncode == 0
     export = [sys.executable, "manage.py", "export"]
     with subprocess.Popen(export, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -36,7 +36,7 @@ def low_threshold(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def fill(scope: Scope, messages: int) -> Instance:
-    """Messages with vectors in clusters, as those of texts are."""
+    """Store messages whose vectors form clusters, like those of texts."""
     payload = {"role": "user", "content": "x"}
     said = (Turn.from_payload(json.dumps(payload), payload), datetime(2026, 1, 1, tzinfo=UTC))
     ids = add_messages(scope=scope, messages=[said] * messages, embed=False)
@@ -92,8 +92,8 @@ def test_what_an_index_finds_is_measured_against_exact_search() -> None:
 def test_measuring_sees_what_an_index_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = fill(LARGE, MESSAGES)
     index("create", *LARGE)
-    # Such a search reads far too little of a graph that was built with care; and it is searched, although so few rows
-    # could as well be sorted.
+    # Make the search read far too little of a well-built graph, and make PostgreSQL use it although it could sort so
+    # few rows.
     one_step = "SET LOCAL hnsw.ef_search = 1; SET LOCAL hnsw.iterative_scan = off; SET LOCAL enable_sort = off"
     monkeypatch.setitem(indexes._WAYS, "index", one_step)
     assert indexes.measure(instance.pk, active_model(), queries=20).recall < 0.5

@@ -1,4 +1,4 @@
-"""What recall finds, and what it does with bad input. Real PostgreSQL; vectors have three dimensions."""
+"""What recall finds, and how it handles bad input. Real PostgreSQL; vectors have three dimensions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 
 
 def remember(*said: str, scope: Scope = SCOPE, start: datetime = START, minutes: float = 1) -> list[int]:
-    """Messages of user and assistant by turns; "Name: text" is said by somebody with a name."""
+    """Store alternating user and assistant messages; "Name: text" is said by a named participant."""
     turns = []
     for number, text in enumerate(said):
         payload = {"role": ("user", "assistant")[number % 2], "content": text}
@@ -293,7 +293,7 @@ def test_a_message_may_hold_anything() -> None:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_recall_finds_the_same_however_often_it_is_repeated(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is prepared after some runs may get a plan that finds nothing."""
+    """A statement that is prepared after several runs may get a plan that finds nothing."""
     if large:
         monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
     for other in range(3):

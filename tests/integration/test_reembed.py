@@ -61,7 +61,7 @@ def say(*texts: str) -> list[int]:
 
 
 def store(embedder: Embedder) -> None:
-    """Messages with vectors, as a server has them."""
+    """Store messages and their vectors, as a server does."""
     say(*TEXTS)
     while work_off(embedder):
         pass
@@ -84,7 +84,7 @@ def lengths() -> set[int]:
 
 
 def finds(embedder: Embedder, text: str) -> list[str]:
-    """What recall finds by vector alone."""
+    """The texts that recall finds by vector only."""
     query = prepare_query(scope=SCOPE, text=text)
     vector = embedder.embed([query.wording])[0].tolist()
     found = search(query=query, vector=vector, model=embedder.name, without={"words", "session", "nearby"})
