@@ -1,13 +1,13 @@
 """How long does the server take for each page of the admin, in a database of a million messages?
 
     python -m benchmarks.admin_pages                 builds the database below a temporary folder, measures, removes it
-    python -m benchmarks.admin_pages --home DIR      keeps it in DIR, and does not build it again the next time
+    python -m benchmarks.admin_pages --home DIR      keeps it in DIR and reuses it the next time
 
 The messages are those of benchmarks.recall: scopes of 1,000, 10,000 and 100,000 and many of 1,000 around them, here in
-a hundred partitions. Half a million exchanges are added, all within the last thirty days, which is the worst case for
-the dashboard, each with a ledger. A page is asked for once and then ten times more (three, where it takes over a
-second), in this process and on a connection that is open: the time is that of the view, its queries and its template.
-The first time comes first, as caches are cold for that page.
+a hundred partitions. Half a million exchanges are added, each with a ledger, all within the last thirty days, which is
+the worst case for the dashboard. Each page is requested once and then ten more times (three if it takes over a second),
+in this process and on an open connection: the time is that of the view, its queries and its template. The first time
+is listed separately, since the caches are cold for that page.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FROM conversations_message m, LATERAL (SELECT now() - random() * m.id / m.id * i
 WHERE m.role = 'user' ORDER BY moment
 """
 
-# What an app resends and what recall considers, where it is measured: forty turns, fifty candidates. Elsewhere ten.
+# What an app resends and recall considers in the measured scope: forty turns, fifty candidates. Elsewhere ten.
 EARLIER = """
 CREATE TEMP TABLE earlier AS
 SELECT id, ids[greatest(1, array_length(ids, 1) - CASE WHEN measured THEN 49 ELSE 9 END):] AS ids, measured FROM (
@@ -108,7 +108,7 @@ def run(messages: int) -> None:
 
 
 def add_exchanges() -> None:
-    """Exchanges and ledgers for all messages; answers know theirs in the smallest scope."""
+    """Store exchanges and ledgers for all messages; in the smallest scope, answers are linked to theirs."""
     from django.db import connection
 
     from conversations.models import Instance, Partition
@@ -134,7 +134,7 @@ def add_exchanges() -> None:
 
 
 def pages() -> list[tuple[str, str]]:
-    """What is measured: a name and an address for each page."""
+    """The measured pages: names and addresses."""
     from django.urls import reverse
 
     from conversations.models import Exchange, Instance, Message, Partition

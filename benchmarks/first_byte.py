@@ -1,10 +1,10 @@
-"""How much later does the first byte of a stream come, and how much memory does a worker take?
+"""How much later does the first byte of a stream arrive, and how much memory does a worker take?
 
     python -m benchmarks.first_byte
 
-One worker, a scope of 1,000 messages, a provider on loopback that answers at once. Requests go by turns to the
-provider itself, through Reservoir without memory, and through Reservoir with memory, so that what else the machine is
-doing meets all three alike.
+One worker, a scope of 1,000 messages, and a provider on loopback that answers at once. Requests alternate between the
+provider itself, Reservoir without memory, and Reservoir with memory, so that other load on the machine affects all
+three equally.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SCOPE = ("benchmark", "first-byte")
 WORDS = Path(__file__).read_text().split() + [f"topic{i}" for i in range(400)]
 
 
-def sentence(random: random.Random) -> str:
-    return " ".join(random.choices(WORDS, k=random.randint(5, 40)))
+def sentence(generator: random.Random) -> str:
+    return " ".join(generator.choices(WORDS, k=generator.randint(5, 40)))
 
 
 def fill(server: Server, client: httpx.Client, generator: random.Random) -> None:
-    """A history of 1,000 messages, embedded."""
+    """Store a history of 1,000 messages, and wait until it is embedded."""
     url = f"{server.base_url(*SCOPE)}/chat/completions"
     for _ in range(MESSAGES // 2):
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": sentence(generator)}]}
@@ -62,7 +62,7 @@ def first_byte(client: httpx.Client, url: str, question: str, **headers: str) ->
 
 
 def resident(pid: int) -> dict[str, int]:
-    """Megabytes of memory, now and at the most."""
+    """Megabytes of resident memory, now and at the peak."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: int(lines[key].split()[0]) // 1024 for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))}
 

@@ -1,4 +1,4 @@
-"""Where a benchmark that runs in this process keeps its database."""
+"""The data folder of a benchmark that runs in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def home(kept: Path | None = None) -> Iterator[None]:
-    """Django, set up over a RESERVOIR_HOME that is thrown away at the end, unless one to be kept is given."""
+    """Set up Django with a temporary RESERVOIR_HOME, or with `kept`, which is not deleted."""
     with tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as temporary:
         os.environ["RESERVOIR_HOME"] = str(kept or temporary)
         os.environ["DJANGO_SETTINGS_MODULE"] = "reservoir_site.settings"

@@ -1,10 +1,10 @@
-"""How well would the formula do on a conversation that its weights have never seen?
+"""How well does the formula do on a conversation that its weights have not seen?
 
     python -m benchmarks.leave_one_out locomo-dev.json
 
-For each conversation of a file, the weights are chosen anew on all others and measured on that one. They are chosen by
-coordinate descent: from equal weights on, one after the other takes the value of the grid that finds the most evidence
-in the first ten, until none moves. The parts themselves, and what is decided within them, stay as they are.
+For each conversation of a file, the weights are fitted to all others and measured on that one. They are fitted by
+coordinate descent: starting from equal weights, each in turn takes the value of the grid that finds the most evidence
+in the first ten results, until none changes. The parts of the formula stay as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.home import home
 
 START = 0.5
-GRID = tuple(round(0.2 * step, 1) for step in range(8))  # 0 to 1.4; what is subtracted: of a question, from 0 to -1.4
+GRID = tuple(round(0.2 * step, 1) for step in range(8))  # 0 to 1.4, or 0 to -1.4 for the part that is subtracted
 SUBTRACTED = "question"
 ROUNDS = 6
 DEPTH = 200
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question with the parts of the formula, unweighted: a row for each, a column for each distinct message."""
+    """A question with the unweighted parts of the formula: one row a part, one column a distinct message."""
 
     conversation: str
     category: str
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
-    """Every question of the file, and the tokens of each message of each conversation."""
+    """Every question of the file, and each conversation's message ids with their tokens."""
     from django.conf import settings
 
     from conversations.embedding import active_embedder
@@ -85,16 +85,16 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 
 
 def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
-    """The ids of a scope's messages, the latest first, and the unweighted parts of their scores."""
+    """The ids of a scope's messages, latest first, and the unweighted parts of their scores."""
     from conversations.recall.ranking import WEIGHTS, parts
-    from conversations.recall.retrieval import Wanted, read
-    from conversations.recall.search import ask
+    from conversations.recall.retrieval import RetrievalRequest, retrieve
+    from conversations.recall.search import prepare_query
 
-    question = ask(scope=scope, query=text)
-    assert question.instance_id is not None
-    vector = embedder.embed([question.wording])[0].tolist()
-    found = read(Wanted(question.instance_id, question.messages, question.words, vector, embedder.name))
-    scored = parts(found.frame, about=question.about.code if question.about else None)
+    query = prepare_query(scope=scope, text=text)
+    assert query.instance_id is not None
+    vector = embedder.embed([query.wording])[0].tolist()
+    found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
+    scored = parts(found.frame, about=query.about.code if query.about else None)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
 
 
@@ -108,7 +108,7 @@ def found_in_ten(asked: Sequence[Asked], weights: Floats) -> float:
 
 
 def fitted(asked: Sequence[Asked], names: Sequence[str]) -> Floats:
-    """The weights that find the most, each of the grid."""
+    """The weights, all from the grid, that find the most evidence."""
     weights = np.array([-START if name == SUBTRACTED else START for name in names])
     best = found_in_ten(asked, weights)
     for _ in range(ROUNDS):
@@ -125,7 +125,7 @@ def fitted(asked: Sequence[Asked], names: Sequence[str]) -> Floats:
 
 
 def figures(asked: Sequence[Asked], weights: Floats, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """Those of `manage.py evaluate`, but for the block and the times."""
+    """The figures of `manage.py evaluate`, except those of the block and the times."""
     from proxy.evaluation import measures
 
     answers = []

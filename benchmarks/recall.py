@@ -1,13 +1,13 @@
 """How long does recall take in scopes of 1,000, 10,000 and 100,000 messages, in a database of a million?
 
     python -m benchmarks.recall                      builds the database below a temporary folder, measures, removes it
-    python -m benchmarks.recall --home DIR           keeps it in DIR, and does not build it again the next time
+    python -m benchmarks.recall --home DIR           keeps it in DIR and reuses it the next time
 
-One client asks one question after the other; a question's embedding by the local model counts. Texts are made up:
-sessions on topics, words drawn with the frequencies of a language (Zipf). So are the vectors, around one centre for
-each topic, since embedding a million texts takes hours; a question takes the time of being embedded, and is then given
-a made-up vector near that of the message it is about. Each question has one message as its answer, which shows what an
-index misses that reading the whole scope finds.
+One client asks one question after another; times include the question's embedding by the local model. Texts are
+generated: sessions on topics, with words drawn by a language's frequencies (Zipf). Vectors are generated around one
+centre for each topic, since embedding a million texts would take hours; a question is embedded for its time, and then
+gets a generated vector near that of the message it is about. Each question has one message as its answer. This shows
+what an index misses and reading the whole scope finds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Matrix = NDArray[np.float32]
 
 
 class Language:
-    """Words and topics; the same ones for a seed."""
+    """Words and topics, determined by a seed."""
 
     def __init__(self, seed: int = 1) -> None:
         self.random = np.random.default_rng(seed)
@@ -58,13 +58,13 @@ class Language:
         self.centres = _unit(self.random.normal(size=(TOPICS, DIMENSIONS)))
 
     def numbers(self, topics: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """Words for each of the topics: a third are the topic's own."""
+        """Words for each of the topics; a third of them are its own."""
         common = np.searchsorted(self.frequencies, self.random.random((len(topics), length)))
         own = self.topic_words[topics[:, None], self.random.integers(0, TOPIC_WORDS, (len(topics), length))]
         return np.where(self.random.random((len(topics), length)) < 1 / 3, own, np.minimum(common, WORDS - 1))
 
     def vectors(self, topics: NDArray[np.int64]) -> Matrix:
-        """Cosines of one topic's lie around .5, of two topics' around 0."""
+        """Vectors whose cosines are about .5 within a topic and about 0 between topics."""
         noise = _unit(self.random.normal(size=(len(topics), DIMENSIONS)))
         return _unit(self.centres[topics] + noise)
 
@@ -81,8 +81,8 @@ def _unit(values: NDArray[Any]) -> Matrix:
 
 
 def build(language: Language, messages: int) -> None:
-    """All scopes: those that are measured, and small ones around them. Fifty sessions go on at any time, so that the
-    messages of one scope do not lie side by side."""
+    """Fill all scopes: the measured ones and small ones around them. Fifty sessions alternate, so that the messages of
+    a scope are not adjacent on disk."""
     from django.db import connection
 
     from conversations.embedding import active_model
@@ -110,7 +110,7 @@ def build(language: Language, messages: int) -> None:
 
 
 def _numbers_in_scope(sessions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each session how many of its scope come before it."""
+    """For each session, the number of earlier sessions of its scope."""
     order = np.argsort(sessions, kind="stable")
     ordered = sessions[order]
     firsts = np.searchsorted(ordered, ordered)
@@ -166,7 +166,7 @@ def _store(
 
 
 def _interleaved(sessions: int) -> NDArray[np.int64]:
-    """Places of messages, session after session, in the order in which they are said: fifty sessions by turns."""
+    """Positions of messages, grouped by session, in the order of time, in which fifty sessions alternate."""
     places = np.arange(sessions * SESSION).reshape(sessions, SESSION)
     return np.concatenate([places[at : at + AT_ONCE].T.ravel() for at in range(0, sessions, AT_ONCE)])
 
@@ -186,7 +186,7 @@ _ROW = np.dtype(
 
 
 class _without_indexes:  # noqa: N801, a context manager
-    """Loading into tables without secondary indexes, made again at the end, takes a fraction of the time."""
+    """Drops secondary indexes and recreates them at the end: loading takes a fraction of the time without them."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
@@ -212,7 +212,7 @@ class _without_indexes:  # noqa: N801, a context manager
 
 
 class Embedder:
-    """Takes the time of the local model and gives the vector that was made up for the question at hand."""
+    """Takes as long as the local model, but returns the invented vector of the current question."""
 
     def __init__(self) -> None:
         from conversations.embedding import active_embedder
@@ -233,7 +233,7 @@ class Embedder:
 
 
 def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, Matrix, int]]:
-    """Text, vector, and the message that answers, which shares two words and lies near."""
+    """Texts, vectors and answers: an answer shares two words with its question and has a near vector."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -253,7 +253,7 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 
 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
-    """Milliseconds of recall, and how often the answer is among the first ten."""
+    """Times of recall in ms, and the share of answers among the first ten (%)."""
     from conversations.querysets import Scope
     from proxy.memory.recollection import recollect
     from proxy.prompt.chat import decode
@@ -296,7 +296,7 @@ def run(messages: int) -> None:
     from conversations import indexes
     from conversations.embedding import active_model
     from conversations.models import Partition
-    from conversations.recall import retrieval as frames
+    from conversations.recall import retrieval
     from proxy.providers import tokens
     from reservoir_site import database, server
 
@@ -318,7 +318,7 @@ def run(messages: int) -> None:
         language.random = np.random.default_rng(size)
         found = measure(language, embedder, size)
         print(f"{size:8,}  {found['p50']:7.1f} {found['p95']:7.1f}  {found['found']:.1f}")
-    frames.READ_WHOLE = 10**9
+    retrieval.READ_WHOLE = 10**9
     language.random = np.random.default_rng(size)
     exact = measure(language, embedder, size)
     same = sum(len({*a} & {*b}) for a, b in zip(found["firsts"], exact["firsts"], strict=True))

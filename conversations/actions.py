@@ -1,41 +1,30 @@
-"""Writes that touch several rows: keyword-only and atomic."""
+"""Opens and closes exchanges: stores the request, then the answer. Functions are keyword-only and atomic."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, overload
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F
-from django.utils import timezone
 
 from conversations import models
-from conversations.capture import Alignment, Turn, align
-from conversations.models import Exchange, Instance, Message, Partition
+from conversations.capture import Alignment, align
+from conversations.messages import add_to_counters, estimated_tokens, lock_instance, unsaved_message
+from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope
-from conversations.recall.lexemes import asks, search_vector
+from conversations.turns import Count, Turn
 
-Count = Callable[[str], int]  # text -> tokens
-
-# Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
-COUNTED_CHARACTERS = 2**20
-
-# No exchange is stored so late: one that seems to be was asked after the clock had been set back.
+# No exchange is stored this late. One that seems to be was sent after the clock had been set back.
 SET_BACK = timedelta(hours=1)
-
-
-def uncounted(text: str) -> int:
-    """Where no tokenizer is at hand: English has about four bytes a token."""
-    return -(-len(text.encode(errors="replace")) // 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What recall found and what was injected of it; the fields are those of the model."""
+    """What recall found, and what was injected. The fields are those of the model."""
 
     key: bytes
     candidates: tuple[Mapping[str, Any], ...] = ()
@@ -46,7 +35,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The half of an exchange that is known when the request goes out."""
+    """The half of an exchange that is known when the request is sent to the provider."""
 
     trace_id: uuid.UUID
     scope: Scope
@@ -54,9 +43,9 @@ class Asked:
     model: str
     provider: str
     streamed: bool
-    turns: tuple[Turn, ...] = ()  # the request's, system prompts left out
-    left_out: tuple[int, ...] = ()  # which of the turns the window had no room for, from 0
-    prompts: tuple[tuple[int, str], ...] = ()  # (place in the request, JSON text) of system prompts
+    turns: tuple[Turn, ...] = ()  # of the request, without system prompts
+    left_out: tuple[int, ...] = ()  # positions in `turns` of those that the window had no room for
+    prompts: tuple[tuple[int, str], ...] = ()  # (position in the request, JSON text) of system prompts
     parameters: str = ""  # the request's other fields, JSON text
     memory: str = "on"
     ledger: Ledger | None = None
@@ -64,12 +53,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The half that is known when the answer has come, or has failed to."""
+    """The half that is known when the answer has arrived or failed."""
 
     finished: datetime
     ended: str
     status: int | None = None
-    turns: tuple[Turn, ...] = ()  # one a choice
+    turns: tuple[Turn, ...] = ()  # one for each choice
     finish_reason: str = ""
     error: str = ""
     usage: Mapping[str, Any] | None = None
@@ -78,11 +67,11 @@ class Answered:
 
 
 @transaction.atomic
-def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
-    """Store a request: its exchange, and those of its messages that are new. Twice is once (by trace id).
+def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Exchange:
+    """Store a request: its exchange and its new messages. Idempotent by trace id. `count` counts a text's tokens.
 
-    The commit waits for the disk: an exchange that a crash of PostgreSQL took along would look like a forgotten one
-    to close_exchange, and its answer would not be stored.
+    The commit waits for the disk. If a crash of PostgreSQL lost the exchange, close_exchange would take it for a
+    forgotten one and not store the answer.
     """
     instance = lock_instance(scope=asked.scope)
     return Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
@@ -128,15 +117,15 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
             message_ids=list(ledger.message_ids),
             tokens=ledger.tokens,
         )
-    _count(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)
+    add_to_counters(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)
     return exchange
 
 
 @transaction.atomic
-def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted, opened: bool = False) -> None:
-    """Store what came back. Opens the exchange first where that has not succeeded yet.
+def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated_tokens, opened: bool = False) -> None:
+    """Store the answer; opens the exchange first if that has not succeeded yet.
 
-    Where it has (`opened`) and the exchange is not there, it was forgotten meanwhile, and nothing is stored.
+    If it has (`opened`) and the exchange is missing, it has been forgotten since, and nothing is stored.
     """
     instance = lock_instance(scope=asked.scope, make=not opened)
     exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
@@ -148,7 +137,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
     finished = _not_before(instance, answered.finished)
     if exchange.created - finished > SET_BACK:
         finished = exchange.created
-    before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also where it was forgotten
+    before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also if it was forgotten
     last = before.pk if before else None
     abandoned = before is not None and before.abandoned
     partial = answered.ended != Exchange.Ended.ANSWERED
@@ -167,7 +156,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
         for choice, turn in enumerate(answered.turns)
     ]
     Message.objects.bulk_create(answers)
-    if answers and before and before.exchange_id != exchange.pk:  # asked before, and perhaps answered
+    if answers and before and before.exchange_id != exchange.pk:  # an earlier exchange asked it, and may have an answer
         _abandon_siblings(parents=[before.pk], keep=[answer.pk for answer in answers])
     usage = answered.usage or {}
     exchange.finished = finished
@@ -194,68 +183,27 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
             "timings",
         ]
     )
-    _count(instance=instance, messages=len(answers), exchanges=0, active=finished)
-
-
-@transaction.atomic
-def add_messages(
-    *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = uncounted, embed: bool = True
-) -> list[int]:
-    """Store a conversation that came by no exchange: its turns and when each was said, oldest first.
-
-    Each turn grows from the one before it. With `embed` they go onto the backlog; without, whoever adds them sees
-    to their vectors. Returns the ids, in order.
-    """
-    instance = lock_instance(scope=scope)
-    ids = reserve_ids(len(messages))
-    rows = [
-        unsaved_message(instance, None, turn, count, id=pk, created=created, parent_id=parent)
-        for pk, parent, (turn, created) in zip(ids, [None, *ids], messages, strict=False)
-    ]
-    if not embed:
-        for row in rows:
-            row.embed_due = None
-    Message.objects.bulk_create(rows, batch_size=500)
-    if messages:
-        _count(instance=instance, messages=len(messages), exchanges=0, active=max(created for _, created in messages))
-    return ids
-
-
-@overload
-def lock_instance(*, scope: Scope) -> Instance: ...
-@overload
-def lock_instance(*, scope: Scope, make: bool) -> Instance | None: ...
-def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
-    """The scope's instance, locked until the transaction ends: a scope is written in turn.
-
-    One that does not exist is made, or, without `make`, None. The lock leaves references to the instance alone.
-    """
-    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
-    if (instance := find.first()) or not make:
-        return instance
-    partition, _ = Partition.objects.get_or_create(name=scope.partition)
-    Instance.objects.get_or_create(partition=partition, name=scope.instance)
-    return find.get()
+    add_to_counters(instance=instance, messages=len(answers), exchanges=0, active=finished)
 
 
 def _not_before(instance: Instance, moment: datetime) -> datetime:
-    """The moment; or, where the clock has been set back, the latest that the (locked) scope knows.
+    """The moment, or the latest time in the (locked) scope if the clock has been set back.
 
-    What is a little earlier than that was only stored late, and keeps its place.
+    A moment only a little earlier than that was stored late, and keeps its time.
     """
     latest = instance.last_active or moment
     return latest if latest - moment > SET_BACK else moment
 
 
 def interrupt_open_exchanges() -> int:
-    """Mark what a server that died left open, so that the same question again is a retry. Returns how many."""
+    """Mark exchanges that a dead server left open, so that asking again is a retry. Returns their number."""
     return Exchange.objects.filter(ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
 
 
 def _new_messages(
     exchange: Exchange, turns: Sequence[Turn], where: Alignment, count: Count, *, alone: bool
 ) -> list[Message]:
-    """The messages that are new, each growing from the one before it."""
+    """The new messages of a request, each growing from the one before it."""
     last_known = max((i for i, pk in enumerate(where.ids) if pk is not None), default=-1)
     return [
         unsaved_message(
@@ -274,7 +222,7 @@ def _new_messages(
 
 
 def _latest(instance: Instance) -> tuple[int | None, int | None]:
-    """The instance's latest user message, and its latest message at all."""
+    """The ids of the instance's latest user message and of its latest message."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -290,7 +238,7 @@ def _latest(instance: Instance) -> tuple[int | None, int | None]:
 
 
 def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
-    """An id for the exchange, and the ids of its messages: of known ones their own, of new ones fresh ones."""
+    """A new id for the exchange, and the ids of its messages: known ones keep theirs, new ones get new ids."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -305,36 +253,8 @@ def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
     return row[0], [next(ids) if pk is None else pk for pk in where.ids]
 
 
-def reserve_ids(count: int) -> list[int]:
-    """Ids for so many messages, ascending."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence('conversations_message', 'id')) FROM generate_series(1, %s)",
-            [count],
-        )
-        return [row[0] for row in cursor.fetchall()]
-
-
-def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
-    """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
-    return Message(
-        instance=instance,
-        exchange=exchange,
-        role=turn.role,
-        name=turn.name,
-        content=turn.content,
-        payload=turn.payload,
-        digest=turn.digest,
-        tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else uncounted(turn.content),
-        asks=asks(turn.content),
-        lexemes=search_vector(instance.pk, turn.name, turn.content),
-        embed_due=timezone.now() if turn.content.strip() else None,
-        **fields,
-    )
-
-
 def _follow(where: Alignment, *, keep: Sequence[int]) -> None:
-    """The client has gone down this path: it lives again, and what forks off it is abandoned."""
+    """Record that the client took this path: revive it, and abandon the branches that fork off it."""
     if where.joined:
         Message.objects.filter(pk__in=where.path, alone=True, parent__in=where.path).update(alone=False)
     if where.revived:
@@ -361,14 +281,6 @@ def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:
         )
 
 
-def _count(*, instance: Instance, messages: int, exchanges: int, active: datetime) -> None:
-    Instance.objects.filter(pk=instance.pk).update(
-        message_count=F("message_count") + messages,
-        exchange_count=F("exchange_count") + exchanges,
-        last_active=active,
-    )
-
-
 def _whole(value: Any) -> int | None:
-    """A count as a provider states it, or None for what is none (it comes from outside)."""
+    """A provider's token count, or None if the value is not a count: it comes from outside."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None

@@ -1,8 +1,8 @@
-"""The backlog: messages without an embedding. The queue is the table itself, so a crash loses nothing.
+"""The backlog: messages without an embedding. The queue is the message table itself, so a crash loses nothing.
 
-A worker takes a few messages by moving their due time ahead (a lease), embeds them outside any transaction, and
-writes the vectors. A message that cannot be embedded delays nobody but itself, and a very long one is embedded as far
-as that takes some seconds.
+A worker leases a few messages by moving their due time ahead, embeds them outside a transaction, and writes the
+vectors. A message that cannot be embedded delays only itself. A very long message is embedded only up to a limit, which
+takes a few seconds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from django.utils import timezone
 
 from conversations import indexes
 from conversations.commits import commit_soon
-from conversations.embedders import Embedder, EmbedderError, Vectors
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
 from conversations.embedding import model_of
 from conversations.models import Embedding, EmbeddingModel, Message
 
-# Of a text: some 360 pieces of English, or seven seconds with the local model. A message of megabytes would keep all
-# that is said after it from being found by meaning for an hour; its words are not indexed that far either.
+# The part of a text that is embedded: some 360 pieces of English, or seven seconds with the local model. Without it, a
+# message of megabytes would keep all later ones from being found by meaning for an hour. The index of words has a lower
+# limit.
 EMBEDDED_CHARACTERS = 200_000
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,15 @@ log = logging.getLogger(__name__)
 BATCH = 16
 LEASE = timedelta(minutes=5)
 RETRY = timedelta(minutes=1)
-OVERTAKEN = timedelta(seconds=10)  # by then this process has noticed that another model is in use
-INDEX_SECONDS = 60.0  # between two looks whether a scope has grown so large that it has earned an index
-IDLE_SECONDS = 5.0  # how soon what another process left is noticed
+OVERTAKEN = timedelta(seconds=10)  # by then, this process has noticed that another model is in use
+INDEX_SECONDS = 60.0  # between two checks for scopes that have grown large enough to earn an index
+IDLE_SECONDS = 5.0  # how soon messages that another process left are noticed
 
 
 def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
-    """Embed the messages that are due, at most `batch`. Returns how many were taken; 0 when none is due.
+    """Embed at most `batch` messages that are due. Returns how many were taken; 0 if none are due.
 
-    Raises EmbedderError when nothing can be embedded now; the messages are then due again in a minute.
+    Raises EmbedderError if none of them could be embedded; they are then due again in a minute.
     """
     messages = _lease(batch)
     if not messages:
@@ -63,11 +64,11 @@ def save_vectors(
 ) -> None:
     """Write a message's vectors and take it off the backlog, unless another model has come into use meanwhile."""
     with transaction.atomic():
-        commit_soon()  # lost vectors are made again
+        commit_soon()  # lost vectors would be made again
         if not Message.objects.filter(pk=message_id).select_for_update().exists():
             return  # forgotten meanwhile
         add_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)
-        # Asked after writing: whoever changes the model waits until nobody writes (see reembedding.py).
+        # Asked after writing, because a change of model waits for all writers (see reembedding.py).
         overtaken = EmbeddingModel.objects.filter(active=True).exclude(pk=model.pk).exists()
         due = timezone.now() + OVERTAKEN if overtaken else None
         Message.objects.filter(pk=message_id).update(embed_due=due)
@@ -76,7 +77,7 @@ def save_vectors(
 def add_vectors(
     *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
 ) -> None:
-    """Write a message's vectors, of which the model may have some already."""
+    """Write a message's vectors. Existing ones of the same model are kept."""
     Embedding.objects.bulk_create(
         [
             Embedding(
@@ -96,7 +97,7 @@ def add_vectors(
 def _lease(batch: int) -> list[Message]:
     now = timezone.now()
     with transaction.atomic():
-        # No lease ends later than that: the clock was set back.
+        # No lease ends later than LEASE from now, unless the clock was set back.
         is_due = Q(embed_due__lte=now) | Q(embed_due__gt=now + LEASE)
         due = Message.objects.backlog().filter(is_due).select_for_update(skip_locked=True)
         messages = list(due.only("id", "instance_id", "content")[:batch])
@@ -105,7 +106,7 @@ def _lease(batch: int) -> list[Message]:
 
 
 def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., None] = save_vectors) -> None:
-    """Make and write the vectors of these messages; `save` writes those of one. Raises EmbedderError, then of none."""
+    """Make and write the vectors of these messages; `save` writes one message's. On EmbedderError, none are written."""
     pieces = [split(_embedded(message.content), embedder.count) for message in messages]
     texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
     vectors = embedder.embed(texts)
@@ -123,7 +124,7 @@ def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., N
 
 
 def _embedded(text: str) -> str:
-    """As far as a text is embedded, from its first word on, so that one that has words has a vector."""
+    """The part of a text to embed. It starts at the first word, so that every text with words gets a vector."""
     return text[: len(text) - len(text.lstrip()) + EMBEDDED_CHARACTERS]
 
 
@@ -131,7 +132,7 @@ def _embed_alone(embedder: Embedder, message: Message) -> bool:
     try:
         embed(embedder, [message])
     except EmbedderError as error:
-        log.warning("message %s could not be embedded and is tried again in a minute: %s", message.pk, error)
+        log.warning("message %s could not be embedded; the next attempt is in a minute: %s", message.pk, error)
         _later(message)
         return False
     return True
@@ -142,7 +143,7 @@ def _later(message: Message) -> None:
 
 
 class Worker(threading.Thread):
-    """Works off the backlog beside live traffic until stopped. One in each server process."""
+    """Works off the backlog beside live traffic until stopped. Each server process has one."""
 
     def __init__(self, embedder: Callable[[], Embedder]) -> None:
         super().__init__(name="backlog", daemon=True)
@@ -152,11 +153,11 @@ class Worker(threading.Thread):
         self._indexed = float("-inf")
 
     def wake(self) -> None:
-        """There is something new."""
+        """Start at once: there is a new message."""
         self._wake.set()
 
     def stop(self, seconds: float = 10) -> None:
-        """Finish the batch at hand, then end; left behind where that takes longer (its lease runs out)."""
+        """Finish the current batch, then end. Waits `seconds` at most; the lease of an abandoned batch runs out."""
         self._stopping = True
         self._wake.set()
         self.join(seconds)
@@ -164,7 +165,7 @@ class Worker(threading.Thread):
     def _index(self) -> bool:
         if time.monotonic() - self._indexed < INDEX_SECONDS:
             return False
-        self._indexed = time.monotonic()  # also where it fails
+        self._indexed = time.monotonic()  # even if it fails
         made = indexes.create_next()
         if made:
             self._indexed = float("-inf")
@@ -182,7 +183,7 @@ class Worker(threading.Thread):
                 log.warning("embedding waits for the database (%s)", type(error).__name__)
                 busy = False
             except Exception:
-                log.exception("the backlog could not be worked off")
+                log.exception("the backlog failed")
                 busy = False
             if not busy:
                 if connection.needs_rollback or connection.errors_occurred:

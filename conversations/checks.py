@@ -1,4 +1,4 @@
-"""Doubts about the configuration, for `manage.py check --database default` and `migrate`."""
+"""Warnings about the configuration, for `manage.py check --database default` and `migrate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conversations.models import EmbeddingModel
 
 @register(Tags.database)
 def one_embedding_model(databases: Sequence[str] | None, **kwargs: Any) -> list[CheckMessage]:
-    """The settings and the database name the same embedding model."""
+    """Warn if the settings and the database name different embedding models."""
     if not databases or connection.alias not in databases:
         return []
     try:
@@ -24,5 +24,5 @@ def one_embedding_model(databases: Sequence[str] | None, **kwargs: Any) -> list[
         return []  # not migrated yet
     if problem is None:
         return []
-    hint = "Change the model with `manage.py reembed --model ...`, or write into RESERVOIR_EMBEDDER what is used."
+    hint = "Change the model with `manage.py reembed --model ...`, or set RESERVOIR_EMBEDDER to the model in use."
     return [Warning(f"{problem}.", hint=hint, id="conversations.W001")]

@@ -1,4 +1,4 @@
-"""When a commit need not wait for the disk."""
+"""Commits that need not wait for the disk."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from django.db import connection
 
 
 def commit_soon() -> None:
-    """Let the transaction at hand commit without waiting for the disk: PostgreSQL writes it out within a second.
+    """Let the current transaction commit without waiting for the disk; PostgreSQL writes it within a second.
 
-    For what may be lost if PostgreSQL itself crashes in that second, because it would just be done again:
+    For work that would simply be repeated if PostgreSQL crashed in that second and lost it:
     https://www.postgresql.org/docs/current/wal-async-commit.html.
     """
     with connection.cursor() as cursor:

@@ -1,7 +1,7 @@
 """Which embedding model is in use, and its embedder.
 
-The settings name the model on the first start. From then on the database says which one is in use, so that
-`manage.py reembed` can change it under servers that are running: each looks every two seconds.
+The settings name the model for the first start. After that, the database says which one is in use, so that
+`manage.py reembed` can change it under running servers, which check every two seconds.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ import time
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
 
-from conversations.embedders import Embedder, EmbedderError, make_embedder
+from conversations.embedders.base import Embedder, EmbedderError
+from conversations.embedders.factory import make_embedder
 from conversations.models import EmbeddingModel
 
-NOTICED_WITHIN = 2.0  # seconds after which a process that embeds looks whether another model is in use
+NOTICED_WITHIN = 2.0  # seconds between two checks of which model is in use
 RETRY_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
 
 def make(spec: str, dimensions: int | None) -> Embedder:
-    """The embedder that a spec names, as in RESERVOIR_EMBEDDER, with the key of the settings. Raises ValueError."""
+    """The embedder for a spec (see RESERVOIR_EMBEDDER), with the key from the settings. Raises ValueError."""
     return make_embedder(spec, api_key=settings.RESERVOIR_EMBEDDER_KEY or None, dimensions=dimensions or None)
 
 
 def configured_embedder() -> Embedder:
-    """The embedder that the settings name. Raises ValueError where they make no sense."""
+    """The embedder that the settings name. Raises ValueError if they are invalid."""
     return make(settings.RESERVOIR_EMBEDDER, settings.RESERVOIR_EMBEDDER_DIMENSIONS)
 
 
 def model_of(embedder: Embedder) -> EmbeddingModel:
-    """The row of an embedder's model, made on first use."""
+    """The row of an embedder's model, created on first use."""
     model, _ = EmbeddingModel.objects.get_or_create(name=embedder.name, defaults={"dimensions": embedder.dimensions})
     return model
 
 
 def active_model() -> EmbeddingModel:
-    """The model in use. On the first start that becomes the one of the settings."""
+    """The model in use. On the first start, the model in the settings becomes that."""
     if active := EmbeddingModel.objects.filter(active=True).first():
         return active
     embedder = configured_embedder()
@@ -55,12 +56,12 @@ def active_model() -> EmbeddingModel:
 
 
 def active_embedder() -> Embedder:
-    """An embedder of the model in use. Raises EmbedderError where there is none any more."""
+    """An embedder for the model in use. Raises EmbedderError if it is not available any more."""
     return _embedder_of(active_model())
 
 
 def disagreement() -> str | None:
-    """What the settings and the database say of the model in use, where that is not the same."""
+    """A description of how the settings and the database disagree about the model in use, or None."""
     active = active_model()
     dimensions = settings.RESERVOIR_EMBEDDER_DIMENSIONS
     same = active.spec == settings.RESERVOIR_EMBEDDER
@@ -68,24 +69,24 @@ def disagreement() -> str | None:
         return None
     return (
         f"RESERVOIR_EMBEDDER names {_described(settings.RESERVOIR_EMBEDDER, dimensions)}, "
-        f"but what is stored was embedded with {_described(active.spec, active.dimensions)}, which is used"
+        f"but stored messages were embedded with {_described(active.spec, active.dimensions)}, which stays in use"
     )
 
 
 class EmbedderInUse:
-    """Gives the embedder of the model in use, and notices when that becomes another one. Thread-safe."""
+    """Returns the embedder for the model in use, and follows a change of that model. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._embedder: Embedder | None = None
-        self._model: tuple[str, str, int] | None = None  # None: the database has not been asked yet
+        self._model: tuple[str, str, int] | None = None  # None: not read from the database yet
         self._looked = float("-inf")
-        self._looking = False  # or changing
+        self._looking = False  # a check or a change is under way
 
     def __call__(self) -> Embedder:
-        """The embedder, loaded on first use. Asks the database at times; while that is away, nothing changes.
+        """The embedder, created on first use. Asks the database at intervals; while it is unreachable, nothing changes.
 
-        Raises EmbedderError where there is none.
+        Raises EmbedderError if the model in use has no embedder.
         """
         with self._lock:
             if self._embedder is None:
@@ -96,11 +97,11 @@ class EmbedderInUse:
             due = time.monotonic() - self._looked > NOTICED_WITHIN and not self._looking
             self._looking = self._looking or due
         if due:
-            self._look()  # not under the lock: a database that stands still would hold up everybody
+            self._look()  # outside the lock: a stalled database would block every thread
         return embedder
 
     def close(self) -> None:
-        """Let go of it for good."""
+        """Close the embedder for good."""
         with self._lock:
             if self._embedder:
                 self._embedder.close()
@@ -133,9 +134,9 @@ class EmbedderInUse:
             threading.Thread(target=self._change, args=[other], name="embedder-change", daemon=True).start()
 
     def _change(self, model: EmbeddingModel) -> None:
-        """Load another embedder while the one that is there goes on, then put it in its place.
+        """Load the new embedder while the old one stays in use, then replace that.
 
-        The one before is left to the garbage collector: somebody may be embedding with it.
+        The old one is left to the garbage collector, since a thread may still be embedding with it.
         """
         try:
             embedder = _embedder_of(model)
@@ -147,14 +148,14 @@ class EmbedderInUse:
         try:
             embedder.embed(["warm"])
         except EmbedderError as error:
-            log.warning("recall goes by words alone: %s", error)
+            log.warning("recall uses words only: %s", error)
         log.info("embedding with %s from now on", model.name)
         with self._lock:
             self._embedder, self._model = embedder, _key(model)
             self._looking = False
 
 
-# Of this process: whoever embeds here shares it, and with it the model's memory.
+# One for the process: all threads share it, and with it the memory that the model takes.
 in_use = EmbedderInUse()
 
 
@@ -162,12 +163,12 @@ def _embedder_of(model: EmbeddingModel) -> Embedder:
     try:
         embedder = make(model.spec, model.dimensions)
     except ValueError as error:
-        raise EmbedderError(f"The embedding model in use, {model.name}, cannot be asked: {error}") from None
+        raise EmbedderError(f"The embedding model in use, {model.name}, is not available: {error}") from None
     if embedder.name != model.name:
         embedder.close()
         raise EmbedderError(
-            f"{_described(model.spec, model.dimensions)} is {embedder.name} now, but what is stored was embedded with "
-            f"{model.name}: run manage.py reembed --model {model.spec}."
+            f"{_described(model.spec, model.dimensions)} is {embedder.name} now, but stored messages were embedded "
+            f"with {model.name}: run manage.py reembed --model {model.spec}."
         )
     return embedder
 

@@ -1,7 +1,7 @@
-"""Forgetting: what is selected goes from everywhere, in one transaction, and a line remains that says so.
+"""Forgetting: removes selected messages from everywhere, in one transaction, and writes an audit entry.
 
-The dry run and the deed mark what goes with the same statements, so that what the one counts the other removes.
-All of it is set-based: one message and a million take the same few statements.
+The dry run and the removal mark rows with the same statements, so that the one counts what the other removes.
+Everything is set-based: a message and a million messages take the same few statements.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from conversations.selection import Selection, octets
 
 log = logging.getLogger(__name__)
 
-# Called before anything is marked: whoever keeps messages outside the database brings them in, so that they are
-# forgotten with the rest. Registered from above, since nothing here knows of it.
+# Called before rows are marked: code that keeps messages outside the database stores them, so that they are forgotten
+# too. Upper layers register themselves here, since this one does not know them.
 bring_in: list[Callable[[], object]] = []
 
-# A chain of forgotten turns longer than this is not climbed to find what a remaining turn grows from now.
+# The longest chain of forgotten turns that is climbed to find a new parent for a remaining turn.
 LONGEST_CHAIN = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What goes, in rows; `bytes` is the size of their texts and vectors.
+    """The numbers of rows that go; `bytes` is the size of their texts and vectors.
 
-    `ledgers` go whole or lose their mention of a forgotten message. `cleared` are exchanges that stay, since they
-    hold other messages, but lose the texts of their request.
+    `ledgers` are removed, or lose their entries for forgotten messages. `cleared` exchanges stay, since they have other
+    messages, but lose the texts of their request.
     """
 
     messages: int = 0
@@ -55,15 +55,15 @@ class Counts:
 
 
 class Changed(Exception):
-    """Since a dry run something has been added or removed: `counts` is what would go now."""
+    """Messages have been added or removed since the dry run. `counts` is what would go now."""
 
     def __init__(self, counts: Counts) -> None:
-        super().__init__("Since the dry run something has been added or removed: look at what would go now.")
+        super().__init__("Messages have been added or removed since the dry run: check what would go now.")
         self.counts = counts
 
 
 def count(selection: Selection) -> Counts:
-    """The dry run: what forgetting this selection removes. Changes nothing."""
+    """The dry run: counts what forgetting this selection would remove. Changes nothing."""
     _bring_in()
     with transaction.atomic():
         _mark(selection)
@@ -71,10 +71,10 @@ def count(selection: Selection) -> Counts:
 
 
 def forget(selection: Selection, *, by: str, expected: Counts | None = None) -> Counts:
-    """Remove what is selected from everywhere, and write who (`by`) removed how much. Returns what went.
+    """Remove the selected messages from everywhere and record who (`by`) removed how much. Returns what went.
 
-    Everything or nothing goes. Nothing does, and Changed is raised, when it is not what was `expected`. An exchange
-    that is being answered right now loses its question and is not stored again when the answer comes.
+    All or nothing: if the counts differ from `expected`, nothing is removed and Changed is raised. An exchange that is
+    still being answered loses its question, and is not stored again when the answer arrives.
     """
     _bring_in()
     with transaction.atomic():
@@ -96,7 +96,7 @@ def forget(selection: Selection, *, by: str, expected: Counts | None = None) -> 
 
 
 def expired() -> list[Selection]:
-    """What partitions with a retention have kept for longer than that."""
+    """Selections of what partitions have kept for longer than their retention."""
     now = timezone.now()
     kept = Partition.objects.filter(keep_days__isnull=False).values_list("name", "keep_days")
     return [Selection(partition=name, before=now - timedelta(days=days)) for name, days in kept if days is not None]
@@ -108,7 +108,7 @@ def _bring_in() -> None:
 
 
 def _remove_whole(selection: Selection) -> None:
-    """The names themselves. By the ORM, which knows everything that hangs on them."""
+    """Remove the partition or instance itself, through the ORM, which knows all that depends on it."""
     instances = Instance.objects.filter(partition__name=selection.partition)
     if selection.instance is None:
         instances.delete()
@@ -118,7 +118,7 @@ def _remove_whole(selection: Selection) -> None:
 
 
 def _lock(selection: Selection) -> None:
-    """Scopes are written in turn: lock those that are concerned, always in the same order."""
+    """Lock the scopes concerned, since writers of a scope take turns. The order is always the same: no deadlock."""
     concerned = Instance.objects.all()
     if selection.partition is not None:
         concerned = concerned.filter(partition__name=selection.partition)
@@ -164,20 +164,20 @@ def _counts(selection: Selection) -> Counts:
 
 
 def _forget_statistics() -> None:
-    """The planner keeps a sample of the words in messages; take one that knows only what is left."""
+    """Refresh the planner's sample of words in messages, so that it holds no forgotten ones."""
     with suppress(DatabaseError), connection.cursor() as cursor:
         cursor.execute("ANALYZE conversations_message (lexemes)")
 
 
-# So many messages are looked up one by one among what exchanges sent and ledgers name; for more it is faster to read
-# all of their conversations.
+# Up to this many messages are looked up by index in exchanges and ledgers. For more, reading all exchanges and ledgers
+# of their scopes is faster.
 FEW = 1000
 
 
 class Naming(NamedTuple):
-    """How to find the exchanges that sent a message, and the ledgers, of exchanges that stay, that name one.
+    """SQL that finds the exchanges that sent a message (`sent`) and remaining ledgers that mention one (`named`).
 
-    A ledger is `shown` where the injected text quotes a message that goes.
+    `shown` is true for a ledger whose injected text quotes a message that goes.
     """
 
     sent: str
@@ -210,13 +210,13 @@ BY_READING = Naming(
     """,
 )
 
-# Exchanges that brought a message, or sent it along.
+# Exchanges that brought a message, or resent it.
 MARK_SENT = """
 CREATE TEMP TABLE sending ON COMMIT DROP AS
 SELECT exchange_id AS id FROM doomed WHERE exchange_id IS NOT NULL UNION {sent}
 """
 
-# One of them goes when neither its question nor any message that it brought remains.
+# An exchange goes if neither its question nor any message that it brought remains.
 MARK_EXCHANGES = """
 CREATE TEMP TABLE touched ON COMMIT DROP AS
 SELECT e.id, e.instance_id, kept.id IS NULL AND (e.question_id IS NULL OR asked.id IS NOT NULL) AS goes
@@ -228,7 +228,7 @@ LEFT JOIN (
 ) kept ON kept.id = e.id
 """
 
-# They have system prompts, perhaps, and an error, and nothing else would ever remove them.
+# These may hold system prompts and an error, and nothing else would ever remove them.
 MARK_EMPTY_EXCHANGES = """
 INSERT INTO touched
 SELECT e.id, e.instance_id, true
@@ -263,7 +263,7 @@ FROM (
 """
 
 REMOVE = (
-    # What quotes a message: what was injected, the list of candidates, the other texts of requests that held it.
+    # Texts that quote a message: injected ones, candidates, and the other texts of requests that contained it.
     """
     UPDATE conversations_ledger l
     SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
@@ -287,7 +287,7 @@ REMOVE = (
                       ELSE e.question_id END
     FROM touched t WHERE t.id = e.id AND NOT t.goes
     """,
-    # What grew from a forgotten turn grows from what that one grew from.
+    # A turn that grew from a forgotten one now grows from that one's parent.
     """
     WITH RECURSIVE climb AS (
         SELECT m.id, d.parent_id, 1 AS steps
@@ -304,7 +304,7 @@ REMOVE = (
                     ELSE top.parent_id END
     FROM top WHERE top.id = m.id
     """,
-    # Messages before their vectors: whoever is writing vectors holds the message's row, so none is left behind.
+    # Messages before their vectors: a writer of vectors locks the message's row, so none are left behind.
     "DELETE FROM conversations_message m USING doomed d WHERE d.id = m.id",
     "DELETE FROM conversations_embedding v USING doomed d WHERE d.id = v.message_id",
     "DELETE FROM conversations_ledger l USING touched t WHERE t.id = l.exchange_id AND t.goes",

@@ -1,7 +1,7 @@
-"""Vector indexes of large scopes: which scopes have earned one, making them, and how much they miss.
+"""Vector indexes of large scopes: which scopes have earned one, how to make and drop them, and how much they miss.
 
-The form of an index, and the query that uses it, are those of nearest.py and frames.py. An index slows every write to
-the table a little and every query's planning a little, so that only the largest scopes have one.
+nearest.py defines an index, and recall/retrieval.py has the query that uses it. Each index slows every write to the
+table and the planning of every query a little, so only the largest scopes have one.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from conversations.querysets import Scope
 from conversations.recall.retrieval import READ_WHOLE
 
 EARNED = READ_WHOLE
-"""Messages from which on a scope is not read as a whole any more, and earns an index."""
+"""A scope with more messages than this is no longer read whole, and earns an index."""
 
 MOST = 100
-"""Indexes of one model. Each query locks all of a table's indexes, and the lock table has room for some thousands."""
+"""The most indexes of one model. A query locks all indexes of a table, and the lock table holds some thousands."""
 
-ONE_AT_A_TIME = 0x5265_6978  # the advisory lock of whoever makes one
+ONE_AT_A_TIME = 0x5265_6978  # the advisory lock of the process that makes one
 MEMORY = "256MB"  # for building: a scope of 100,000 messages fits
 
 
 @dataclass(frozen=True, slots=True)
 class LargeScope:
-    """A scope that has earned an index, or has one. `valid`: None without an index, False for one half made."""
+    """A scope that has earned an index or has one. `valid`: None without an index, False if it is half built."""
 
     instance_id: int
     scope: Scope
@@ -45,7 +45,7 @@ class LargeScope:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The share of the truly nearest that an index finds, and what index and exact search take, in milliseconds."""
+    """The share of the true nearest that an index finds (0 to 1), and the median times of both searches in ms."""
 
     queries: int
     recall: float
@@ -54,7 +54,7 @@ class Measured:
 
 
 def large_scopes(model: EmbeddingModel) -> list[LargeScope]:
-    """Scopes that have earned an index for the model, or have one, the largest first."""
+    """Scopes that have earned an index for the model or have one, largest first."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -70,14 +70,14 @@ def large_scopes(model: EmbeddingModel) -> list[LargeScope]:
 
 
 def without_index(model: EmbeddingModel) -> list[LargeScope]:
-    """Scopes that have earned an index and have no whole one, the largest first; no more than may have one."""
+    """Scopes that have earned an index but lack a valid one, largest first, among the MOST largest."""
     return [scope for scope in large_scopes(model)[:MOST] if scope.earned and not scope.valid]
 
 
 def create(instance_id: int, model: EmbeddingModel) -> bool:
-    """Make the scope's index, or make it anew where one was left half made. Takes minutes; blocks no writer.
+    """Create the scope's index, replacing a half-built one. Takes minutes, and blocks no writers.
 
-    Returns False, at once, while another process makes one.
+    Returns False at once if another process is creating an index.
     """
     with _alone() as alone:
         if not alone:
@@ -93,25 +93,25 @@ def create(instance_id: int, model: EmbeddingModel) -> bool:
 
 
 def create_next() -> bool:
-    """Make the index of one scope that has earned it, for the model in use. Returns whether one was made."""
+    """Create one index that a scope has earned, for the model in use. Returns whether one was created."""
     model = EmbeddingModel.objects.filter(active=True).first()
     waiting = without_index(model) if model else []
     return bool(model and waiting and create(waiting[0].instance_id, model))
 
 
 def drop(instance_id: int, model_id: int) -> None:
-    """Remove the scope's index; there need not be one."""
+    """Drop the scope's index, if it exists."""
     with connection.cursor() as cursor:
         cursor.execute(nearest.drop_index_sql(instance_id, model_id))
 
 
 def drop_of_model(model_id: int) -> None:
-    """Remove all indexes of a model, also those of scopes that are gone."""
+    """Drop all indexes of a model, including those of scopes that no longer exist."""
     _drop_named(f"^embedding_near_[0-9]+_{model_id}$")
 
 
 def drop_useless() -> int:
-    """Remove indexes of scopes and models that are gone. Returns how many."""
+    """Drop the indexes of scopes and models that no longer exist. Returns their number."""
     return _drop_named(
         "^embedding_near_[0-9]+_[0-9]+$",
         """ AND NOT (EXISTS (SELECT FROM conversations_instance i WHERE i.id = split_part(relname, '_', 3)::int8)
@@ -120,9 +120,9 @@ def drop_useless() -> int:
 
 
 def measure(instance_id: int, model: EmbeddingModel, *, queries: int = 100, nearest_count: int = 10) -> Measured:
-    """Ask for what is nearest to messages of the scope, once by its index, as recall does, and once exactly.
+    """Search for the vectors nearest to messages of the scope, by its index, as recall does, and exactly.
 
-    The index must be there.
+    The index must exist.
     """
     form = nearest.Model(model.pk, model.dimensions)
     near = f"""
@@ -153,7 +153,7 @@ def measure(instance_id: int, model: EmbeddingModel, *, queries: int = 100, near
     )
 
 
-# Vectors of the scope, spread over its time, and the same ones whenever it is measured.
+# Vectors spread evenly over the scope's time; every measurement takes the same ones.
 _SPREAD = """
 SELECT vector::text FROM (
     SELECT vector, row_number() OVER (ORDER BY id) AS number, count(*) OVER () AS all_of_them

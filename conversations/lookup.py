@@ -1,4 +1,4 @@
-"""Looking at what is kept, for the commands and the memory API: pages of it, found by words or meaning, and sums."""
+"""Reads for the commands and the memory API: pages, searches by words or meaning, and totals."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from django.db.models import Avg, Count, FloatField, Q, QuerySet, Sum
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
-from conversations.embedders import Embedder
+from conversations.embedders.base import Embedder
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
-from conversations.querysets import SCRATCH, MessageQuerySet
-
-Json = dict[str, Any]
+from conversations.querysets import MessageQuerySet
+from conversations.turns import Json
 
 
 class BadCursor(ValueError):
-    """A cursor that no page has given."""
+    """A cursor that did not come from a page."""
 
 
 class Page(NamedTuple):
-    """Some rows, and the cursor of the next page; None after the last."""
+    """Some rows, and the cursor of the next page; None on the last page."""
 
     rows: list[Json]
     cursor: str | None
@@ -37,12 +36,12 @@ class Page(NamedTuple):
 
 
 def latest(count: int, *, partition: str | None = None, instance: str | None = None) -> list[Message]:
-    """The latest messages, oldest first."""
+    """The latest `count` messages, oldest first."""
     rows = Message.objects.within(partition, instance).select_related("instance__partition", "exchange")
     return [*rows.defer("lexemes").recent(count)][::-1]
 
 
-def found(
+def search(
     term: str,
     *,
     limit: int,
@@ -50,8 +49,9 @@ def found(
     partition: str | None = None,
     instance: str | None = None,
 ) -> list[Message]:
-    """Messages that hold the words of a term, latest first; with an embedder those nearest to it by meaning, best
-    first, each with its `distance` (cosine, 0 to 2). Raises EmbedderError.
+    """Messages that contain the words of a term, latest first; with an embedder, the nearest by meaning, best first.
+
+    The nearest have a `distance` (cosine, 0 to 2). Raises EmbedderError.
     """
     rows = Message.objects.within(partition, instance).select_related("instance__partition", "exchange")
     if embedder is None:
@@ -62,32 +62,32 @@ def found(
     near = Message.objects.within(partition, instance).nearest(used.embed([term])[0].tolist(), used.name)
     distances: dict[int, float] = {row.pk: vars(row)["distance"] for row in near.only("pk")[:limit]}
     by_id = rows.defer("lexemes").in_bulk(list(distances))
-    for pk, message in by_id.items():
-        message.distance = distances[pk]  # type: ignore[attr-defined]
+    for pk, row in by_id.items():
+        row.distance = distances[pk]  # type: ignore[attr-defined]
     return [by_id[pk] for pk in distances if pk in by_id]
 
 
-def as_json(message: Message) -> Json:
-    """A message for the world outside; to be given with its instance, partition and exchange."""
+def as_json(row: Message) -> Json:
+    """A message as clients see it. Select its instance, partition and exchange along with it."""
     told = {
-        "id": message.pk,
-        "partition": message.instance.partition.name,
-        "instance": message.instance.name,
-        "trace_id": str(message.exchange.trace_id) if message.exchange else None,
-        "created": message.created.isoformat(),
-        "role": message.role,
-        "name": message.name or None,
-        "content": message.content,
-        "tokens": message.tokens,
-        "partial": message.partial,
-        "abandoned": message.abandoned,
+        "id": row.pk,
+        "partition": row.instance.partition.name,
+        "instance": row.instance.name,
+        "trace_id": str(row.exchange.trace_id) if row.exchange else None,
+        "created": row.created.isoformat(),
+        "role": row.role,
+        "name": row.name or None,
+        "content": row.content,
+        "tokens": row.tokens,
+        "partial": row.partial,
+        "abandoned": row.abandoned,
     }
-    distance = getattr(message, "distance", None)
+    distance = getattr(row, "distance", None)
     return told if distance is None else told | {"similarity": round(1 - distance, 4)}
 
 
 def message(pk: int) -> Json | None:
-    """A message with its JSON as the API sent it."""
+    """A message with its JSON as the API sent it, or None."""
     row = Message.objects.select_related("instance__partition", "exchange").defer("lexemes").filter(pk=pk).first()
     if row is None:
         return None
@@ -109,8 +109,8 @@ def messages(rows: MessageQuerySet, *, limit: int, cursor: str | None) -> Page:
 
 
 def partitions(*, limit: int, cursor: str | None) -> Page:
-    """A page of partitions by name, with what their instances count. Raises BadCursor."""
-    rows = Partition.objects.exclude(name__startswith=SCRATCH).annotate(
+    """A page of partitions by name, with their totals. Raises BadCursor."""
+    rows = Partition.objects.without_scratch().annotate(
         instance_count=Count("instances"),
         messages=Sum("instances__message_count", default=0),
         exchanges=Sum("instances__exchange_count", default=0),
@@ -126,7 +126,7 @@ def instances(partition: str, *, limit: int, cursor: str | None) -> Page:
 
 
 def exchange(trace_id: uuid.UUID) -> Json | None:
-    """An exchange with its messages and its ledger."""
+    """An exchange with its messages and its ledger, or None."""
     row = Exchange.objects.select_related("instance__partition", "ledger").filter(trace_id=trace_id).first()
     if row is None:
         return None
@@ -158,12 +158,12 @@ def _ledger(row: Ledger | None) -> Json | None:
     return {"candidates": row.candidates, "injected": row.injected, "shown": row.message_ids, "tokens": row.tokens}
 
 
-# --- sums ---------------------------------------------------------------------------------------------
+# --- totals -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How much there is. `bytes` is what the database takes on disk, `cost` US dollars, `total_ms` an average."""
+    """Totals. `bytes` is the database's size on disk, `cost` is in US dollars, `total_ms` is an average."""
 
     partitions: int
     instances: int
@@ -187,8 +187,8 @@ class Figures:
 
 
 def figures() -> Figures:
-    """The whole at a glance. Reads the exchanges once."""
-    counted = Instance.objects.exclude(partition__name__startswith=SCRATCH).aggregate(
+    """Totals over everything but scratch partitions. Reads each exchange once."""
+    counted = Instance.objects.without_scratch().aggregate(
         partitions=Count("partition", distinct=True),
         instances=Count("pk"),
         messages=Sum("message_count", default=0),
@@ -213,7 +213,7 @@ def figures() -> Figures:
         **{key: value for key, value in summed.items() if key not in ("cost", "total_ms")},
         cost=float(summed["cost"] or 0),
         total_ms=None if summed["total_ms"] is None else round(summed["total_ms"], 1),
-        embeddings=Embedding.objects.exclude(instance__partition__name__startswith=SCRATCH).count(),
+        embeddings=Embedding.objects.without_scratch().count(),
         waiting=Message.objects.within().backlog().count(),
         bytes=size,
         first=moments.first(),
@@ -242,4 +242,4 @@ def _read_cursor(cursor: str, *kinds: Callable[[Any], Any]) -> list[Any]:
         given = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return [kind(value) for kind, value in zip(kinds, given, strict=True)]
     except (ValueError, TypeError):
-        raise BadCursor("The cursor is not one that a page has given.") from None
+        raise BadCursor("The cursor did not come from a page.") from None

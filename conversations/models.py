@@ -1,4 +1,4 @@
-"""What is kept. Fields, constraints and indexes; reads are in querysets.py, writes in actions.py."""
+"""Tables: fields, constraints and indexes. Reads are in querysets.py; writes in messages.py and actions.py."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from django.db import models
 from django.db.models import Q
 from pgvector.django import HalfVectorField
 
-from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
+from conversations.querysets import (
+    EmbeddingQuerySet,
+    ExchangeQuerySet,
+    InstanceQuerySet,
+    MessageQuerySet,
+    PartitionQuerySet,
+)
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH
 
-NAME_LENGTH = 200
-
-# kB of new entries that an index over lists of ids collects before it sorts them in. An exchange has a hundred, and
-# sorting in each by itself would make storing dearer; many more, and the unlucky exchange that does it waits.
+# kB of new entries that an index over lists of ids collects before it merges them. An exchange adds a hundred entries,
+# and merging those alone would make storing slower. With a higher limit, the exchange that triggers a merge would wait.
 PENDING = 256
 
 FIGURES = ["provider", "ended", "input_tokens", "output_tokens", "cost", "memory", "memories"]
 
 
 class Partition(models.Model):
-    """A broad category: a project, an app, a user of the system."""
+    """A broad category: a project, an app, or a user of the system."""
 
     name = models.CharField(max_length=NAME_LENGTH, unique=True)
     created = models.DateTimeField(auto_now_add=True)
-    keep_days = models.PositiveIntegerField(null=True, blank=True)  # what is older is forgotten; None keeps it
+    keep_days = models.PositiveIntegerField(null=True, blank=True)  # older messages are forgotten; None keeps all
+
+    objects = PartitionQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -40,7 +47,7 @@ class Partition(models.Model):
 class Instance(models.Model):
     """A context inside a partition. History never crosses an instance.
 
-    The counters are kept with every write, so that no page counts a million rows.
+    Every write updates the counters, so that no page has to count a million rows.
     """
 
     partition = models.ForeignKey(Partition, on_delete=models.CASCADE, related_name="instances")
@@ -62,10 +69,10 @@ class Instance(models.Model):
 
 
 class Exchange(models.Model):
-    """One request and what came back."""
+    """One request and its answer."""
 
     class Ended(models.TextChoices):
-        """How it ended. OPEN while the provider is asked; INTERRUPTED when the server died meanwhile."""
+        """How it ended. OPEN while the provider is working on it; INTERRUPTED if the server died meanwhile."""
 
         OPEN = "open", "in progress"
         ANSWERED = "answered", "answered"
@@ -91,14 +98,14 @@ class Exchange(models.Model):
     cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)  # US dollars
     timings = models.JSONField(default=dict)  # phase -> milliseconds
     memory = models.CharField(max_length=8, default="on")  # on, off, degraded
-    memories = models.PositiveIntegerField(default=0)  # how many messages were shown again; the ledger names them
+    memories = models.PositiveIntegerField(default=0)  # how many stored messages were shown; the ledger names them
     memory_tokens = models.PositiveIntegerField(default=0)
 
-    # The request without its messages, as sent; its messages: ids of stored ones, texts of system prompts.
+    # The request as sent: `parameters` without its messages, which are ids of stored ones and texts of system prompts.
     parameters = models.TextField(blank=True)
-    prompts = models.JSONField(default=list)  # [[place in the request, JSON text], ...]
+    prompts = models.JSONField(default=list)  # [[position in the request, JSON text], ...]
     request_ids = ArrayField(models.BigIntegerField(), default=list)
-    left_out = ArrayField(models.IntegerField(), default=list)  # places in request_ids that the window had no room for
+    left_out = ArrayField(models.IntegerField(), default=list)  # positions that the window had no room for
     question = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
 
     objects = ExchangeQuerySet.as_manager()
@@ -107,10 +114,10 @@ class Exchange(models.Model):
         ordering = ["-created", "-id"]
         indexes = [
             models.Index(fields=["instance", "-created"], name="exchange_by_scope_and_time"),
-            # With what the dashboard sums up, so that it reads no rows.
+            # Includes what the dashboard sums up, so that it reads no rows.
             models.Index(fields=["-created"], include=FIGURES, name="exchange_figures_by_time"),
             models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
-            # What somebody looks for is rare: without these, a list of it reads everything else first.
+            # Rare values that people search for: without these indexes, such a list would read all other rows first.
             models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
             models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
@@ -121,14 +128,14 @@ class Exchange(models.Model):
 
 
 class Ledger(models.Model):
-    """What recall found for one exchange: each candidate, its ranks and score, kept or dropped and why.
+    """What recall found for one exchange: each candidate, its ranks and score, shown or left out and why.
 
-    `injected` holds the JSON texts of the messages put before the last user message, exactly as sent.
-    `message_ids` are those it quotes: forgetting one of them empties `injected`.
+    `injected` holds the JSON texts of the messages inserted before the last user message, exactly as sent.
+    `message_ids` are the messages it quotes; forgetting one of them empties `injected`.
     """
 
     exchange = models.OneToOneField(Exchange, on_delete=models.CASCADE, related_name="ledger")
-    key = models.BinaryField(max_length=16)  # digest of the conversation up to its last user message
+    key = models.BinaryField(max_length=16)  # conversation_key() of the turns up to the last user message
     candidates = models.JSONField(default=list)
     considered = ArrayField(models.BigIntegerField(), default=list)  # the candidates' ids
     injected = models.JSONField(default=list)
@@ -146,17 +153,17 @@ class Ledger(models.Model):
 
 
 class Message(models.Model):
-    """One turn as the API sent it: `payload` its JSON text, `content` its plain text."""
+    """One turn: `payload` is its JSON text as the API sent it, `content` its plain text."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="messages")
     exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
-    # The turn before it in the client's conversation; forks share a parent.
+    # The turn before it in the client's conversation. Forks share a parent.
     parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
-    # Sent without any history: `parent` is then just what was said before it in the scope.
+    # Sent without history: `parent` is then the scope's latest message at that time.
     alone = models.BooleanField(default=False)
     choice = models.PositiveSmallIntegerField(default=0)
     created = models.DateTimeField()
-    role = models.CharField(max_length=16)
+    role = models.CharField(max_length=ROLE_LENGTH)
     name = models.TextField(blank=True)
     content = models.TextField(blank=True)
     payload = models.TextField()
@@ -165,10 +172,10 @@ class Message(models.Model):
     partial = models.BooleanField(default=False)  # the answer was cut short
     abandoned = models.BooleanField(default=False)  # on a branch that the client has left
     asks = models.BooleanField(default=False)  # is a question, see lexemes.asks()
-    lexemes = SearchVectorField(null=True)  # what it is found by, see lexemes.py
-    # When the backlog should see to it (a lease while somebody does); None when there is nothing to do.
+    lexemes = SearchVectorField(null=True)  # for search by words, see lexemes.py
+    # When the backlog should embed it, or the end of a worker's lease; None if there is nothing to do.
     embed_due = models.DateTimeField(null=True)
-    # Who it was where it was imported from, so that importing it again finds it; None for what was said here.
+    # The uid it was imported with, so that a second import finds it; None for messages that came from a client.
     origin = models.UUIDField(null=True)
 
     objects = MessageQuerySet.as_manager()
@@ -182,10 +189,10 @@ class Message(models.Model):
             models.Index(fields=["instance", "created", "id"], name="message_by_scope_and_time"),
             models.Index(fields=["instance", "digest"], name="message_by_digest"),
             models.Index(fields=["embed_due"], name="message_backlog", condition=Q(embed_due__isnull=False)),
-            # Without its list of pending entries, which every search would have to read through.
+            # Without a list of pending entries, which every search would have to scan.
             GinIndex(fields=["lexemes"], name="message_by_words", fastupdate=False),
             models.Index(fields=["instance", "name"], name="message_by_name", condition=~Q(name="")),
-            models.Index(fields=["-id"], name="message_of_tool", condition=Q(role="tool")),  # may be rare as well
+            models.Index(fields=["-id"], name="message_of_tool", condition=Q(role="tool")),  # also rare
         ]
 
     def __str__(self) -> str:
@@ -193,12 +200,12 @@ class Message(models.Model):
 
 
 class EmbeddingModel(models.Model):
-    """A model that vectors were made with. Vectors of different models are never compared."""
+    """An embedding model. Vectors of different models are never compared."""
 
     name = models.TextField(unique=True)
     dimensions = models.PositiveSmallIntegerField()
     created = models.DateTimeField(auto_now_add=True)
-    spec = models.TextField(blank=True)  # how to ask it, as in RESERVOIR_EMBEDDER
+    spec = models.TextField(blank=True)  # where to find it, as in RESERVOIR_EMBEDDER
     active = models.BooleanField(default=False)  # recall uses its vectors
 
     class Meta:
@@ -220,6 +227,8 @@ class Embedding(models.Model):
     end = models.PositiveIntegerField()
     vector = HalfVectorField()  # no fixed dimension: models differ
 
+    objects = EmbeddingQuerySet.as_manager()
+
     class Meta:
         constraints = [models.UniqueConstraint(fields=["message", "model", "start"], name="one_vector_a_piece")]
         indexes = [models.Index(fields=["instance", "model"], name="embedding_by_scope")]
@@ -229,7 +238,7 @@ class Embedding(models.Model):
 
 
 class StaffLimit(models.Model):
-    """A user who sees these partitions only. Without a limit, a user's permissions hold for all of them."""
+    """A user who sees only these partitions. Without a limit, a user's permissions hold for all partitions."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="limit")
     partitions = models.ManyToManyField(Partition, related_name="+", blank=True)
@@ -243,12 +252,12 @@ class StaffLimit(models.Model):
 
 
 class AuditEntry(models.Model):
-    """What was forgotten: who asked, when, by which criteria, how much. Never what it said."""
+    """A record of forgetting: who, when, by which criteria, and how much. Never the text."""
 
     created = models.DateTimeField(auto_now_add=True)
     by = models.TextField()  # a user of the admin, "command line", "api", "retention"
-    criteria = models.JSONField()  # as Selection.described() has them
-    counts = models.JSONField()  # as forgetting.Counts has them
+    criteria = models.JSONField()  # from Selection.described()
+    counts = models.JSONField()  # the fields of forgetting.Counts
 
     class Meta:
         ordering = ["-created", "-id"]

@@ -1,5 +1,5 @@
-"""Reads in domain words. Whoever reads messages of a scope begins with in_scope(): it is the one place that
-says what a scope may see."""
+"""Reads in domain terms. Every read of a scope's messages begins with in_scope(), the one place that says what a scope
+may see."""
 
 from __future__ import annotations
 
@@ -16,50 +16,67 @@ from pgvector.django import CosineDistance
 from conversations.capture import Known
 
 if TYPE_CHECKING:
-    from conversations.models import Exchange, Instance, Message  # noqa: F401, named in the bases below
+    from conversations.models import Embedding, Exchange, Instance, Message, Partition  # noqa: F401, named in the bases below
 
 
 M = TypeVar("M", bound=models.Model)
 
-LONGEST_SEARCH = 1000  # characters of the words to search for; what is longer is cut
+LONGEST_SEARCH = 1000  # characters of a search; the rest is cut off
 
-SCRATCH = "reservoir-evaluation-"  # how names of partitions begin that no client may use
+SCRATCH = "reservoir-evaluation-"  # the prefix of partition names that clients may not use
 
 
 class Scope(NamedTuple):
-    """The pair that history never crosses."""
+    """A partition and an instance: history never crosses this pair."""
 
     partition: str
     instance: str
 
 
-class InstanceQuerySet(models.QuerySet["Instance"]):
+class PartitionedQuerySet(models.QuerySet[M]):
+    """Rows that belong to a partition; `partition_name` is the path to its name."""
+
+    partition_name = "instance__partition__name"
+
+    def without_scratch(self) -> Self:
+        """All but those of scratch partitions."""
+        return self.exclude(**{f"{self.partition_name}__startswith": SCRATCH})
+
+
+class PartitionQuerySet(PartitionedQuerySet["Partition"]):
+    partition_name = "name"
+
+
+class InstanceQuerySet(PartitionedQuerySet["Instance"]):
+    partition_name = "partition__name"
+
     def of_scope(self, scope: Scope) -> Self:
-        """The instance of a scope, if there is one yet."""
+        """The instance of a scope: one row, or none if the scope is new."""
         return self.filter(partition__name=scope.partition, name=scope.instance)
 
 
 class NoScope(ValueError):
-    """An instance without its partition is no place."""
+    """An instance was given without its partition."""
 
     def __init__(self) -> None:
-        super().__init__("An instance is named without its partition: name both.")
+        super().__init__("An instance needs its partition: name both.")
 
 
-class ScopedQuerySet(models.QuerySet[M]):
-    """Rows that belong to an instance: the one place where they are narrowed to a scope."""
+class ScopedQuerySet(PartitionedQuerySet[M]):
+    """Rows that belong to an instance. This is the one place where they are narrowed to a scope."""
 
     def in_scope(self, scope: Scope) -> Self:
         return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
-        """For operators, who may look across scopes: of a partition, of a scope, or of all but what is only there to
-        measure with. Raises NoScope.
+        """For operators, who may read across scopes: rows of a partition, of a scope, or of all but scratch partitions.
+
+        Raises NoScope for an instance without its partition.
         """
         if partition is None and instance is not None:
             raise NoScope
         if partition is None:
-            return self.exclude(instance__partition__name__startswith=SCRATCH)
+            return self.without_scratch()
         rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
 
@@ -68,21 +85,25 @@ class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
     """Exchanges."""
 
 
+class EmbeddingQuerySet(ScopedQuerySet["Embedding"]):
+    """Vectors."""
+
+
 class MessageQuerySet(ScopedQuerySet["Message"]):
     def between(self, since: datetime | None = None, before: datetime | None = None) -> Self:
-        """Those of a time: `since` included, `before` not."""
+        """Messages from `since` (inclusive) to `before` (exclusive)."""
         rows = self if since is None else self.filter(created__gte=since)
         return rows if before is None else rows.filter(created__lt=before)
 
     def matching(self, words: str) -> Self:
-        """Those that hold the words: all of them, "phrases", -exclusions. No input is an error."""
+        """Messages that contain all the words; "phrases" and -exclusions work. No input is an error."""
         query = SearchQuery(
             words.replace("\x00", " ")[:LONGEST_SEARCH], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
         )
         return self.filter(lexemes=query)
 
     def with_raw(self, largest: int) -> Self:
-        """Adds the `size` of the payload in bytes, and `raw`: the payload, or nothing where it is larger than that."""
+        """Adds `size`, the payload's bytes, and `raw`, the payload, which is empty if it is over `largest` bytes."""
         size = models.Func(models.F("payload"), function="octet_length", output_field=models.IntegerField())
         raw = models.Case(
             models.When(size__lte=largest, then=models.F("payload")),
@@ -92,27 +113,28 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
         return self.annotate(size=size).annotate(raw=raw).defer("payload", "lexemes", "digest")
 
     def nearest(self, vector: Sequence[float], model: str) -> Self:
-        """Those with a vector under this embedding model, the nearest piece's `distance` first (cosine, 0 to 2)."""
+        """Messages with vectors of this embedding model, nearest first; `distance` is a cosine distance."""
         distance = Min(CosineDistance("embeddings__vector", vector))
         return self.filter(embeddings__model__name=model).annotate(distance=distance).order_by("distance", "-id")
 
     def recallable(self) -> Self:
-        """What the model may be shown again: said by a person or a model, in words, on a living branch."""
+        """Messages that may be shown to a model again: by a user or an assistant, with text, not abandoned."""
         return self.filter(role__in=("user", "assistant"), abandoned=False).exclude(content="")
 
     def recent(self, count: int) -> Self:
-        """The latest, newest first."""
+        """The latest `count` messages, newest first."""
         return self.order_by("-created", "-id")[:count]
 
     def backlog(self) -> Self:
-        """Messages without an embedding, those due first at the front."""
+        """Messages without an embedding, in the order they are due."""
         return self.filter(embed_due__isnull=False).order_by("embed_due")
 
     def known(self, instance_id: int, digests: Sequence[bytes]) -> list[Known]:
-        """The instance's messages that share a digest with a turn, ready to be aligned: the newest of each digest, and
-        what lies before them on their branches, up to some thousands.
+        """The instance's messages that share a digest with a turn, ready for alignment: the newest with each digest,
+        and those before them on their branches, up to a few thousand.
 
-        Asked with every request; as SQL, since Django takes longer to put it together than PostgreSQL to answer it.
+        This runs with every request. It is SQL because Django would take longer to build the query than PostgreSQL to
+        run it.
         """
         with connection.cursor() as cursor:
             most = LEAST_KNOWN + 4 * len(digests)
@@ -138,13 +160,13 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
             ]
 
 
-# So many are found in any case, and more for a long history. Where two sentences are all that is ever said, the branch
-# that is climbed is the whole scope.
+# The limit on known messages for a short history; it grows with the history. Without a limit, a scope that repeats two
+# sentences would be climbed as a whole.
 LEAST_KNOWN = 2_000
 
-# A sentence may be said thousands of times in a scope: of each the newest few are taken, and from there the branches
-# are climbed as far as they hold turns of the request, which are found there however often they have been said since.
-# An answer that the client left out is climbed over.
+# A sentence may occur thousands of times in a scope. Only its newest few occurrences are taken. From there the branches
+# are climbed as long as they contain turns of the request, so older occurrences on them are found too. An answer that
+# the client omitted is skipped.
 KNOWN = """
 WITH RECURSIVE wanted AS (
     SELECT DISTINCT unnest(%(digests)s::bytea[]) AS digest

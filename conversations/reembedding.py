@@ -1,11 +1,11 @@
 """Changing the embedding model beside live traffic.
 
-Vectors of the new model are made next to those in use. Recall goes on with the old ones until every message has new
-ones; then one transaction switches over. What is killed goes on where it was: what is done lies in the table.
+Vectors of the new model are made next to those in use. Recall uses the old ones until every message has new ones; then
+one transaction switches over. A killed run continues where it stopped, since its progress is in the table.
 
-No message is left without a vector: the switch waits until nobody is writing one, and is put off while a message lacks
-the new one. Whoever still embeds with the old model afterwards finds that out when it writes, and leaves the message
-on the backlog (backlog.save_vectors).
+No message is left without a vector: the switch waits until no process is writing one, and is postponed while a message
+lacks a new one. A process that still embeds with the old model afterwards notices when it writes, and leaves the
+message on the backlog (backlog.save_vectors).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from django.db.models import Exists, OuterRef
 
 from conversations import indexes
 from conversations.backlog import add_vectors, embed
-from conversations.embedders import Embedder, EmbedderError
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.nearest import MOST_DIMENSIONS
-from conversations.querysets import SCRATCH, MessageQuerySet
+from conversations.querysets import MessageQuerySet
 
 BATCH = 64
 DROP_BATCH = 10_000
-ONE_AT_A_TIME = 0x5265_656D  # the advisory lock of whoever is at it
+ONE_AT_A_TIME = 0x5265_656D  # the advisory lock of the process that changes the model
 WAIT_FOR_WRITERS = "2s"
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int], object]  # told how many more messages are done
+Progress = Callable[[int], object]  # called with the number of messages done since the last call
 
 
 class ReembeddingError(Exception):
-    """It cannot go on. One sentence, with what to do."""
+    """The change cannot continue. One sentence, with advice."""
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Only one process changes models at a time. Raises ReembeddingError."""
+    """Hold the lock that lets one process at a time change models. Raises ReembeddingError if another has it."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [ONE_AT_A_TIME])
         if cursor.fetchone() != (True,):
@@ -55,7 +55,7 @@ def alone() -> Iterator[None]:
 
 
 def begin(embedder: Embedder, spec: str) -> EmbeddingModel:
-    """The row of the new model, which knows from now on how it is asked."""
+    """The row of the new model, with its spec. Raises ReembeddingError if its vectors cannot be used."""
     if embedder.dimensions > MOST_DIMENSIONS:
         raise ReembeddingError(
             f"Vectors of {embedder.dimensions} dimensions cannot be indexed: choose a model of at most "
@@ -64,7 +64,7 @@ def begin(embedder: Embedder, spec: str) -> EmbeddingModel:
     model = model_of(embedder)
     if model.dimensions != embedder.dimensions:
         raise ReembeddingError(
-            f"Vectors of {model.name} with {model.dimensions} dimensions are stored already: "
+            f"Vectors of {model.name} with {model.dimensions} dimensions already exist: "
             "drop them first with manage.py reembed --drop-old."
         )
     EmbeddingModel.objects.filter(pk=model.pk).update(spec=spec)
@@ -72,14 +72,14 @@ def begin(embedder: Embedder, spec: str) -> EmbeddingModel:
 
 
 def to_do(model: EmbeddingModel) -> tuple[int, int]:
-    """How many messages have words, and how many of them lack vectors of the model."""
+    """The number of messages with words, and the number of those that lack vectors of the model."""
     return _with_words().count(), _lacking(model).count()
 
 
 def embed_all(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> None:
-    """Give vectors of the model to every message that lacks them, and large scopes an index.
+    """Make the model's vectors for every message that lacks them, and indexes for large scopes.
 
-    Raises EmbedderError when the embedder fails, ReembeddingError when it does so for some messages only.
+    Raises EmbedderError if the embedder fails, and ReembeddingError if it fails only for some messages.
     """
     failed: list[int] = []
     for messages in _in_order(_lacking(model)):
@@ -88,7 +88,7 @@ def embed_all(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> 
         except EmbedderError:
             apart = [message.pk for message in messages if not _embed_alone(embedder, message)]
             if len(apart) == sum(bool(message.content.strip()) for message in messages):
-                raise  # it is the embedder, not the messages
+                raise  # the embedder is at fault, not the messages
             failed += apart
         progress(len(messages))
     if failed:
@@ -101,7 +101,7 @@ def embed_all(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> 
 
 
 def switch(model: EmbeddingModel) -> bool:
-    """Put the model to use, unless a message lacks a vector of it. Returns whether it is in use."""
+    """Switch to the model unless a message lacks its vector. Returns whether it is in use now."""
     try:
         with transaction.atomic():
             with connection.cursor() as cursor:
@@ -122,7 +122,7 @@ def switch(model: EmbeddingModel) -> bool:
 
 
 def reembed(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> None:
-    """Embed everything and switch over. Raises what embed_all raises; a later run goes on from there."""
+    """Embed everything and switch over. Raises the errors of embed_all; a later run continues from there."""
     while True:
         embed_all(embedder, model, progress)
         if switch(model):
@@ -130,10 +130,9 @@ def reembed(embedder: Embedder, model: EmbeddingModel, progress: Progress) -> No
 
 
 def drop_old(progress: Progress, *, wait: bool) -> int:
-    """Remove the vectors of all models that are not in use, and their indexes. Returns how many vectors.
+    """Remove the vectors and indexes of all models that are not in use. Returns the number of vectors.
 
-    `wait`: until servers that have not noticed a switch yet have done so. Raises ReembeddingError when no model is in
-    use.
+    `wait` gives servers time to notice a recent switch. Raises ReembeddingError if no model is in use.
     """
     if not EmbeddingModel.objects.filter(active=True).exists():
         raise ReembeddingError("No embedding model is in use yet: start the server once.")
@@ -161,12 +160,12 @@ def _embed_alone(embedder: Embedder, message: Message) -> bool:
 
 def _save(*, message_id: int, instance_id: int, **vectors: Any) -> None:
     with transaction.atomic():
-        if Message.objects.filter(pk=message_id).select_for_update(no_key=True).exists():  # else forgotten meanwhile
+        if Message.objects.filter(pk=message_id).select_for_update(no_key=True).exists():  # else: forgotten since
             add_vectors(message_id=message_id, instance_id=instance_id, **vectors)
 
 
 def _with_words() -> MessageQuerySet:
-    return Message.objects.exclude(content="").exclude(instance__partition__name__startswith=SCRATCH)
+    return Message.objects.exclude(content="").without_scratch()
 
 
 def _lacking(model: EmbeddingModel) -> MessageQuerySet:

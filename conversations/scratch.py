@@ -1,4 +1,4 @@
-"""Scratch scopes: for measuring, apart from everybody's conversations, and gone afterwards."""
+"""Scratch partitions: for measuring, apart from real conversations, and removed afterwards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from django.db import connection
 from conversations.models import Embedding, Partition
 from conversations.querysets import SCRATCH
 
-LOCKS = 0x5265_7363  # the class of our advisory locks
+LOCKS = 0x5265_7363  # the first key of our advisory locks
 
 
 @contextmanager
 def scratch_partition() -> Iterator[str]:
-    """The name of a partition that is this process's own, and removed at the end with all that is in it.
+    """The name of a partition for this process only; it is removed with its contents at the end.
 
-    What an earlier process left behind, because it was killed, is removed first: whoever lives holds a lock, which
-    PostgreSQL drops with the connection.
+    Removes the leftovers of killed processes first. A living process holds a lock, which PostgreSQL releases with the
+    connection.
     """
     remove_leftovers()
     name = f"{SCRATCH}{uuid.uuid4().hex}"
@@ -32,7 +32,7 @@ def scratch_partition() -> Iterator[str]:
 
 
 def remove_leftovers() -> int:
-    """Remove scratch partitions whose process is gone. Returns how many."""
+    """Remove the scratch partitions of dead processes. Returns their number."""
     removed = 0
     for name in Partition.objects.filter(name__regex=f"^{SCRATCH}[0-9a-f]{{32}}$").values_list("name", flat=True):
         if _lock(name):

@@ -1,6 +1,15 @@
-"""What of a message, an exchange and a ledger is written, and how a value that is read is checked.
+"""The export format: which fields of a message, an exchange and a ledger are written, and how values are validated.
 
-The fields are those of the models, so that a field added there is not forgotten here.
+Each message is one object. Its first fields are those of the original Reservoir, so that its users can read the file:
+trace_id, partition, instance, content, role, embedding, url, timestamp (milliseconds). Ours follow: `payload` is the
+message's JSON as the API sent it, `id` and `parent` are numbers valid within the file, and `uid` identifies the
+message in any database. `exchange` has the fields of its exchange. The texts of the request and the ledger appear
+only at the first message of an exchange, since one request may bring thousands of messages.
+
+The import reads this format and the original Reservoir's. It imports nothing twice, so an interrupted import can
+simply be started again.
+
+Fields are taken from the models, so a field added there is exported without a change here.
 """
 
 from __future__ import annotations
@@ -15,15 +24,14 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from conversations.capture import UNSTORABLE, storable_json
 from conversations.models import Exchange, Ledger, Message
+from conversations.turns import UNSTORABLE, Json, storable_json
 
-Json = dict[str, Any]
 Fields = Mapping[str, "models.Field[Any, Any]"]
 
 NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 
-# Left out are keys, what is made anew from the rest, and what concerns one database only.
+# Not exported: keys, columns derived from others, and what has a meaning in one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
 NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question"}
 NOT_OF_LEDGER = {"id", "exchange", "key", "considered"}
@@ -36,12 +44,12 @@ def _fields(model: type[models.Model], without: set[str]) -> Fields:
 MESSAGE = _fields(Message, NOT_OF_MESSAGE)
 EXCHANGE = _fields(Exchange, NOT_OF_EXCHANGE)
 LEDGER = _fields(Ledger, NOT_OF_LEDGER)
-# Of an exchange, what stands at its first message only: as long as its request, or longer.
+# Fields of an exchange that appear at its first message only: each may be as long as the request.
 AT_LENGTH = ("parameters", "prompts", "request_ids", "left_out")
 
 
 def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:
-    """Who a message is, in whichever database it lies."""
+    """An identifier for a message that is the same in every database."""
     if message.origin:
         return message.origin
     moment = message.created.astimezone(UTC).isoformat()
@@ -49,7 +57,7 @@ def uid(message: Message, trace_id: uuid.UUID | None) -> uuid.UUID:
 
 
 def written(value: Any) -> Any:
-    """A field's value as JSON has it."""
+    """A field's value as JSON can hold it."""
     match value:
         case datetime():
             return value.astimezone(UTC).isoformat()
@@ -60,7 +68,7 @@ def written(value: Any) -> Any:
 
 
 def checked(fields: Fields, given: Json, what: str) -> Json:
-    """Those of the fields that are given, as the model has them. Raises ValueError for a value that cannot be."""
+    """The given values of these fields, converted for the model. Raises ValueError for an invalid value."""
     found = {}
     for name, field in fields.items():
         if name not in given:
@@ -69,7 +77,7 @@ def checked(fields: Fields, given: Json, what: str) -> Json:
         try:
             found[name] = None if value is None and field.null else _value(field, value)
         except (ValidationError, ValueError, TypeError, OverflowError):
-            raise ValueError(f"{what}{name} is not what it should be") from None
+            raise ValueError(f"{what}{name} is invalid") from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pure: a file of JSON Lines, or one JSON array of any size -> its values, each with the line it stands on."""
+"""Pure: a file of JSON Lines, or one JSON array of any size -> its values, each with its line number."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import IO, Any, NamedTuple
 
-LONGEST = 2**28  # characters of one value: the longest message, written with its vectors, is a third of that
+LONGEST = 2**28  # characters of one value: three times the longest message with its vectors
 CHUNK = 2**16
 _SPACE = " \t\r\n"
 
 
 class Broken(NamedTuple):
-    """What stands there is no JSON."""
+    """A line that is not valid JSON."""
 
     reason: str
 
 
 def values(stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    """Each value with its line, from 1. What is no JSON is given as Broken: in an array, it is the last."""
+    """Yield each value with its line, from 1. Invalid JSON is yielded as Broken, and ends an array."""
     start = stream.read(3)
     start = stream.read(CHUNK) if start == codecs.BOM_UTF8 else start
     while start and not start.strip():  # blank lines before the first value
@@ -62,11 +62,11 @@ def _parsed(line: bytes) -> Any:
     except JSONDecodeError as error:
         return Broken(f"it is not JSON ({error.msg}, column {error.colno})")
     except (ValueError, RecursionError):
-        return Broken("it is not JSON that can be read")
+        return Broken("it is JSON that cannot be read")
 
 
 def _array(start: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    """The elements of an array. Its text is read on while an element has no end in what has been read."""
+    """The elements of an array. More text is read while the current element is incomplete."""
     window = _Window(start, stream)
     try:
         window.expect("[")
@@ -83,11 +83,11 @@ def _array(start: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
         line = window.line + window.text.count("\n", window.at, max(window.at, error.pos))
         yield line, Broken(f"it is not JSON ({error.msg}); nothing after it can be read")
     except (ValueError, RecursionError):
-        yield window.line, Broken("it is not JSON that can be read; nor can anything after it")
+        yield window.line, Broken("it is JSON that cannot be read; nor can anything after it")
 
 
 class _Window:
-    """The part of a stream's text that is being read; `at` is where, on `line`."""
+    """The part of a stream's text that is in memory; `at` is the position in it, `line` the line there."""
 
     def __init__(self, start: bytes, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -99,7 +99,7 @@ class _Window:
         self.line = 1
 
     def peek(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """The next character other than white space; "" at the end."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end] in _SPACE:
@@ -118,15 +118,15 @@ class _Window:
         return found
 
     def value(self) -> tuple[int, Any]:
-        """The next value and the line it begins on."""
+        """The line that the next value begins on, and the value."""
         self.peek()
         while True:
             try:
                 value, end = self._json.raw_decode(self.text, self.at)
-                if end < len(self.text) or not self._more():  # a number may go on
+                if end < len(self.text) or not self._more():  # a number may continue
                     break
             except JSONDecodeError as error:
-                # A string without its end may just not have been read to its end; so may anything near the end.
+                # An unterminated string may only be incomplete; so may anything near the end of the text.
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - 16
                 if not cut or not self._more():
                     raise
@@ -143,7 +143,7 @@ class _Window:
             return False
         if len(self.text) - self.at > LONGEST:
             raise ValueError("the value is too long")
-        # As much again as is there already, so that a long value is not tried too often.
+        # Double the text each time, so that a long value is not parsed too often.
         data = self._stream.read(max(CHUNK, len(self.text) - self.at))
         self._ended = not data
         self.text = self.text[self.at :] + self._decoder.decode(data, final=self._ended)

@@ -1,4 +1,4 @@
-"""Import, first half: what a file says, checked line by line before anything is stored."""
+"""Import, first half: reads a file and validates it line by line, before anything is stored."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
-from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
+from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, checked
 from conversations.archive.json_stream import Broken, values
-from conversations.capture import UNSTORABLE, Turn, turn
-from conversations.models import NAME_LENGTH
 from conversations.querysets import Scope
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH, UNSTORABLE, Json, Turn
 
-EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # seconds taken for milliseconds lie in 1970
+EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # seconds mistaken for milliseconds are in 1970
 DIMENSIONS = 16_000  # of the longest vector that PostgreSQL's halfvec holds
-LARGEST = 65_504  # number in it
+LARGEST = 65_504  # the largest number in such a vector
 CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
 
 
 class BadLine(ValueError):
-    """What is not imported: `line` counts from 1. The message quotes nothing of it."""
+    """A line that is not imported; `line` counts from 1. The error never quotes the line."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
@@ -32,7 +31,7 @@ class BadLine(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A vector of a part of a message."""
+    """The vector of a part of a message."""
 
     model: str
     start: int
@@ -42,21 +41,21 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message. `source` and `parent` are numbers that hold within the file."""
+    """A message. `source` and `parent` are ids within the file."""
 
     uid: uuid.UUID
     source: int | None
     parent: int | None
     turn: Turn
-    fields: Json  # of the model, `created` among them
+    fields: Json  # of the model, including `created`
     pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line, found good: a message with its exchange, or one of both.
+    """A valid line: a message, an exchange, or both.
 
-    `exchange` are fields of the model, `references` those that name messages, where the line brings them.
+    `exchange` has fields of the model. `references` has those that refer to messages, if the line includes them.
     """
 
     line: int
@@ -69,7 +68,7 @@ class Item:
 
 
 def read(stream: IO[bytes]) -> Iterator[Item | BadLine]:
-    """The lines of an export, ours or the original Reservoir's, as JSON Lines or as one array.
+    """Read an export, ours or the original Reservoir's, as JSON Lines or one array.
 
     A file of any size takes no more memory than its largest object.
     """
@@ -85,7 +84,7 @@ def read(stream: IO[bytes]) -> Iterator[Item | BadLine]:
 
 def _item(line: int, value: Any) -> Item:
     if not isinstance(value, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     scope = Scope(_name(value, "partition"), _name(value, "instance"))
     trace_id = _uuid(value, "trace_id")
     moment = _moment(value)
@@ -98,22 +97,22 @@ def _item(line: int, value: Any) -> Item:
     given = value["exchange"]
     if given is None:
         if said is None:
-            raise ValueError("it holds neither a message nor an exchange")
+            raise ValueError("it has neither a message nor an exchange")
         return Item(line, scope, trace_id, None, said=said)
     if not isinstance(given, dict):
-        raise ValueError("exchange is no object")
+        raise ValueError("exchange is not an object")
     fields = checked(EXCHANGE, given, "exchange.")
     if "created" not in fields:
         raise ValueError("exchange.created is missing")
     if not all(map(_is_number, fields.get("timings", {}).values())):
-        raise ValueError("exchange.timings are no milliseconds")
+        raise ValueError("exchange.timings are not numbers")
     if not all(map(_is_prompt, fields.get("prompts", []))):
-        raise ValueError("exchange.prompts are no places and texts")
+        raise ValueError("exchange.prompts are not pairs of a position and a text")
     references, ledger = None, None
     if "request_ids" in given:
         question = given.get("question")
         if question is not None and not _is_id(question):
-            raise ValueError("exchange.question is no number of a message")
+            raise ValueError("exchange.question is not a message id")
         references = {"request_ids": fields.pop("request_ids"), "question": question}
         ledger = None if given.get("ledger") is None else _ledger(given["ledger"])
     return Item(line, scope, trace_id, fields, references, ledger, said)
@@ -121,16 +120,16 @@ def _item(line: int, value: Any) -> Item:
 
 def _said(value: Json, trace_id: uuid.UUID, moment: datetime) -> Said:
     role, content = value.get("role"), value.get("content")
-    if not isinstance(role, str) or not role.strip() or len(role) > 16 or UNSTORABLE.search(role):
-        raise ValueError("role is missing, or no role")
+    if not isinstance(role, str) or not role.strip() or len(role) > ROLE_LENGTH or UNSTORABLE.search(role):
+        raise ValueError("role is missing or invalid")
     if content is not None and not isinstance(content, str):
-        raise ValueError("content is no text")
+        raise ValueError("content is not a text")
     made = _turn(value, role, content)
     made_of_payload = ("role", "name", "content", "payload")
     fields = checked({name: f for name, f in MESSAGE.items() if name not in made_of_payload}, value, "")
     parent, source = value.get("parent"), value.get("id")
     if not all(number is None or _is_id(number) for number in (parent, source)):
-        raise ValueError("id or parent is no number of a message")
+        raise ValueError("id or parent is not a message id")
     if "uid" in value:
         who = _uuid(value, "uid")
     else:
@@ -141,44 +140,44 @@ def _said(value: Json, trace_id: uuid.UUID, moment: datetime) -> Said:
 def _turn(value: Json, role: str, content: str | None) -> Turn:
     if "payload" not in value:
         payload: Any = {"role": role, "content": content or ""}
-        return turn(json.dumps(payload), payload)
+        return Turn.from_payload(json.dumps(payload), payload)
     raw = value["payload"]
     if not isinstance(raw, str) or UNSTORABLE.search(raw):
-        raise ValueError("payload is no text that can be stored")
+        raise ValueError("payload is not a text that can be stored")
     try:
         payload = json.loads(raw)
     except (ValueError, RecursionError):
         raise ValueError("payload is not the JSON text of a message") from None
     if not isinstance(payload, dict):
         raise ValueError("payload is not the JSON text of a message")
-    made = turn(raw, payload)
+    made = Turn.from_payload(raw, payload)
     if (made.role, made.content) != (role, content or ""):
-        raise ValueError("payload says something else than role and content")
+        raise ValueError("payload contradicts role and content")
     return made
 
 
 def _ledger(given: Any) -> Json:
     if not isinstance(given, dict):
-        raise ValueError("exchange.ledger is no object")
+        raise ValueError("exchange.ledger is not an object")
     fields = checked(LEDGER, given, "exchange.ledger.")
     try:
         key = bytes.fromhex(given.get("key", ""))
     except (TypeError, ValueError):
         key = b""
     if len(key) != 16 or fields.keys() != LEDGER.keys():
-        raise ValueError("exchange.ledger is not complete")
+        raise ValueError("exchange.ledger is incomplete")
     if not all(isinstance(entry, dict) and _is_id(entry.get("id")) for entry in fields["candidates"]):
-        raise ValueError("exchange.ledger.candidates is not what it should be")
+        raise ValueError("exchange.ledger.candidates is invalid")
     if not all(isinstance(text, str) for text in fields["injected"]):
-        raise ValueError("exchange.ledger.injected is not what it should be")
+        raise ValueError("exchange.ledger.injected is invalid")
     return fields | {"key": key}
 
 
 def _pieces(value: Json, length: int) -> tuple[Piece, ...]:
-    """The vectors that name their model. The original Reservoir's do not: they are made anew."""
+    """The vectors that name their model. The original Reservoir's do not, so those messages are embedded again."""
     given = value.get("embeddings") or []
     if not isinstance(given, list) or not all(isinstance(piece, dict) for piece in given):
-        raise ValueError("embeddings is not what it should be")
+        raise ValueError("embeddings is invalid")
     found = []
     for piece in given:
         vector = piece.get("vector", value.get("embedding"))
@@ -186,12 +185,12 @@ def _pieces(value: Json, length: int) -> tuple[Piece, ...]:
         if not isinstance(model, str) or not model or UNSTORABLE.search(model):
             raise ValueError("an embedding does not name its model")
         if not (_is_id(start) and _is_id(end) and 0 <= start <= end <= length):
-            raise ValueError("an embedding lies outside its message")
+            raise ValueError("an embedding is outside its message")
         if not isinstance(vector, list) or not 0 < len(vector) <= DIMENSIONS or not all(map(_fits, vector)):
-            raise ValueError("an embedding is no list of numbers that can be stored")
+            raise ValueError("an embedding is not a list of numbers that can be stored")
         found.append(Piece(model, start, end, tuple(vector)))
     if len({(piece.model, piece.start) for piece in found}) < len(found):
-        raise ValueError("two embeddings are of the same part of the message")
+        raise ValueError("two embeddings are for the same part of the message")
     return tuple(found)
 
 
@@ -214,9 +213,9 @@ def _is_id(value: Any) -> bool:
 def _name(value: Json, what: str) -> str:
     name = value.get(what)
     if not isinstance(name, str) or not name.strip() or len(name) > NAME_LENGTH:
-        raise ValueError(f"{what} is no name of 1 to {NAME_LENGTH} characters")
+        raise ValueError(f"{what} is not a name of 1 to {NAME_LENGTH} characters")
     if CONTROLS.intersection(name) or UNSTORABLE.search(name):
-        raise ValueError(f"{what} holds control characters")
+        raise ValueError(f"{what} contains control characters")
     return name
 
 
@@ -224,11 +223,11 @@ def _uuid(value: Json, what: str) -> uuid.UUID:
     try:
         return uuid.UUID(value.get(what))
     except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{what} is no UUID") from None
+        raise ValueError(f"{what} is not a UUID") from None
 
 
 def _moment(value: Json) -> datetime:
-    """When it was said: `created`, which is exact, else `timestamp`."""
+    """The message's time: `created`, which is exact, or else `timestamp`."""
     created, milliseconds = value.get("created"), value.get("timestamp")
     try:
         if created is not None:
@@ -241,8 +240,8 @@ def _moment(value: Json) -> datetime:
             raise ValueError
         moment = moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, OSError):
-        raise ValueError("timestamp is no number of milliseconds since 1970") from None
-    # What is said after a message of the future would have its time as well.
+        raise ValueError("timestamp is not a number of milliseconds since 1970") from None
+    # A message from the future would impose its time on all later ones.
     if created is None and not EARLIEST <= moment <= datetime.now(UTC) + timedelta(days=1):
-        raise ValueError(f"it was said in {moment.year}: a timestamp is in milliseconds since 1970")
+        raise ValueError(f"its timestamp is in the year {moment.year}: timestamps are milliseconds since 1970")
     return moment

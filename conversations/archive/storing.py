@@ -1,4 +1,4 @@
-"""Import, second half: what was found good is stored, each message once, whatever was imported before."""
+"""Import, second half: stores valid lines, each message once, no matter what was imported before."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from django.db import DataError, IntegrityError, transaction
 from django.db.models import F, Q
 
-from conversations import actions
-from conversations.actions import Count, uncounted
-from conversations.archive.fields import Json, uid
+from conversations.archive.fields import uid
 from conversations.archive.reading import BadLine, Item, Said
+from conversations.messages import estimated_tokens, lock_instance, reserve_ids, unsaved_message
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
+from conversations.turns import Count, Json
 
 CHUNK = 200  # lines stored in one transaction
 
 
 @dataclass(slots=True)
 class Imported:
-    """What an import did: what is new, messages that were there already, lines that were refused."""
+    """Counts of an import: new rows, messages that were already stored (`known`), and refused lines."""
 
     messages: int = 0
     exchanges: int = 0
@@ -34,27 +34,29 @@ class Imported:
 
 
 class Importer:
-    """Stores items, some hundreds in a transaction.
+    """Stores items, a few hundred in a transaction.
 
-    `embedding_model` is the name of the one in use: a message that brings no vector of it is put onto the backlog.
-    `refuse` is called for what the database turns down. `count` counts tokens where a line does not say them.
+    `embedding_model` is the name of the model in use; a message without a vector of it goes onto the backlog. `refuse`
+    is called with each line that the database rejects. `count` counts a text's tokens if its line does not.
     """
 
-    def __init__(self, *, embedding_model: str, refuse: Callable[[BadLine], object], count: Count = uncounted) -> None:
+    def __init__(
+        self, *, embedding_model: str, refuse: Callable[[BadLine], object], count: Count = estimated_tokens
+    ) -> None:
         self.done = Imported()
         self._embedding_model = embedding_model
         self._refuse = refuse
         self._count = count
-        self._ids: dict[int, int] = {}  # of messages: the file's -> ours
+        self._ids: dict[int, int] = {}  # of messages: in the file -> here
         self._waiting: dict[int, _References] = {}  # by exchange
-        self._reached = 0  # the file's highest message so far
+        self._reached = 0  # the highest message id of the file so far
 
     def store(self, items: Iterable[Item]) -> Iterator[int]:
-        """Store them all. Yields the line up to which that is done, now and then."""
+        """Store all items. After each chunk, yields the last line that is done."""
         rest = iter(items)
         while chunk := list(islice(rest, CHUNK)):
             self._store_chunk(chunk)
-            # The messages that a request held come before or with it; what is not there by now is not in the file.
+            # A request's messages come before it or with it. Those that have not come by now are not in the file.
             self._reached = max(self._reached, *(item.said.source or 0 for item in chunk if item.said), 0)
             self._refer([pk for pk, named in self._waiting.items() if named.last <= self._reached])
             yield chunk[-1].line
@@ -65,12 +67,12 @@ class Importer:
             with transaction.atomic():
                 done = _Chunk(chunk, self._ids, self._count, self._embedding_model).store()
         except (DataError, IntegrityError, BadLine) as error:
-            if len(chunk) > 1:  # one bad line must not keep the others out
+            if len(chunk) > 1:  # store the good lines of the chunk
                 for item in chunk:
                     self._store_chunk([item])
                 return
             self.done.refused += 1
-            bad = error if isinstance(error, BadLine) else BadLine(chunk[0].line, "the database does not take it")
+            bad = error if isinstance(error, BadLine) else BadLine(chunk[0].line, "the database rejects it")
             self._refuse(bad)
             return
         self._ids.update(done.ids)
@@ -81,7 +83,7 @@ class Importer:
         self.done.known += done.counts.known
 
     def _refer(self, exchanges: Sequence[int]) -> None:
-        """Write what exchanges say of messages, now that those have their ids here."""
+        """Write the exchanges' references to messages, now that those have ids here."""
         for start in range(0, len(exchanges), CHUNK):
             chunk = {pk: self._waiting.pop(pk) for pk in exchanges[start : start + CHUNK]}
             named_here = {theirs for named in chunk.values() for theirs in named.messages()} & self._ids.keys()
@@ -108,7 +110,7 @@ class Importer:
 
 @dataclass(frozen=True, slots=True)
 class _References:
-    """What an exchange says of messages, by the file's numbers; `last` is the highest."""
+    """An exchange's references to messages, by ids of the file; `last` is the highest."""
 
     request_ids: Sequence[int]
     question: int | None
@@ -123,7 +125,7 @@ class _References:
 
 
 def _ledger(fields: Json, known: Mapping[int, int]) -> Json:
-    """A ledger without what it says of messages that are not here, as if they had been forgotten."""
+    """A ledger without its entries for missing messages, as if those had been forgotten."""
     whole = all(theirs in known for theirs in fields["message_ids"])
     candidates = [entry | {"id": known[entry["id"]]} for entry in fields["candidates"] if entry["id"] in known]
     return fields | {
@@ -150,14 +152,14 @@ class _Chunk:
         self._count = count
         self._embedding_model = embedding_model
         scopes: list[Scope] = sorted({item.scope for item in items})  # always locked in the same order
-        self._instances = {scope: actions.lock_instance(scope=scope) for scope in scopes}
+        self._instances = {scope: lock_instance(scope=scope) for scope in scopes}
 
     def store(self) -> _Done:
         """Raises BadLine, or what the database says."""
         exchanges, new_exchanges = self._open_exchanges()
         known = self._known_messages()
         new = {item.said.uid: (item, item.said) for item in self._items if item.said and item.said.uid not in known}
-        fresh = dict(zip(new, actions.reserve_ids(len(new)), strict=True))
+        fresh = dict(zip(new, reserve_ids(len(new)), strict=True))
         pks = known | fresh
         ids = {
             item.said.source: pks[item.said.uid] for item in self._items if item.said and item.said.source is not None
@@ -183,8 +185,8 @@ class _Chunk:
         return _Done(ids, self._waiting(exchanges), counts)
 
     def _open_exchanges(self) -> tuple[dict[uuid.UUID, Exchange], list[Exchange]]:
-        """The exchanges of these lines by trace id, and those of them that are new."""
-        # The line that says most of an exchange, else the first.
+        """The exchanges of these lines by trace id, and a list of the new ones."""
+        # Prefer the line with the most about an exchange, then the first.
         telling = sorted(self._items, key=lambda item: (item.references is not None, -item.line))
         wanted = {item.trace_id: item for item in telling if item.exchange is not None}
         found = {row.trace_id: row for row in Exchange.objects.filter(trace_id__in=wanted).defer("parameters")}
@@ -193,7 +195,7 @@ class _Chunk:
             instance = self._instances[item.scope]
             if trace_id not in found:
                 found[trace_id] = Exchange(trace_id=trace_id, instance=instance, **(item.exchange or {}))
-                if found[trace_id].ended == Exchange.Ended.OPEN:  # nobody here is answering it
+                if found[trace_id].ended == Exchange.Ended.OPEN:  # no process is answering it
                     found[trace_id].ended = Exchange.Ended.INTERRUPTED
                 new.append(found[trace_id])
         for item in self._items:
@@ -203,7 +205,7 @@ class _Chunk:
         return found, new
 
     def _known_messages(self) -> dict[uuid.UUID, int]:
-        """Which messages are here already: imported earlier, or said here."""
+        """The ids of messages that are already stored, whether imported or from a client."""
         said = [item.said for item in self._items if item.said]
         uids = {each.uid for each in said}
         known = dict(Message.objects.filter(origin__in=uids).values_list("origin", "pk"))
@@ -220,7 +222,7 @@ class _Chunk:
         return {who: pk for who, pk in known.items() if who is not None}
 
     def _parents(self, said: Sequence[Said], ids: Mapping[int, int]) -> dict[int, int]:
-        """What the file's parents are here, where they are."""
+        """The parents that exist here: id in the file -> id here."""
         theirs = {each.parent for each in said if each.parent is not None}
         here = {number: ids.get(number) or self._earlier.get(number) for number in theirs}
         inside = set(ids.values())
@@ -229,7 +231,7 @@ class _Chunk:
         return {number: pk for number, pk in here.items() if pk and (pk in inside or pk in there)}
 
     def _row(self, item: Item, said: Said, pk: int, exchange: Exchange | None, parent: int | None) -> Message:
-        row = actions.unsaved_message(
+        row = unsaved_message(
             self._instances[item.scope],
             exchange,
             said.turn,
@@ -245,7 +247,7 @@ class _Chunk:
         return row
 
     def _store_vectors(self, messages: Sequence[tuple[Message, Said]]) -> int:
-        """Of any model: another than the one in use may come into use again."""
+        """Store vectors of every model, since another one may come into use again."""
         models: dict[str, EmbeddingModel] = {}
         vectors = []
         for row, said in messages:
@@ -256,7 +258,7 @@ class _Chunk:
                     )
                 model = models[piece.model]
                 if model.dimensions != len(piece.vector):
-                    raise BadLine(self._line(said), "an embedding is not as long as others of its model")
+                    raise BadLine(self._line(said), "an embedding differs in length from others of its model")
                 vectors.append(
                     Embedding(
                         message=row,
@@ -286,7 +288,7 @@ class _Chunk:
             )
 
     def _waiting(self, exchanges: Mapping[uuid.UUID, Exchange]) -> dict[int, _References]:
-        """What exchanges say of messages, where that is not known here yet."""
+        """The references of exchanges that have none stored yet."""
         ids = {exchange.pk for exchange in exchanges.values()}
         told = set(Ledger.objects.filter(exchange__in=ids).values_list("exchange_id", flat=True))
         waiting = {}

@@ -1,4 +1,4 @@
-"""Export: each message as an object, in constant memory."""
+"""Export: writes each message as an object, in constant memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from django.db import connection, transaction
 
-from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, Json, uid, written
+from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, uid, written
 from conversations.models import Exchange, Instance, Ledger, Message
+from conversations.turns import Json
 
-CHUNK = 200  # messages that are in memory at once
-REMEMBERED = 10_000  # exchanges whose fields are not fetched again for their next message
+CHUNK = 200  # messages in memory at once
+REMEMBERED = 10_000  # exchanges whose fields are cached for their next message
 
 
 def export(
@@ -28,10 +29,10 @@ def export(
     embeddings: bool = False,
     exchanges: bool = True,
 ) -> Generator[Json]:
-    """Each message as an object, in the order they came, as of one moment.
+    """Yield each message as an object, in the order of storing, from one snapshot of the database.
 
-    `exchanges`: afterwards also those that brought no message of their own, as objects without a role. To be iterated
-    on one thread, and closed.
+    `since` is inclusive. `embeddings` adds vectors. `exchanges` adds, at the end, exchanges without messages of their
+    own, as objects without a role. Iterate on one thread, and close the generator.
     """
     messages = Message.objects.within(partition, instance).between(since)
     bare = Exchange.objects.within(partition, instance).filter(messages=None)
@@ -58,13 +59,13 @@ def export(
 
 
 def as_lines(objects: Iterable[Json]) -> Iterator[str]:
-    """JSON Lines. In ASCII: no character of a message does anything to a terminal."""
+    """JSON Lines in ASCII, so that no character of a message can affect a terminal."""
     for each in objects:
         yield json.dumps(each) + "\n"
 
 
 def as_array(objects: Iterable[Json]) -> Iterator[str]:
-    """One JSON array, one object a line, in ASCII."""
+    """One JSON array in ASCII, with one object on each line."""
     before = "[\n"
     for each in objects:
         yield before + json.dumps(each)
@@ -74,7 +75,7 @@ def as_array(objects: Iterable[Json]) -> Iterator[str]:
 
 @contextmanager
 def _one_moment() -> Iterator[None]:
-    """A transaction that sees the database as it is at its beginning."""
+    """A transaction that reads one snapshot of the database."""
     outermost = not connection.in_atomic_block
     with transaction.atomic():
         if outermost:
@@ -89,13 +90,13 @@ class _Short(NamedTuple):
 
 
 class _Known:
-    """The fields of the latest exchanges that stand at each of their messages."""
+    """A cache of the short fields of recent exchanges, which appear at each of their messages."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, _Short] = OrderedDict()
 
     def fetch(self, messages: Sequence[Message]) -> dict[int, Json]:
-        """Learn the exchanges of these messages; returns, of new ones, the fields at length."""
+        """Load the exchanges of these messages. Returns the long fields of those not cached yet."""
         wanted = {message.exchange_id for message in messages if message.exchange_id is not None}
         for known in wanted & self._kept.keys():
             self._kept.move_to_end(known)
@@ -112,7 +113,7 @@ class _Known:
 
 
 def _exchange(exchange: Exchange) -> tuple[Json, Json]:
-    """The fields that stand at every message, and those that stand at the first."""
+    """The fields that appear at every message, and those that appear at the first."""
     short = {name: written(getattr(exchange, name)) for name in EXCHANGE}
     long = {name: short.pop(name) for name in AT_LENGTH} | {"question": exchange.question_id, "ledger": None}
     ledger: Ledger | None = getattr(exchange, "ledger", None)
@@ -127,7 +128,7 @@ def _message(message: Message, trace_id: uuid.UUID | None, exchange: Json | None
     said = _where(trace_id or who, message.instance) | {
         "content": fields.pop("content"),
         "role": fields.pop("role"),
-        # A message of one piece has its vector where the original Reservoir has it, and only there.
+        # A message of one piece has its vector in the original Reservoir's field, and only there.
         "embedding": pieces[0].pop("vector") if pieces and len(pieces) == 1 else None,
         "url": None,
         "timestamp": _milliseconds(message.created),

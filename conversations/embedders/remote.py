@@ -1,6 +1,6 @@
 """Edge: any endpoint that speaks OpenAI's `POST /v1/embeddings`.
 
-One request for each batch and no hidden retries: the caller decides what a failure is worth.
+One request for each batch, without hidden retries: the caller decides whether to try again.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from typing import Any
 import httpx
 import numpy as np
 
-from conversations.embedders import EmbedderError, Vectors
+from conversations.embedders.base import EmbedderError, Vectors
 
 BATCH = 64
-"""Texts of one request. The strictest common limit is 8,192 tokens a request: 64 pieces of 128."""
+"""Texts in one request. The strictest common limit is 8,192 tokens a request: 64 pieces of 128."""
 
 SHORTENED_ON_REQUEST = ("text-embedding-3-", "gemini-embedding-")
-"""Models that cut their vectors to the `dimensions` asked for. Others refuse a request that names them."""
+"""Models that shorten their vectors to the requested `dimensions`. Others reject a request with that field."""
 
 BYTES_PER_TOKEN = 3
-"""A cautious guess for models whose tokenizer is not here: English has about 4.5, Chinese 3."""
+"""A cautious estimate for models without a tokenizer here: English has about 4.5, Chinese 3."""
 
 REMEDIES = {
     401: "check its key",
@@ -51,7 +51,7 @@ class RemoteEmbedder:
             vectors[start : start + len(batch)] = self._vectors(self._ask(batch), len(batch))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all(np.isfinite(lengths) & (lengths > 0)):
-            raise self._error("gave a vector that is zero or not finite", "try another model")
+            raise self._error("returned a vector that is zero or not finite", "try another model")
         vectors /= lengths
         return vectors
 
@@ -72,36 +72,36 @@ class RemoteEmbedder:
         except httpx.HTTPError as error:
             raise self._error("cannot be reached", "check its address and that it runs") from error
         if response.status_code != 200:
-            remedy = REMEDIES.get(response.status_code, "look at its log")
+            remedy = REMEDIES.get(response.status_code, "check its log")
             raise self._error(f"answered {response.status_code}", remedy)
         try:
             return response.json()
         except ValueError:
-            # Not chained: the decoder's error holds the whole answer.
+            # Not chained: the decoder's error contains the whole answer.
             raise self._error("answered with something other than JSON", "check its address") from None
 
     def _vectors(self, answer: Any, expected: int) -> Vectors:
-        """The vectors in the order of the texts: the answer names each one's place by its `index`."""
+        """The vectors in the order of the texts, which the answer gives by `index`."""
         try:
             by_index = {item["index"]: item["embedding"] for item in answer["data"]}
             rows = [by_index[index] for index in range(expected)]
-            with np.errstate(over="ignore"):  # becomes infinite, which embed() refuses
+            with np.errstate(over="ignore"):  # an overflow becomes infinite, which embed() rejects
                 vectors = np.array(rows, np.float32)
         except (KeyError, TypeError, ValueError):
-            raise self._error("did not give one vector for each text", "check its address") from None
+            raise self._error("did not return one vector for each text", "check its address") from None
         if len(by_index) != expected or vectors.ndim != 2:
-            raise self._error("did not give one vector for each text", "check its address")
+            raise self._error("did not return one vector for each text", "check its address")
         if vectors.shape[1] != self.dimensions:
             raise self._error(
-                f"gave {vectors.shape[1]} dimensions where {self.dimensions} are configured",
+                f"returned {vectors.shape[1]} dimensions, but {self.dimensions} are configured",
                 f"configure {vectors.shape[1]}",
             )
         return vectors
 
-    def _error(self, what: str, remedy: str) -> EmbedderError:
-        return EmbedderError(f"The embedding endpoint {self._url} {what}: {remedy}.")
+    def _error(self, problem: str, remedy: str) -> EmbedderError:
+        return EmbedderError(f"The embedding endpoint {self._url} {problem}: {remedy}.")
 
 
 def _well_formed(text: str) -> str:
-    """JSON may carry half of a surrogate pair, which is no character and which UTF-8 cannot say."""
+    """The text without lone surrogates, which JSON may contain and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

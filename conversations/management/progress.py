@@ -1,4 +1,4 @@
-"""What long commands show on standard error while they work."""
+"""Progress bars that long commands show on standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 
 class Rate(ProgressColumn):
-    """How many a second."""
+    """Items a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -24,6 +24,6 @@ class Rate(ProgressColumn):
 
 
 def bars() -> Progress:
-    """Bars with the number that is done, the rate and the time that is left."""
+    """Bars with the number done, the rate and the remaining time."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True))

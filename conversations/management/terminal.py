@@ -1,4 +1,4 @@
-"""What the commands share: a terminal is spoken to safely, and --help teaches."""
+"""The base of our commands: options, tables and progress for a terminal, with stored text made harmless."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from conversations.models import Message
+from conversations.numbers import whole_number
 
-# What moves a cursor, colours, rings, or turns the direction of writing: controls but line break and tab, marks of
-# direction, line separators, and the invisible tag characters.
+# Characters that move the cursor, set colours, ring the bell or change the direction of text: all controls except line
+# breaks and tabs, marks of direction, line separators, and the invisible tag characters.
 _DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -30,23 +31,24 @@ _AGE = re.compile(r"(\d{1,6})([hdw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE)
 WIDE = 200  # columns
+MOST_COUNTED = 100_000
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 class _Formatter(RawDescriptionHelpFormatter, DjangoHelpFormatter):
-    """Examples keep their lines; Django's own options come last."""
+    """Keeps the line breaks of examples, and lists Django's own options last."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # what is being handled, in place of an exit: manage.py sees to it
+        raise  # the current exception, instead of exiting: manage.py handles it
 
 
 class Command(BaseCommand):
-    """A command whose --help ends with `examples`. What is read by a script goes to stdout, all else to stderr."""
+    """A command whose --help ends with `examples`. Output for scripts goes to stdout, all else to stderr."""
 
     examples: ClassVar[str] = ""
-    wide: ClassVar[bool] = False  # prints tables that are not to be folded where nobody's screen is too narrow
+    wide: ClassVar[bool] = False  # prints tables that must not wrap when stdout is not a terminal
     requires_system_checks: list[str] = []
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
@@ -54,34 +56,34 @@ class Command(BaseCommand):
         return super().create_parser(prog_name, subcommand, formatter_class=_Formatter, epilog=epilog, **kwargs)
 
     def print_json(self, value: Any) -> None:
-        """One JSON value, in ASCII."""
+        """Print a JSON value, in ASCII."""
         self.stdout.write(json.dumps(value, indent=2))
 
     def say(self, text: str) -> None:
-        """Something for the person who looks on."""
+        """Print a message for the user to stderr."""
         self.stderr.write(text, str)
 
     def console(self) -> Console:
-        """stdout, where what is printed is for a person."""
+        """A console on stdout, for output that people read."""
         width = None if self.stdout.isatty() or not self.wide else WIDE
         return _Console(file=self.stdout, width=width, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
 
 
 def add_scope(parser: ArgumentParser) -> None:
-    """--partition and --instance."""
+    """Add --partition and --instance."""
     parser.add_argument("--partition", metavar="NAME", help="only this partition")
-    parser.add_argument("--instance", metavar="NAME", help="only this instance of it")
+    parser.add_argument("--instance", metavar="NAME", help="only this instance of the partition")
 
 
 def scope_of(options: Mapping[str, Any]) -> dict[str, str | None]:
-    """What add_scope's options say. Raises CommandError for an instance without its partition."""
+    """The values of add_scope's options. Raises CommandError for an instance without its partition."""
     if options["instance"] is not None and options["partition"] is None:
-        raise CommandError("An instance is named without its partition: give --partition too.")
+        raise CommandError("--instance needs its partition: give --partition too.")
     return {name: options[name] for name in ("partition", "instance")}
 
 
 def safe(text: str) -> str:
-    """Stored text for a terminal: what could act on it stands there as an escape, such as \\x1b or \\u202e."""
+    """Stored text for a terminal: dangerous characters become escapes such as \\x1b or \\u202e."""
     return _DANGEROUS.sub(_escape, text.replace("\r\n", "\n"))
 
 
@@ -91,31 +93,39 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def moment(text: str) -> datetime:
-    """For argparse: a date or time (UTC where it says no zone), or an age such as 12h, 30d, 8w."""
+    """For argparse: a date or time (UTC unless it has a zone), or an age such as 12h, 30d or 8w."""
     if age := _AGE.fullmatch(text):
         try:
             return timezone.now() - timedelta(**{_UNITS[age[2]]: int(age[1])})
         except OverflowError:
-            raise ArgumentTypeError(f"{text!r} is longer ago than dates go") from None
+            raise ArgumentTypeError(f"{text!r} is before the first possible date") from None
     try:
         given = datetime.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(
-            f"{text!r} is no time: write 2026-01-31, 2026-01-31T12:00:00+01:00, or an age such as 30d"
+            f"{text!r} is not a time: write 2026-01-31, 2026-01-31T12:00:00+01:00, or an age such as 30d"
         ) from None
     return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 def size(text: str) -> int:
-    """For argparse: bytes, such as 5000, 64k, 2M."""
+    """For argparse: a number of bytes such as 5000, 64k or 2M."""
     given = _SIZE.fullmatch(text)
     if given is None:
-        raise ArgumentTypeError(f"{text!r} is no size: write bytes, such as 5000, 64k or 2M")
+        raise ArgumentTypeError(f"{text!r} is not a size: write bytes, such as 5000, 64k or 2M")
     return int(given[1]) * _FACTORS[given[2].lower()]
 
 
+def count(text: str) -> int:
+    """For argparse: a number of things, from 1 to 100,000."""
+    number = whole_number(text, most=MOST_COUNTED)
+    if not number:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_COUNTED}")
+    return number
+
+
 def in_bytes(number: int) -> str:
-    """For a person: 1.5 MB."""
+    """A number of bytes for people, such as 1.5 MB."""
     amount = float(number)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1024 or unit == "GB":
@@ -125,7 +135,7 @@ def in_bytes(number: int) -> str:
 
 
 def progress(what: str, *, total: float | None = None, unit: str = "messages") -> tuple[Progress, Any]:
-    """A bar on stderr, or a count where the total is not known; nothing where stderr is no terminal."""
+    """A bar on stderr, or a count if the total is unknown. Hidden unless stderr is a terminal."""
     columns: list[ProgressColumn | str] = [SpinnerColumn(), TextColumn("{task.description}")]
     if total is not None:
         columns += [BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
@@ -135,7 +145,7 @@ def progress(what: str, *, total: float | None = None, unit: str = "messages") -
 
 
 def table(rows: Sequence[tuple[str, str]], title: str = "") -> Table:
-    """Names and values."""
+    """A table of names and values."""
     made = Table(show_header=False, box=None, pad_edge=False, title=title or None, title_justify="left")
     made.add_column(style="dim")
     made.add_column(justify="right")
@@ -145,7 +155,7 @@ def table(rows: Sequence[tuple[str, str]], title: str = "") -> Table:
 
 
 def print_messages(console: Console, messages: Iterable[Message]) -> None:
-    """Messages as a dialogue, each under a line that says who, when and where."""
+    """Print messages as a dialogue, each under a line with its speaker, time, scope and id."""
     for message in messages:
         near = getattr(message, "distance", None)
         console.print(

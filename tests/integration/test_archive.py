@@ -1,4 +1,4 @@
-"""What is exported is imported again as it was, once, and nothing bad gets in. Real PostgreSQL."""
+"""An export is imported unchanged and once, and invalid lines are refused. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions, forgetting
-from conversations.archive import BadLine, Imported, Importer, Item, as_array, as_lines, export, read
 from conversations.archive.fields import uid
+from conversations.archive.reading import BadLine, Item, read
+from conversations.archive.storing import Imported, Importer
+from conversations.archive.writing import as_array, as_lines, export
 from conversations.backlog import save_vectors
-from conversations.capture import turn
 from conversations.embedders.pieces import Piece
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
 from conversations.selection import Selection
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -41,7 +44,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         model="gpt-4",
         provider="openai",
         streamed=True,
-        turns=tuple(turn(json.dumps(m), m) for m in messages if m["role"] != "system"),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in messages if m["role"] != "system"),
         prompts=tuple((i, json.dumps(m)) for i, m in enumerate(messages) if m["role"] == "system"),
         parameters='{"model": "gpt-4", "messages": [], "temperature": 0.70}',
         ledger=fields.pop("ledger", None),
@@ -53,7 +56,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         finished=asked.created + timedelta(seconds=2, microseconds=7),
         ended=fields.pop("ended", Exchange.Ended.ANSWERED),
         status=fields.pop("status", 200),
-        turns=tuple(turn(json.dumps(m), m) for m in answers),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in answers),
         **fields,
     )
     actions.close_exchange(asked=asked, answered=answered)
@@ -76,7 +79,7 @@ def embed(message: Message, *vectors: list[float], model: str = MODEL) -> None:
 
 
 def a_history() -> None:
-    """Every kind of thing that is kept, every field set somewhere."""
+    """Store every kind of row, with every field set somewhere."""
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     first = store(
         [{"role": "system", "content": "Be brief."}, user(HOSTILE, name="Ada")],
@@ -116,13 +119,14 @@ def a_history() -> None:
     embed(asked, [0.125, 0.3333, -1.0], [0.0, 1.0, 0.0001])
     embed(asked, [0.5, 0.25], model="of two")
     embed(last.messages.get(role="user"), [0.1, 0.2, 0.3])
-    actions.add_messages(
-        scope=SCOPE, messages=[(turn(json.dumps(m), m), timezone.now()) for m in (user("noted"), user("and noted"))]
+    add_messages(
+        scope=SCOPE,
+        messages=[(Turn.from_payload(json.dumps(m), m), timezone.now()) for m in (user("noted"), user("and noted"))],
     )
 
 
 def snapshot() -> dict[str, Any]:
-    """Every field of every row, with names in place of numbers that differ between databases."""
+    """Every field of every row, with names instead of ids, which differ between databases."""
     who = {
         m.pk: str(uid(m, m.exchange.trace_id if m.exchange else None))
         for m in Message.objects.select_related("exchange")
@@ -319,7 +323,7 @@ def test_an_export_of_the_original_reservoir_becomes_a_history(text: str) -> Non
         [question.pk],
     )
     assert load(text)[0].messages == 0
-    # A client that goes on with this conversation repeats nothing.
+    # A client that continues this conversation adds no duplicates.
     store([user("Hello"), assistant("Hi!"), user("How are you?")], assistant("Fine."), scope=Scope("alice", "notes"))
     assert Message.objects.count() == 4
 

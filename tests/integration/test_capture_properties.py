@@ -1,4 +1,4 @@
-"""Any client's way of resending leaves each turn once: histories and habits that nobody thought of."""
+"""Each turn is stored once for random histories and ways of resending them."""
 
 from __future__ import annotations
 

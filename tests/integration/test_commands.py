@@ -19,13 +19,13 @@ import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.utils import timezone
 
-from conversations import actions
 from conversations.backlog import work_off
-from conversations.capture import turn
 from conversations.embedders.local import LocalEmbedder
 from conversations.management.terminal import moment, safe, size
+from conversations.messages import add_messages
 from conversations.models import AuditEntry, Message, Partition
 from conversations.querysets import Scope
+from conversations.turns import Turn
 from reservoir_site.backup import BackupError, backup
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +39,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; returns what it prints to stdout."""
+    """Run a command and return its stdout."""
 
     def call(*arguments: str) -> str:
         out = io.StringIO()
@@ -51,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
-    """Gives a command its standard input."""
+    """Sets a command's standard input."""
 
     def give(text: str | bytes) -> None:
         data = text.encode() if isinstance(text, str) else text
@@ -66,8 +66,8 @@ ALICE = Scope("my-app", "alice")
 def say(*texts: str, scope: Scope = ALICE, days_ago: float = 0) -> list[int]:
     payloads = [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
     moments = [timezone.now() - timedelta(days=days_ago) + timedelta(seconds=i) for i in range(len(texts))]
-    turns = [turn(json.dumps(p), p) for p in payloads]
-    return actions.add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
+    turns = [Turn.from_payload(json.dumps(p), p) for p in payloads]
+    return add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -112,10 +112,10 @@ def test_an_import_with_bad_lines_writes_nothing_unless_they_are_to_be_skipped(r
     run("prune", "--partition", "my-app", "--whole", "--yes")
     file = tmp_path / "bad.jsonl"
     file.write_text("\n".join([lines[0], "{}", lines[1], "nonsense"]))
-    with pytest.raises(CommandError, match="2 lines are no messages; nothing was imported"):
+    with pytest.raises(CommandError, match="2 lines are invalid; nothing was imported"):
         run("import", str(file))
     assert not Message.objects.exists()
-    with pytest.raises(CommandError, match="the others are imported"):
+    with pytest.raises(CommandError, match="the others were imported"):
         run("import", str(file), "--skip-bad")
     assert Message.objects.count() == 2
 
@@ -175,7 +175,7 @@ def test_view_shows_the_latest_of_a_scope_oldest_first(run: Run) -> None:
     told = json.loads(run("view", "2", "--partition", "my-app", "--instance", "alice", "--json"))
     assert [message["content"] for message in told] == ["two", "three"]
     assert told[0]["role"] == "assistant"
-    with pytest.raises(CommandError, match="no number from 1"):
+    with pytest.raises(CommandError, match="not a number from 1"):
         run("view", "0")
 
 
@@ -201,7 +201,7 @@ def test_ingest_stores_what_comes_on_standard_input(run: Run, given: Callable[[s
     assert stored.embed_due is not None
     for nothing in ("", " \n", b"\xff\xfe"):
         given(nothing)
-        with pytest.raises(CommandError, match=r"standard input"):
+        with pytest.raises(CommandError, match=r"Standard input"):
             run("ingest")
 
 
@@ -295,7 +295,7 @@ def test_times_and_sizes_are_read_as_people_write_them() -> None:
     for wrong in ("soon", "30", "999999w"):
         with pytest.raises(Exception, match=wrong):
             moment(wrong)
-    with pytest.raises(Exception, match="no size"):
+    with pytest.raises(Exception, match="not a size"):
         size("-1")
 
 
@@ -323,13 +323,13 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
     exported = shell("manage export | head -n 1")
     assert json.loads(exported.stdout)["content"] == "1"
     assert exported.returncode == 0 and "Traceback" not in exported.stderr
-    # Whoever reads has left before anything is written.
+    # The reader has left before anything is written.
     for command in ("view 2", "view 2 --json", "stats", "index list", "export"):
         left = shell(f"manage {command} | true")
         assert (left.returncode, left.stderr) == (0, ""), command
     assert shell("manage search zebra").returncode == 1
 
-    # Ctrl-C while it waits for whoever reads.
+    # Ctrl-C while it waits for the reader.
     assert shell("manage ingest --partition p --instance i", "long " * 100_000).returncode == 0
     export = [sys.executable, "manage.py", "export"]
     with subprocess.Popen(export, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -1,4 +1,4 @@
-"""What is forgotten is gone everywhere, and exactly what the dry run said. Real PostgreSQL."""
+"""Forgotten messages are gone everywhere, and exactly as the dry run counted. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from django.utils import timezone
 
 from conversations import actions, forgetting
 from conversations.backlog import save_vectors
-from conversations.capture import turn
 from conversations.embedders.pieces import Piece
 from conversations.forgetting import Counts
 from conversations.models import AuditEntry, Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import Scope
 from conversations.selection import Selection
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -32,7 +32,7 @@ MARKER = "zyxwvq"  # its own stem
 
 @pytest.fixture(autouse=True, params=["few, by index", "many, by reading"])
 def how_they_are_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What names a forgotten message is found in two ways, which find the same."""
+    """References to a forgotten message are found in two ways, with the same result."""
     if request.param.startswith("many"):
         monkeypatch.setattr(forgetting, "FEW", -1)
 
@@ -52,7 +52,7 @@ def exchange(
     shows: Sequence[int] = (),
     considers: Sequence[int] = (),
 ) -> Exchange:
-    """One exchange as the proxy stores it; `shows` are messages quoted in what was injected."""
+    """Store an exchange as the proxy does; `shows` are messages quoted in the injected text."""
     at = at or timezone.now()
     texts = list(Message.objects.filter(pk__in=shows).values_list("content", flat=True))
     asked = actions.Asked(
@@ -62,7 +62,7 @@ def exchange(
         model="gpt-4",
         provider="openai",
         streamed=False,
-        turns=tuple(turn(json.dumps(m), m) for m in messages),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in messages),
         prompts=((0, json.dumps(said("system", prompt))),) if prompt else (),
         parameters=json.dumps({"model": "gpt-4", "messages": [], "user": prompt}),
         ledger=actions.Ledger(
@@ -79,7 +79,7 @@ def exchange(
         ended=Exchange.Ended.ANSWERED,
         status=200,
         error=error,
-        turns=(turn(json.dumps(said("assistant", answer)), said("assistant", answer)),),
+        turns=(Turn.from_payload(json.dumps(said("assistant", answer)), said("assistant", answer)),),
     )
     actions.close_exchange(asked=asked, answered=answered)
     return Exchange.objects.get(trace_id=asked.trace_id)
@@ -105,7 +105,7 @@ def kept(scope: Scope = SCOPE) -> list[str]:
 
 
 def rows() -> dict[str, int]:
-    """How many rows there are of each thing that Counts counts."""
+    """The number of rows of each kind in Counts."""
     return {
         "messages": Message.objects.count(),
         "embeddings": Embedding.objects.count(),
@@ -116,7 +116,7 @@ def rows() -> dict[str, int]:
 
 
 def forget(selection: Selection) -> Counts:
-    """Forget, and see that the dry run's counts are what went."""
+    """Forget, and check that the dry run counted what went."""
     expected, before = forgetting.count(selection), rows()
     assert rows() == before, "the dry run removed something"
     went = forgetting.forget(selection, by="tests")
@@ -131,7 +131,7 @@ def forget(selection: Selection) -> Counts:
 
 
 def holding(marker: str) -> list[str]:
-    """The columns of the whole database that hold the marker, the planner's statistics included."""
+    """The columns of the whole database that contain the marker, including the planner's statistics."""
     found = []
     with connection.cursor() as cursor:
         cursor.execute(
@@ -213,7 +213,7 @@ def test_an_exchange_stays_while_one_of_its_messages_does_and_loses_the_texts_of
 
 
 def test_an_exchange_that_only_repeated_a_question_goes_with_it() -> None:
-    turns = (turn(json.dumps(said("user", "one")), said("user", "one")),)
+    turns = (Turn.from_payload(json.dumps(said("user", "one")), said("user", "one")),)
     for _ in range(2):
         asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
         actions.open_exchange(asked=asked)
@@ -270,7 +270,7 @@ def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() ->
     exchange([said("user", "one"), said("assistant", "two"), said("user", "three")], "four")
     forget(Selection(ids=(message("two").pk, message("three").pk)))
     assert message("four").parent == message("one")
-    # A client that took the same turns out of its history lies along what is left.
+    # A client that removed the same turns from its history aligns with the rest.
     exchange([said("user", "one"), said("assistant", "four"), said("user", "five")], "six")
     assert kept() == ["one", "four", "five", "six"]
     forget(Selection(ids=(message("one").pk,)))
@@ -279,12 +279,14 @@ def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() ->
 
 def test_the_answer_to_a_question_that_was_forgotten_meanwhile_is_stored_without_it() -> None:
     exchange([said("user", "one")], "two")
-    turns = tuple(turn(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x")))
+    turns = tuple(
+        Turn.from_payload(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x"))
+    )
     asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
     actions.open_exchange(asked=asked)
     exchange([said("user", "unrelated")], "words")
     forget(Selection(ids=(message("two").pk, message("x").pk, message("one").pk)))
-    answer = (turn(json.dumps(said("assistant", "y")), said("assistant", "y")),)
+    answer = (Turn.from_payload(json.dumps(said("assistant", "y")), said("assistant", "y")),)
     answered = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.ANSWERED, turns=answer)
     actions.close_exchange(asked=asked, answered=answered, opened=True)
     assert kept() == ["unrelated", "words"]
@@ -366,4 +368,4 @@ def test_everything_that_hangs_on_a_message_or_an_exchange_is_known_here() -> No
         )
         tables = {row[0] for row in cursor.fetchall()}
     known = {"conversations_message", "conversations_exchange", "conversations_ledger", "conversations_embedding"}
-    assert tables == known, "a new table hangs on what is forgotten: see to it in forgetting.REMOVE"
+    assert tables == known, "a new table refers to forgotten rows: handle it in forgetting.REMOVE"

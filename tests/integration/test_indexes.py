@@ -14,11 +14,11 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
 from conversations import indexes, nearest
-from conversations.actions import add_messages
-from conversations.capture import turn
 from conversations.embedding import active_model
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Instance, Partition
 from conversations.querysets import Scope
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,9 +36,9 @@ def low_threshold(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def fill(scope: Scope, messages: int) -> Instance:
-    """Messages with vectors in clusters, as those of texts are."""
+    """Store messages whose vectors form clusters, like those of texts."""
     payload = {"role": "user", "content": "x"}
-    said = (turn(json.dumps(payload), payload), datetime(2026, 1, 1, tzinfo=UTC))
+    said = (Turn.from_payload(json.dumps(payload), payload), datetime(2026, 1, 1, tzinfo=UTC))
     ids = add_messages(scope=scope, messages=[said] * messages, embed=False)
     model = active_model()
     centres = GENERATOR.normal(size=(20, model.dimensions))
@@ -71,7 +71,7 @@ def test_large_scopes_earn_an_index_and_small_ones_do_not() -> None:
     assert [scope.instance_id for scope in indexes.without_index(model)] == [large.pk]
     listed = index("list")
     assert "large" in listed and "none" in listed and "small" not in listed
-    assert index("create", "--all-earned") == "1 indexes made.\n"
+    assert index("create", "--all-earned") == "1 indexes created.\n"
     assert nearest.searchable(large.pk, model.name) == nearest.Model(model.pk, model.dimensions)
     assert indexes.without_index(model) == []
     assert "ready" in index("list")
@@ -92,8 +92,8 @@ def test_what_an_index_finds_is_measured_against_exact_search() -> None:
 def test_measuring_sees_what_an_index_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = fill(LARGE, MESSAGES)
     index("create", *LARGE)
-    # Such a search reads far too little of a graph that was built with care; and it is searched, although so few rows
-    # could as well be sorted.
+    # Make the search read far too little of a well-built graph, and make PostgreSQL use it although it could sort so
+    # few rows.
     one_step = "SET LOCAL hnsw.ef_search = 1; SET LOCAL hnsw.iterative_scan = off; SET LOCAL enable_sort = off"
     monkeypatch.setitem(indexes._WAYS, "index", one_step)
     assert indexes.measure(instance.pk, active_model(), queries=20).recall < 0.5
@@ -151,10 +151,10 @@ def test_a_model_that_is_dropped_takes_its_indexes_along() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("create",), "Say for which scope"),
-        (("measure", "tests"), "Say for which scope"),
+        (("create",), "Name a scope"),
+        (("measure", "tests"), "Name a scope"),
         (("drop", "tests", "nobody"), "There is no instance"),
-        (("create", *SMALL), "20 messages are read as a whole"),
+        (("create", *SMALL), "20 messages is read whole"),
         (("measure", *LARGE), "has no index"),
     ],
 )

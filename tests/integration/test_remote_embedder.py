@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversations.embedders import EmbedderError, make_embedder
+from conversations.embedders.base import EmbedderError
+from conversations.embedders.factory import make_embedder
 from conversations.embedders.remote import BATCH, RemoteEmbedder
 
 SECRET = "sk-very-secret"
@@ -168,7 +169,7 @@ def reply(*data: object) -> Callable[[dict[str, Any]], tuple[int, bytes]]:
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (reply({"index": 0, "embedding": [1, 2]}), "2 dimensions where 3 are configured: configure 2"),
+        (reply({"index": 0, "embedding": [1, 2]}), "2 dimensions, but 3 are configured: configure 2"),
         (reply(), "one vector for each text"),
         (reply({"index": 1, "embedding": [1, 2, 3]}), "one vector for each text"),
         (reply({"index": 0, "embedding": "AAAA"}), "one vector for each text"),

@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conversations.embedders import Embedder, EmbedderError, Vectors, local, make_embedder
+from conversations.embedders import local
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
+from conversations.embedders.factory import make_embedder
 from conversations.embedders.local import LocalEmbedder
 
 
@@ -141,7 +143,7 @@ def test_a_model_file_that_is_missing_is_named_with_its_remedy(monkeypatch: pyte
         ("https://api.example.com/v1", 3, 'write "local"'),
         ("ftp://api.example.com/v1#model", 3, 'write "local"'),
         ("https://#model", 3, 'write "local"'),
-        ("https://me:secret@api.example.com/v1#model", 3, "give its key separately"),
+        ("https://me:secret@api.example.com/v1#model", 3, "set its key separately"),
         ("https://api.example.com/v1#model", None, "number of dimensions"),
         ("https://api.example.com/v1#model", 0, "number of dimensions"),
     ],

@@ -9,38 +9,40 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from conversations import archive
+from conversations.archive.writing import as_array, as_lines, export
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import add_scope, moment, progress, scope_of
 from conversations.models import Message
 
 
 class Command(TerminalCommand):
-    help = "Write what is remembered to standard output or a file, as JSON, in constant memory."
+    help = "Export stored messages as JSON to standard output or a file, in constant memory."
     examples = """
-  everything, with the vectors, into a file that `manage.py import` reads:
+  export everything, with vectors, to a file for `manage.py import`:
       manage.py export --with-embeddings -o history.jsonl
-  one user's history:
+  export one user's history:
       manage.py export --partition my-app --instance alice > alice.jsonl
-  the last month, packed:
+  export the last month, compressed:
       manage.py export --since 30d | gzip > month.jsonl.gz
-  one array, in the form of the original Reservoir:
+  export one array, in the format of the original Reservoir:
       manage.py export --format json -o history.json
 
-jsonl has one message a line and loses nothing. json has the same objects in one array, without exchanges that brought
-no message. The file holds conversations: keep it as you keep the database.
+jsonl has one message a line and loses nothing. json has the same objects in one array, without exchanges that have no
+message of their own. The file contains conversations: protect it like the database.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_scope(parser)
-        parser.add_argument("--since", type=moment, metavar="D", help="only what was said since: 2026-01-31, or 30d")
+        parser.add_argument("--since", type=moment, metavar="D", help="only messages since D: 2026-01-31, or 30d")
         parser.add_argument("--format", choices=["json", "jsonl"], default="jsonl", help="default: jsonl")
-        parser.add_argument("--with-embeddings", action="store_true", help="vectors too, so that none is made again")
-        parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file in place of standard output")
+        parser.add_argument("--with-embeddings", action="store_true", help="include vectors, to import them too")
+        parser.add_argument(
+            "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of standard output"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         scope, file = scope_of(options), options["output"]
-        objects = archive.export(
+        objects = export(
             **scope,
             since=options["since"],
             embeddings=options["with_embeddings"],
@@ -58,7 +60,7 @@ no message. The file holds conversations: keep it as you keep the database.
                 if count % 100 == 0:
                     bar.update(task, completed=count, count=count)
 
-        texts = archive.as_lines(counted()) if options["format"] == "jsonl" else archive.as_array(counted())
+        texts = as_lines(counted()) if options["format"] == "jsonl" else as_array(counted())
         with bar, closing(objects):
             try:
                 if file is None:
@@ -68,19 +70,19 @@ no message. The file holds conversations: keep it as you keep the database.
                 else:
                     _write(file, texts)
             except BrokenPipeError:
-                raise  # manage.py sees to it
+                raise  # manage.py handles it
             except OSError as error:
                 raise CommandError(f"{file or 'Standard output'} cannot be written: {error.strerror}.") from None
         self.say(f"{count:,} messages exported.")
 
 
 def _write(file: Path, texts: Iterator[str]) -> None:
-    """A file that is there is whole; nobody else can read it. A device or a pipe is written to, never replaced."""
+    """Write a file for its owner only, which is complete once it exists. Devices and pipes are not replaced."""
     if file.exists() and not file.is_file():
         with file.open("w", encoding="utf-8") as out:
             out.writelines(texts)
         return
-    file = file.resolve()  # a link stays one
+    file = file.resolve()  # keep a symbolic link
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(draft, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:

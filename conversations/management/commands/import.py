@@ -13,32 +13,33 @@ from typing import IO, Any
 
 from django.core.management.base import CommandError
 
-from conversations.archive import BadLine, Importer, Item, read
+from conversations.archive.reading import BadLine, Item, read
+from conversations.archive.storing import Importer
 from conversations.embedding import active_model
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import progress
 
-SHOWN = 20  # of the lines that are refused
+SHOWN = 20  # refused lines that are listed
 
 
 class Command(TerminalCommand):
-    help = "Read an export, ours or the original Reservoir's, into the memory. Nothing is imported twice."
+    help = "Import an export, ours or the original Reservoir's. No message is imported twice."
     examples = """
-  what `manage.py export` wrote; started again after it was stopped, it goes on where it was:
+  import a file from `manage.py export`; run it again to continue an interrupted import:
       manage.py import history.jsonl
-  from another server:
+  import from another server:
       ssh there manage.py export --with-embeddings | manage.py import -
-  a file with lines that are no messages: import the good ones, list the others:
+  import the valid lines of a file, and list the invalid ones:
       manage.py import history.json --skip-bad
 
-The whole file is checked before anything is written. Vectors of the embedding model in use are taken over; messages
-without one are queued, and embedded by the running server. Exit code 1 when lines were refused.
+The whole file is checked before anything is written. Vectors of the embedding model in use are imported; messages
+without one are queued, and the running server embeds them. Exit code 1 if lines were refused.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", help="JSON Lines or one JSON array; - for standard input")
-        parser.add_argument("--skip-bad", action="store_true", help="leave out lines that are no messages")
-        parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+        parser.add_argument("--skip-bad", action="store_true", help="skip invalid lines")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def handle(self, *args: Any, file: str, **options: Any) -> None:
         refused: list[BadLine] = []
@@ -50,7 +51,7 @@ without one are queued, and embedded by the running server. Exit code 1 when lin
                     refused.append(item)
             if refused and not options["skip_bad"]:
                 self._list(refused)
-                raise CommandError(f"{len(refused):,} lines are no messages; nothing was imported. See --skip-bad.")
+                raise CommandError(f"{len(refused):,} lines are invalid; nothing was imported. See --skip-bad.")
             importer = Importer(embedding_model=active_model().name, refuse=refused.append)
             good = (item for item in self._items(stream, size, "importing") if isinstance(item, Item))
             for _ in importer.store(good):
@@ -62,11 +63,11 @@ without one are queued, and embedded by the running server. Exit code 1 when lin
             self.print_json({**asdict(done), "refused": bad})
         else:
             self.say(
-                f"{done.messages:,} messages imported, {done.known:,} were there already, "
+                f"{done.messages:,} messages imported, {done.known:,} already stored, "
                 f"{len(refused):,} lines refused; {done.exchanges:,} exchanges, {done.embeddings:,} vectors."
             )
         if refused:
-            raise CommandError("Lines were refused; the others are imported.")
+            raise CommandError("Some lines were refused; the others were imported.")
 
     def _items(self, stream: IO[bytes], size: int, what: str) -> Iterator[Item | BadLine]:
         bar, task = progress(what, total=size, unit="lines")
@@ -85,13 +86,13 @@ without one are queued, and embedded by the running server. Exit code 1 when lin
 
 
 def _opened(file: str) -> IO[bytes]:
-    """The file, or what standard input or a pipe gives, kept on disk so that it can be read twice."""
+    """The file. Standard input and pipes are copied to a temporary file first, so that they can be read twice."""
     try:
         given = nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb")  # noqa: SIM115, closed below
         with ExitStack() as closing:
             stream = closing.enter_context(given)
             if file != "-" and stream.seekable():
-                closing.pop_all()  # whoever asked closes it
+                closing.pop_all()  # the caller closes it
                 return stream
             kept = tempfile.TemporaryFile()  # noqa: SIM115, the same
             shutil.copyfileobj(stream, kept)

@@ -22,20 +22,20 @@ STATES = {None: "none", False: "unfinished: create it again", True: "ready"}
 
 
 class Command(TerminalCommand):
-    help = "Vector indexes of large scopes: which have one, making and dropping them, and measuring what they miss."
+    help = "List, create, drop and measure the vector indexes of large scopes."
     wide = True
     examples = """
-  which scopes are large, and which of them have an index:
+  list large scopes and their indexes:
       manage.py index list
-  make those that the server has not made yet, before it is started:
+  create the missing indexes before the server starts:
       manage.py index create --all-earned
-  what one misses, on your own data:
+  measure what an index misses on your own data:
       manage.py index measure my-app alice --queries 200
-  remove one, or those of scopes and models that are gone:
+  drop one index, or those of scopes and models that no longer exist:
       manage.py index drop my-app alice
       manage.py index drop --useless
 
-A running server makes the indexes that scopes have earned. Live traffic goes on meanwhile.
+A running server creates the indexes that scopes have earned, without interrupting traffic.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -43,7 +43,7 @@ A running server makes the indexes that scopes have earned. Live traffic goes on
         parser.add_argument("scope", nargs="*", metavar="PARTITION INSTANCE")
         parser.add_argument("--all-earned", action="store_true", help="create: for every scope that is large enough")
         parser.add_argument("--useless", action="store_true", help="drop: those of scopes and models that are gone")
-        parser.add_argument("--queries", type=int, default=100, metavar="N", help="measure: how often to ask")
+        parser.add_argument("--queries", type=int, default=100, metavar="N", help="measure: the number of searches")
         parser.add_argument("--json", action="store_true", help="list, measure: print JSON")
 
     def handle(self, *args: Any, do: str, scope: list[str], **options: Any) -> None:
@@ -56,7 +56,7 @@ A running server makes the indexes that scopes have earned. Live traffic goes on
             self.stdout.write(f"{indexes.drop_useless()} indexes dropped.")
         elif len(scope) != 2:
             more = {"create": ", or --all-earned", "drop": ", or --useless"}.get(do, "")
-            raise CommandError(f"Say for which scope: manage.py index {do} PARTITION INSTANCE{more}.")
+            raise CommandError(f"Name a scope: manage.py index {do} PARTITION INSTANCE{more}.")
         else:
             self._one(do, model, Scope(*scope), options["queries"], options["json"])
 
@@ -72,13 +72,13 @@ A running server makes the indexes that scopes have earned. Live traffic goes on
         if do == "create":
             if instance.message_count <= indexes.EARNED:
                 raise CommandError(
-                    f"{instance.message_count} messages are read as a whole, faster and exactly: "
-                    f"an index is for scopes of more than {indexes.EARNED}."
+                    f"A scope of {instance.message_count} messages is read whole, which is faster and exact: "
+                    f"only scopes of more than {indexes.EARNED} get an index."
                 )
             self._create(model, [known[instance.pk]])
             return
         if instance.pk not in known or not known[instance.pk].valid:
-            raise CommandError("This scope has no index: make one with manage.py index create.")
+            raise CommandError("This scope has no index: create one with manage.py index create.")
         found = indexes.measure(instance.pk, model, queries=max(1, queries))
         if as_json:
             self.print_json(asdict(found))
@@ -92,8 +92,8 @@ A running server makes the indexes that scopes have earned. Live traffic goes on
         with bars() as progress:
             for large in progress.track(scopes, description="building"):
                 if not indexes.create(large.instance_id, model):
-                    raise CommandError("Another process is making an index: wait until it is done.")
-        self.stdout.write(f"{len(scopes)} indexes made.")
+                    raise CommandError("Another process is creating an index: wait until it is done.")
+        self.stdout.write(f"{len(scopes)} indexes created.")
 
     def _list(self, model: EmbeddingModel, as_json: bool) -> None:
         scopes = indexes.large_scopes(model)

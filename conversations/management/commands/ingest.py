@@ -8,21 +8,21 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from conversations import actions, capture
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.models import NAME_LENGTH
+from conversations.messages import add_messages
 from conversations.querysets import Scope
+from conversations.turns import NAME_LENGTH, Turn
 
 
 class Command(TerminalCommand):
-    help = "Store what comes on standard input as one message, to be recalled like any other."
+    help = "Store standard input as one message, to be recalled like any other."
     examples = """
-  a note for the user alice of my-app:
+  store a note for the user alice of my-app:
       echo "Alice prefers tea." | manage.py ingest --partition my-app --instance alice
-  a file, as something the assistant said:
+  store a file as an assistant message:
       manage.py ingest --role assistant --partition my-app --instance alice < summary.txt
 
-The running server makes its vector. A system message is kept, but never recalled.
+The running server embeds it. A system message is stored, but never recalled.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -34,16 +34,16 @@ The running server makes its vector. A system message is kept, but never recalle
     def handle(self, *args: Any, role: str, partition: str, instance: str, **options: Any) -> None:
         for name in (partition, instance):
             if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable():
-                raise CommandError(f"A partition or instance has a printable name of 1 to {NAME_LENGTH} characters.")
+                raise CommandError(f"Names of partitions and instances have 1 to {NAME_LENGTH} printable characters.")
         try:
             text = sys.stdin.buffer.read().decode().rstrip("\n")
         except UnicodeDecodeError:
-            raise CommandError("What comes on standard input is not UTF-8: convert it, for example by iconv.") from None
+            raise CommandError("Standard input is not UTF-8: convert it, for example with iconv.") from None
         if not text.strip():
-            raise CommandError("Nothing came on standard input: pipe a text into this command.")
+            raise CommandError("Standard input is empty: pipe a text into this command.")
         payload = {"role": role, "content": text}
-        turn = capture.turn(json.dumps(payload), payload)
-        (pk,) = actions.add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
+        turn = Turn.from_payload(json.dumps(payload), payload)
+        (pk,) = add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
         if options["json"]:
             self.print_json({"id": pk, "partition": partition, "instance": instance})
         else:

@@ -27,40 +27,40 @@ NAMES = {
 
 
 class Command(TerminalCommand):
-    help = "Forget: remove messages from everywhere, in one transaction, after showing what goes."
+    help = "Forget messages: remove them from everywhere, in one transaction, after showing what goes."
     examples = """
-  what would go? nothing is removed:
+  show what would go, and remove nothing:
       manage.py prune --partition my-app --instance alice --search "credit card" --dry-run
-  a person's whole memory, without being asked:
+  remove a person's whole memory, without confirmation:
       manage.py prune --partition my-app --instance alice --whole --yes
-  by age, size and role, everywhere:
+  remove by age, size and role, everywhere:
       manage.py prune --before 365d --larger-than 100k --role tool
-  single messages, by the ids that search --json gives:
+  remove single messages, by ids from search --json:
       manage.py prune --id 1203 --id 1207
-  nightly: what partitions keep for a number of days only (set in the admin):
+  run nightly: apply the retention of each partition (set in the admin):
       manage.py prune --retention --yes
 
-Criteria narrow each other. An audit entry says who removed how much, never what it said. Backups made before keep it.
-A client that still has a message in its history and sends it again has it stored again.
+Messages must meet all criteria. An audit entry records who removed how much, but no text. Earlier backups still contain
+the messages. A client that resends a forgotten message from its own history stores it again.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         what = parser.add_argument_group("what to forget")
         add_scope(what)  # type: ignore[arg-type]
         what.add_argument("--id", type=int, action="append", metavar="N", help="this message; may be repeated")
-        what.add_argument("--since", type=moment, metavar="D", help="said at or after: 2026-01-31, or 30d (ago)")
-        what.add_argument("--before", type=moment, metavar="D", help="said before")
-        what.add_argument("--larger-than", type=size, metavar="SIZE", help="messages of more bytes: 5000, 64k, 2M")
-        what.add_argument("--role", help="said by: user, assistant, tool, ...")
+        what.add_argument("--since", type=moment, metavar="D", help="at or after this time: 2026-01-31, or 30d (ago)")
+        what.add_argument("--before", type=moment, metavar="D", help="before this time")
+        what.add_argument("--larger-than", type=size, metavar="SIZE", help="with more bytes than: 5000, 64k, 2M")
+        what.add_argument("--role", help="with this role: user, assistant, tool, ...")
         what.add_argument(
             "--search",
             metavar="WORDS",
-            help='that hold all the words, in their first 60,000 characters; "phrases", -exclusions',
+            help='with all these words in the first 60,000 characters; "phrases", -exclusions',
         )
         what.add_argument("--whole", action="store_true", help="the whole partition or instance, and its name")
-        what.add_argument("--retention", action="store_true", help="what partitions have kept long enough")
-        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        what.add_argument("--retention", action="store_true", help="what is older than its partition's retention")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would go")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -70,7 +70,7 @@ A client that still has a message in its history and sends it again has it store
             given["ids"] = tuple(options["id"])
         if options["retention"]:
             if given:
-                raise CommandError("--retention takes no other criteria: it applies what each partition says.")
+                raise CommandError("--retention takes no other criteria: each partition has its own.")
             selections = forgetting.expired()
         else:
             try:
@@ -97,7 +97,7 @@ A client that still has a message in its history and sends it again has it store
         self.console().print(table([*rows, ("texts and vectors", in_bytes(goes.bytes))], title="What goes"))
 
     def _must_exist(self, partition: str | None, instance: str | None) -> None:
-        """A name that is misspelt is no name under which nothing is left."""
+        """Raise CommandError for an unknown name, which is probably misspelt."""
         if partition is not None and not Partition.objects.filter(name=partition).exists():
             raise CommandError(f"There is no partition {safe(partition)}.")
         places = Instance.objects.filter(partition__name=partition, name=instance)
@@ -108,7 +108,9 @@ A client that still has a message in its history and sends it again has it store
         if yes:
             return
         if not sys.stdin.isatty():
-            raise CommandError("Nobody is there to ask: give --yes to remove it, or --dry-run to only count.")
+            raise CommandError(
+                "There is no terminal to ask for confirmation: give --yes to remove, or --dry-run to count."
+            )
         self.stderr.write("Remove it for good? [y/N] ", str, ending="")
         if safe(input()).strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was removed.")

@@ -7,7 +7,8 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from conversations import reembedding
-from conversations.embedders import SPEC_HELP, EmbedderError
+from conversations.embedders.base import EmbedderError
+from conversations.embedders.factory import SPEC_HELP
 from conversations.embedding import make
 from conversations.management.progress import bars
 from conversations.management.terminal import Command as TerminalCommand
@@ -15,16 +16,16 @@ from conversations.models import Embedding, EmbeddingModel
 
 
 class Command(TerminalCommand):
-    help = "Change the embedding model beside live traffic: makes vectors of the new one, then switches over at once."
+    help = "Change the embedding model beside live traffic: make the new vectors, then switch over in one step."
     examples = """
-  to an endpoint's model (its key is RESERVOIR_EMBEDDER_KEY):
+  change to an endpoint's model (its key is RESERVOIR_EMBEDDER_KEY):
       manage.py reembed --model "https://api.openai.com/v1#text-embedding-3-small" --dimensions 1536
-  back to the local model:
+  change back to the local model:
       manage.py reembed --model local
-  when you are content: remove the vectors of models that are not in use
+  when you are satisfied, remove the vectors of models that are not in use:
       manage.py reembed --drop-old
 
-Killed, it goes on where it was when it is started again. Until it switches over, recall uses the old model.
+If it is killed, run it again to continue. Until it switches over, recall uses the old model.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -33,13 +34,13 @@ Killed, it goes on where it was when it is started again. Until it switches over
             "--dimensions",
             type=int,
             metavar="N",
-            help="the length of the endpoint's vectors; by default that of RESERVOIR_EMBEDDER_DIMENSIONS",
+            help="the length of the endpoint's vectors; default: RESERVOIR_EMBEDDER_DIMENSIONS",
         )
         parser.add_argument("--drop-old", action="store_true", help="remove the vectors of models that are not in use")
 
     def handle(self, *args: Any, model: str | None, dimensions: int | None, drop_old: bool, **options: Any) -> None:
         if not model and not drop_old:
-            raise CommandError("Say what to do: --model SPEC, or --drop-old, or both.")
+            raise CommandError("Give --model SPEC, --drop-old, or both.")
         try:
             with reembedding.alone():
                 if model:
@@ -65,7 +66,7 @@ Killed, it goes on where it was when it is started again. Until it switches over
         self.stdout.write(f"{model.name} is in use. Running servers notice within a few seconds.")
         if (spec, dimensions) != (settings.RESERVOIR_EMBEDDER, settings.RESERVOIR_EMBEDDER_DIMENSIONS):
             more = f" and RESERVOIR_EMBEDDER_DIMENSIONS={dimensions}" if spec != "local" else ""
-            self.stdout.write(f"Set RESERVOIR_EMBEDDER={spec}{more}, so that the settings say the same.")
+            self.stdout.write(f"Set RESERVOIR_EMBEDDER={spec}{more}, so that the settings agree.")
 
     def _drop(self, *, wait: bool) -> None:
         old = Embedding.objects.filter(model__in=EmbeddingModel.objects.filter(active=False)).count()

@@ -6,38 +6,39 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations import lookup
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import EmbedderInUse
-from conversations.management.commands.view import count
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages, scope_of
+from conversations.management.terminal import add_scope, count, print_messages, scope_of
 
 
 class Command(TerminalCommand):
-    help = "Find messages by their words, latest first, or by what they mean, nearest first."
+    help = "Find messages by words, latest first, or by meaning, nearest first."
     examples = """
-  messages with both words, in any of their forms:
+  find messages with both words, in any form:
       manage.py search "toaster story"
-  with exactly this, and not that:
+  find an exact phrase, and exclude a word:
       manage.py search '"brave little toaster" -robot'
-  by meaning, whatever the words:
+  find messages by meaning:
       manage.py search "kitchen appliances" --semantic --partition my-app --limit 5
 
-Exit code 1 when nothing was found.
+Exit code 1 if nothing was found.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("term", metavar="TERM", help='words, "phrases", -exclusions; with --semantic any text')
         parser.add_argument("--semantic", action="store_true", help="search by meaning")
         add_scope(parser)
-        parser.add_argument("--limit", type=count, default=10, metavar="N", help="at most so many (default: 10)")
+        parser.add_argument(
+            "--limit", type=count, default=10, metavar="N", help="show at most N messages (default: 10)"
+        )
         parser.add_argument("--json", action="store_true", help="print a JSON list")
 
     def handle(self, *args: Any, term: str, **options: Any) -> None:
         scope = scope_of(options)
         embedder = EmbedderInUse() if options["semantic"] else None
         try:
-            messages = lookup.found(term, limit=options["limit"], embedder=embedder, **scope)
+            messages = lookup.search(term, limit=options["limit"], embedder=embedder, **scope)
         except EmbedderError as error:
             raise CommandError(str(error)) from None
         finally:

@@ -9,10 +9,11 @@ from conversations.management.terminal import in_bytes, table
 
 
 class Command(TerminalCommand):
-    help = "Say how much is remembered: messages, exchanges, tokens, cost, the backlog, the size on disk."
+    help = "Show totals: messages, exchanges, tokens, cost, the backlog, the size on disk."
     examples = """
+  show a table:
       manage.py stats
-  for a monitoring script:
+  print JSON for a monitoring script:
       manage.py stats --json
 """
 
@@ -32,8 +33,8 @@ class Command(TerminalCommand):
             ("vectors", f"{told.embeddings:,}"),
             ("waiting for a vector", f"{told.waiting:,}"),
             ("exchanges", f"{told.exchanges:,}"),
-            ("of them with memories", f"{told.remembered:,}"),
-            ("of them failed or cut short", f"{told.failed:,}"),
+            ("exchanges with memories", f"{told.remembered:,}"),
+            ("exchanges failed or cut short", f"{told.failed:,}"),
             ("tokens in", f"{told.input_tokens:,}"),
             ("tokens out", f"{told.output_tokens:,}"),
             ("cost", f"${told.cost:,.4f}"),

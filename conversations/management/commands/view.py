@@ -1,26 +1,26 @@
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from typing import Any
 
 from conversations import lookup
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages, scope_of
+from conversations.management.terminal import add_scope, count, print_messages, scope_of
 
 
 class Command(TerminalCommand):
     help = "Show the latest messages, oldest first."
     examples = """
-  what was said last, anywhere:
+  show the latest messages of all scopes:
       manage.py view 10
-  by one user of one app, for a script:
+  print those of one user of one app, for a script:
       manage.py view 50 --partition my-app --instance alice --json
 
-Characters that would act on the terminal are shown as escapes such as \\x1b.
+Characters that could affect the terminal are shown as escapes such as \\x1b.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("count", type=count, metavar="COUNT", help="how many messages")
+        parser.add_argument("count", type=count, metavar="COUNT", help="the number of messages")
         add_scope(parser)
         parser.add_argument("--json", action="store_true", help="print a JSON list")
 
@@ -31,11 +31,4 @@ Characters that would act on the terminal are shown as escapes such as \\x1b.
         else:
             print_messages(self.console(), messages)
             if not messages:
-                self.say("Nothing is remembered there yet.")
-
-
-def count(text: str) -> int:
-    """For argparse: how many."""
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 100_000:
-        raise ArgumentTypeError(f"{text!r} is no number from 1 to 100000")
-    return int(text)
+                self.say("No messages are stored there yet.")

@@ -86,7 +86,7 @@ def test_criteria_narrow_what_is_forgotten(root: Client, criteria: dict[str, str
 def test_forgetting_asks_back_where_nothing_says_what(root: Client) -> None:
     exchange(HOME, "One", "1")
     page = text(root.get(reverse("admin:prune"), {"partition_name": "home"}))
-    assert "Nothing says which messages" in page and 'name="sealed"' not in page
+    assert "No messages are selected" in page and 'name="sealed"' not in page
     assert "There is no such partition" in text(
         root.get(reverse("admin:prune"), {"partition_name": "none", "whole": "on"})
     )

@@ -1,0 +1,131 @@
+"""Pure: what a message says: its role, its plain text, and a digest that identifies equal turns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+Count = Callable[[str], int]  # text -> tokens
+
+NAME_LENGTH = 200  # characters of the name of a partition, an instance or a participant
+ROLE_LENGTH = 16  # characters
+
+# NUL, which PostgreSQL's text cannot hold, and lone surrogates, which UTF-8 cannot encode.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class Turn(NamedTuple):
+    """A message to be stored. `payload` is its JSON text as the API sent it."""
+
+    role: str
+    name: str
+    content: str
+    payload: str
+    digest: bytes
+
+    @classmethod
+    def from_payload(cls, raw: str, payload: Mapping[str, Any]) -> Turn:
+        """The turn of an API message: `raw` is its JSON text, `payload` the same text decoded."""
+        name = payload.get("name")
+        return cls(
+            role=storable(str(payload.get("role") or ""))[:ROLE_LENGTH],
+            name=storable(name)[:NAME_LENGTH] if isinstance(name, str) else "",
+            content=plain_text(payload),
+            payload=raw,
+            digest=digest(payload),
+        )
+
+
+def storable(text: str) -> str:
+    """The text with characters that cannot be stored replaced by U+FFFD."""
+    if "\0" not in text:
+        with suppress(UnicodeEncodeError):
+            text.encode()  # ten times faster than the expression, and nearly every text passes
+            return text
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def storable_json(value: Any) -> Any:
+    """A JSON value as PostgreSQL's jsonb can hold it: without NUL, lone surrogates and NaN."""
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable(str(key)): storable_json(item) for key, item in value.items()}
+        case list():
+            return [storable_json(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def plain_text(payload: Mapping[str, Any]) -> str:
+    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio."""
+    content = payload.get("content")
+    if isinstance(content, str):
+        texts = [content]
+    else:
+        parts = _objects(content)
+        texts = [text for part in parts if isinstance(text := part.get("text") or part.get("refusal"), str)]
+    if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
+        texts = [refusal]
+    audio = payload.get("audio")
+    if not any(texts) and isinstance(audio, dict) and isinstance(transcript := audio.get("transcript"), str):
+        texts = [transcript]
+    return storable("\n".join(texts))
+
+
+NO_ATTACHMENT = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
+
+
+def digest(payload: Mapping[str, Any]) -> bytes:
+    """16 bytes that are equal for turns that a reader would call the same, however a client library spells them.
+
+    Libraries resend an answer with null fields added or omitted, with its text as a string or as a list of one part,
+    with white space trimmed, without its thinking, or with a call's arguments as differently spelt JSON. The digest
+    covers the role, the text, the calls and the attachments.
+    """
+    attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
+    essence = [
+        payload.get("role"),
+        plain_text(payload).strip(),
+        attachments,
+        [_call(call) for call in _objects(payload.get("tool_calls"))],
+        payload.get("function_call") or None,
+        payload.get("tool_call_id") or None,
+    ]
+    text = json.dumps(essence, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list, and none if the value is not a list: clients and providers may send anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _call(call: Mapping[str, Any]) -> list[Any]:
+    function = call.get("function")
+    body = function if isinstance(function, dict) else call.get("custom")
+    if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
+        body = body | {"arguments": _spelt_alike(arguments)}
+    return [call.get("id"), body]
+
+
+def _spelt_alike(arguments: str) -> str:
+    """JSON text in one canonical spelling; any other text unchanged."""
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def conversation_key(digests: Iterable[bytes]) -> bytes:
+    """16 bytes that identify a run of turns."""
+    return hashlib.blake2b(b"".join(digests), digest_size=16).digest()
