@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,12 +14,11 @@ from django.db.models import F
 from django.utils import timezone
 
 from conversations import models
-from conversations.capture import Alignment, Turn, align
+from conversations.capture import Alignment, align
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
 from conversations.recall.lexemes import asks, search_vector
-
-Count = Callable[[str], int]  # text -> tokens
+from conversations.turns import Count, Turn
 
 # Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
 COUNTED_CHARACTERS = 2**20

@@ -18,8 +18,7 @@ from django.db.models.functions import Cast
 from conversations.embedders import Embedder
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import SCRATCH, MessageQuerySet
-
-Json = dict[str, Any]
+from conversations.turns import Json
 
 
 class BadCursor(ValueError):

@@ -13,8 +13,7 @@ from django.db.models import Q
 from pgvector.django import HalfVectorField
 
 from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
-
-NAME_LENGTH = 200
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH
 
 # kB of new entries that an index over lists of ids collects before it sorts them in. An exchange has a hundred, and
 # sorting in each by itself would make storing dearer; many more, and the unlucky exchange that does it waits.
@@ -156,7 +155,7 @@ class Message(models.Model):
     alone = models.BooleanField(default=False)
     choice = models.PositiveSmallIntegerField(default=0)
     created = models.DateTimeField()
-    role = models.CharField(max_length=16)
+    role = models.CharField(max_length=ROLE_LENGTH)
     name = models.TextField(blank=True)
     content = models.TextField(blank=True)
     payload = models.TextField()

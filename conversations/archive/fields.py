@@ -15,10 +15,9 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from conversations.capture import UNSTORABLE, storable_json
 from conversations.models import Exchange, Ledger, Message
+from conversations.turns import UNSTORABLE, Json, storable_json
 
-Json = dict[str, Any]
 Fields = Mapping[str, "models.Field[Any, Any]"]
 
 NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")

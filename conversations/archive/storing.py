@@ -13,11 +13,12 @@ from django.db import DataError, IntegrityError, transaction
 from django.db.models import F, Q
 
 from conversations import actions
-from conversations.actions import Count, uncounted
-from conversations.archive.fields import Json, uid
+from conversations.actions import uncounted
+from conversations.archive.fields import uid
 from conversations.archive.reading import BadLine, Item, Said
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
+from conversations.turns import Count, Json
 
 CHUNK = 200  # lines stored in one transaction
 

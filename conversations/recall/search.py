@@ -19,13 +19,13 @@ import numpy as np
 from django.conf import settings
 from django.db import connection
 
-from conversations.capture import storable
 from conversations.querysets import Scope
 from conversations.recall.lexemes import split_by_script
 from conversations.recall.names import in_first_person, named_in
 from conversations.recall.ranking import WEIGHTS, Floats, parts
 from conversations.recall.retrieval import Read, Wanted, Word, read
 from conversations.recall.spans import WHOLE, Scored, best_span
+from conversations.turns import storable
 
 CANDIDATES = 50
 PARTS = (*WEIGHTS,)

@@ -21,11 +21,11 @@ from django.utils import timezone
 
 from conversations import actions
 from conversations.backlog import work_off
-from conversations.capture import turn
 from conversations.embedders.local import LocalEmbedder
 from conversations.management.terminal import moment, safe, size
 from conversations.models import AuditEntry, Message, Partition
 from conversations.querysets import Scope
+from conversations.turns import Turn
 from reservoir_site.backup import BackupError, backup
 
 pytestmark = pytest.mark.django_db
@@ -66,7 +66,7 @@ ALICE = Scope("my-app", "alice")
 def say(*texts: str, scope: Scope = ALICE, days_ago: float = 0) -> list[int]:
     payloads = [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
     moments = [timezone.now() - timedelta(days=days_ago) + timedelta(seconds=i) for i in range(len(texts))]
-    turns = [turn(json.dumps(p), p) for p in payloads]
+    turns = [Turn.from_payload(json.dumps(p), p) for p in payloads]
     return actions.add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
 
 

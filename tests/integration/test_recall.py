@@ -13,12 +13,12 @@ from pytest_django.fixtures import Settings
 
 from conversations import nearest
 from conversations.actions import add_messages
-from conversations.capture import turn
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
 from conversations.recall import retrieval as frames
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall
 from conversations.recall.spans import WHOLE
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -35,7 +35,7 @@ def remember(*said: str, scope: Scope = SCOPE, start: datetime = START, minutes:
         name, colon, rest = text.partition(": ")
         if colon and name.isalpha():
             payload |= {"name": name, "content": rest}
-        turns.append((turn(json.dumps(payload), payload), start + timedelta(minutes=minutes * number)))
+        turns.append((Turn.from_payload(json.dumps(payload), payload), start + timedelta(minutes=minutes * number)))
     return add_messages(scope=scope, messages=turns)
 
 
@@ -265,7 +265,7 @@ def test_a_scope_with_one_message() -> None:
 
 def test_messages_without_text_are_not_found_and_are_no_harm() -> None:
     payload = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
-    add_messages(scope=SCOPE, messages=[(turn(json.dumps(payload), payload), START)])
+    add_messages(scope=SCOPE, messages=[(Turn.from_payload(json.dumps(payload), payload), START)])
     remember("A violin", start=START + timedelta(minutes=1))
     assert found("violin image") == ["A violin"]
 
