@@ -19,7 +19,7 @@ from console import safe_text
 from console.pages import page, to_instance, to_partition
 from console.visible import allowed_partitions, instances_of, require, visible
 from conversations import nearest
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
 

@@ -15,7 +15,7 @@ from django.db.models import Avg, Count, FloatField, Q, QuerySet, Sum
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
-from conversations.embedders import Embedder
+from conversations.embedders.base import Embedder
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import SCRATCH, MessageQuerySet
 from conversations.turns import Json

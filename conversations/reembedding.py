@@ -21,7 +21,7 @@ from django.db.models import Exists, OuterRef
 
 from conversations import indexes
 from conversations.backlog import add_vectors, embed
-from conversations.embedders import Embedder, EmbedderError
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.nearest import MOST_DIMENSIONS

@@ -17,8 +17,9 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from conversations import actions, backlog
-from conversations.embedders import Embedder
+from conversations import backlog
+from conversations.embedders.base import Embedder
+from conversations.messages import add_messages
 from conversations.models import Exchange, Message
 from conversations.turns import Turn
 from proxy import pipeline, runtime
@@ -83,7 +84,7 @@ def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
             payload = {"role": role, "content": text}
             turns.append((Turn.from_payload(json.dumps(payload), payload), asked + timedelta(seconds=later)))
     count = tokens.counter(MODEL).count
-    ids = actions.add_messages(scope=scope, messages=turns, count=count, embed=False)
+    ids = add_messages(scope=scope, messages=turns, count=count, embed=False)
     backlog.embed(embedder(), list(Message.objects.filter(pk__in=ids)))
     connection.close()
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from django.conf import settings
 
-from conversations.actions import add_messages
 from conversations.backlog import embed
-from conversations.embedders import Embedder
+from conversations.embedders.base import Embedder
+from conversations.messages import add_messages
 from conversations.models import Message
 from conversations.querysets import Scope
 from conversations.scratch import scratch_partition

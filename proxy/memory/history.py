@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from conversations import archive, forgetting, lookup
-from conversations.embedders import Embedder, EmbedderError
+from conversations import forgetting, lookup
+from conversations.archive.writing import as_lines, export
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.lookup import BadCursor, Page
 from conversations.models import Message
 from conversations.querysets import NoScope
@@ -122,8 +123,8 @@ class History:
         """JSON Lines, as they come from the database. Raises Overloaded when too many are under way."""
         if self._exports >= EXPORTS:
             raise Overloaded(f"{EXPORTS} exports are under way: wait for one to end.")
-        objects = archive.export(partition=partition, instance=instance, since=since, embeddings=embeddings)
-        chunks = self._chunks(objects, archive.as_lines(objects))
+        objects = export(partition=partition, instance=instance, since=since, embeddings=embeddings)
+        chunks = self._chunks(objects, as_lines(objects))
         try:
             first = await anext(chunks)  # what fails at once is said with a status
         except NoScope as error:

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Left
 
-from conversations.embedders import Embedder, EmbedderError, Vectors
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.models import Ledger, Message
 from conversations.querysets import Scope
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall

@@ -23,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, Programmi
 from django.db.migrations.executor import MigrationExecutor
 
 from conversations.backlog import Worker
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.models import Message
 from conversations.querysets import SCRATCH, Scope

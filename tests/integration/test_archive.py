@@ -16,10 +16,13 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions, forgetting
-from conversations.archive import BadLine, Imported, Importer, Item, as_array, as_lines, export, read
 from conversations.archive.fields import uid
+from conversations.archive.reading import BadLine, Item, read
+from conversations.archive.storing import Imported, Importer
+from conversations.archive.writing import as_array, as_lines, export
 from conversations.backlog import save_vectors
 from conversations.embedders.pieces import Piece
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
 from conversations.selection import Selection
@@ -116,7 +119,7 @@ def a_history() -> None:
     embed(asked, [0.125, 0.3333, -1.0], [0.0, 1.0, 0.0001])
     embed(asked, [0.5, 0.25], model="of two")
     embed(last.messages.get(role="user"), [0.1, 0.2, 0.3])
-    actions.add_messages(
+    add_messages(
         scope=SCOPE,
         messages=[(Turn.from_payload(json.dumps(m), m), timezone.now()) for m in (user("noted"), user("and noted"))],
     )

@@ -13,6 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions
+from conversations.messages import unsaved_message
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope
 from conversations.turns import Turn
@@ -269,7 +270,7 @@ def test_what_is_said_all_the_time_hides_no_earlier_turn() -> None:
     exchange([*history, user("and now?")], "this")
     instance = Instance.objects.get()
     said = Turn.from_payload(json.dumps(user("ok")), user("ok"))
-    many = [actions.unsaved_message(instance, None, said, len, created=timezone.now()) for _ in range(2100)]
+    many = [unsaved_message(instance, None, said, len, created=timezone.now()) for _ in range(2100)]
     Message.objects.bulk_create(many)
     exchange([*history, user("and now?"), assistant("this"), user("and then?")], "that")
     assert Message.objects.in_scope(SCOPE).count() == 24 + 2100

@@ -19,10 +19,10 @@ import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.utils import timezone
 
-from conversations import actions
 from conversations.backlog import work_off
 from conversations.embedders.local import LocalEmbedder
 from conversations.management.terminal import moment, safe, size
+from conversations.messages import add_messages
 from conversations.models import AuditEntry, Message, Partition
 from conversations.querysets import Scope
 from conversations.turns import Turn
@@ -67,7 +67,7 @@ def say(*texts: str, scope: Scope = ALICE, days_ago: float = 0) -> list[int]:
     payloads = [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
     moments = [timezone.now() - timedelta(days=days_ago) + timedelta(seconds=i) for i in range(len(texts))]
     turns = [Turn.from_payload(json.dumps(p), p) for p in payloads]
-    return actions.add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
+    return add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -14,8 +14,8 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
 from conversations import indexes, nearest
-from conversations.actions import add_messages
 from conversations.embedding import active_model
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Instance, Partition
 from conversations.querysets import Scope
 from conversations.turns import Turn

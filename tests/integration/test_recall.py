@@ -12,7 +12,7 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from conversations import nearest
-from conversations.actions import add_messages
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
 from conversations.recall import retrieval as frames

@@ -18,10 +18,10 @@ from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from conversations import reembedding
-from conversations.actions import add_messages
 from conversations.backlog import work_off
-from conversations.embedders import Embedder, EmbedderError
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import EmbedderInUse, active_embedder, active_model, make
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
 from conversations.recall.search import ask, recall

@@ -8,8 +8,8 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from conversations import actions
 from conversations.management.terminal import Command as TerminalCommand
+from conversations.messages import add_messages
 from conversations.querysets import Scope
 from conversations.turns import NAME_LENGTH, Turn
 
@@ -43,7 +43,7 @@ The running server makes its vector. A system message is kept, but never recalle
             raise CommandError("Nothing came on standard input: pipe a text into this command.")
         payload = {"role": role, "content": text}
         turn = Turn.from_payload(json.dumps(payload), payload)
-        (pk,) = actions.add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
+        (pk,) = add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
         if options["json"]:
             self.print_json({"id": pk, "partition": partition, "instance": instance})
         else:

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations import lookup
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import EmbedderInUse
 from conversations.management.commands.view import count
 from conversations.management.terminal import Command as TerminalCommand
