@@ -146,7 +146,7 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
     partitions = [partition.pk] if partition else allowed_partitions(request)
     instances = [instance.pk] if instance else None if partitions is None else instances_of(partitions)
     values: dict[str, Any] = {
-        "vector": "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
+        "vector": nearest.vector_literal(vector),
         "model": embedder.name,
         "instances": instances,
         "partitions": partitions,

@@ -18,7 +18,7 @@ from django.db.models.functions import Left
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.models import Ledger, Message
 from conversations.querysets import Scope
-from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall
+from conversations.recall.search import CANDIDATES, PARTS, Candidate, prepare_query, search
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Json, Memory, Turn
 from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, Count, note_tokens
@@ -77,7 +77,7 @@ def recollect(
     last = chat.last_user
     assert last is not None
     question = _looked_at(plain_text(chat.messages[last].payload))
-    asked = ask(scope=scope, query=question)
+    asked = prepare_query(scope=scope, text=question)
     state, vectors, model = "on", None, ""
     if question.strip():
         try:
@@ -94,8 +94,8 @@ def recollect(
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
         turns = _latest_turns(scope, present, count) if latest and not chat.has_history else ()
-        found = recall(
-            question=asked,
+        found = search(
+            query=asked,
             vector=None if vectors is None else vectors[-1].tolist(),
             model=model,
             limit=candidates,

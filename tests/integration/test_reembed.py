@@ -24,7 +24,7 @@ from conversations.embedding import EmbedderInUse, active_embedder, active_model
 from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
-from conversations.recall.search import ask, recall
+from conversations.recall.search import prepare_query, search
 from conversations.scratch import scratch_partition
 from conversations.turns import Turn
 from tests.fake_provider import FakeProvider
@@ -85,9 +85,9 @@ def lengths() -> set[int]:
 
 def finds(embedder: Embedder, text: str) -> list[str]:
     """What recall finds by vector alone."""
-    question = ask(scope=SCOPE, query=text)
-    vector = embedder.embed([question.wording])[0].tolist()
-    found = recall(question=question, vector=vector, model=embedder.name, without={"words", "session", "nearby"})
+    query = prepare_query(scope=SCOPE, text=text)
+    vector = embedder.embed([query.wording])[0].tolist()
+    found = search(query=query, vector=vector, model=embedder.name, without={"words", "session", "nearby"})
     return [candidate.content for candidate in found]
 
 
