@@ -19,6 +19,7 @@ from console.threads import sessions, threads
 from console.visible import require
 from console.words import labels
 from conversations.models import Instance, Message
+from conversations.numbers import whole_number
 from conversations.querysets import MessageQuerySet
 from conversations.recall.ranking import SESSION_GAP
 
@@ -161,7 +162,7 @@ def _label(topics: Sequence[Topic]) -> None:
 
 
 def _whole(given: str | None) -> int | None:
-    return int(given) if given and given.isascii() and given.isdigit() and len(given) < 19 else None
+    return whole_number(given)
 
 
 def _is_date(given: str | None) -> bool:

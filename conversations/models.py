@@ -12,7 +12,13 @@ from django.db import models
 from django.db.models import Q
 from pgvector.django import HalfVectorField
 
-from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
+from conversations.querysets import (
+    EmbeddingQuerySet,
+    ExchangeQuerySet,
+    InstanceQuerySet,
+    MessageQuerySet,
+    PartitionQuerySet,
+)
 from conversations.turns import NAME_LENGTH, ROLE_LENGTH
 
 # kB of new entries that an index over lists of ids collects before it sorts them in. An exchange has a hundred, and
@@ -27,7 +33,9 @@ class Partition(models.Model):
 
     name = models.CharField(max_length=NAME_LENGTH, unique=True)
     created = models.DateTimeField(auto_now_add=True)
-    keep_days = models.PositiveIntegerField(null=True, blank=True)  # what is older is forgotten; None keeps it
+    keep_days = models.PositiveIntegerField(null=True, blank=True)  # older messages are forgotten; None keeps all
+
+    objects = PartitionQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -218,6 +226,8 @@ class Embedding(models.Model):
     start = models.PositiveIntegerField()
     end = models.PositiveIntegerField()
     vector = HalfVectorField()  # no fixed dimension: models differ
+
+    objects = EmbeddingQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["message", "model", "start"], name="one_vector_a_piece")]

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -27,9 +26,9 @@ from proxy.call import Call
 from proxy.demo.stand_in import StandIn, stand_in
 from proxy.demo.story import HISTORY, QUESTIONS
 from proxy.memory.service import MemoryOptions, Scope
+from proxy.prompt.chat import Json
 from proxy.providers import tokens
 
-Json = dict[str, Any]
 MODEL = "gpt-4o"
 
 

@@ -17,9 +17,9 @@ from conversations.backlog import save_vectors
 from conversations.embedders.pieces import split
 from conversations.embedding import model_of
 from conversations.models import Exchange
-from conversations.turns import Turn, plain_text, storable, storable_json
+from conversations.turns import Count, Turn, plain_text, storable, storable_json
 from proxy.memory.recollection import Recollection, entries, explained, question_key
-from proxy.memory.service import STORE_SECONDS, Count, Kept, MemoryOptions, MemoryService
+from proxy.memory.service import STORE_SECONDS, Kept, MemoryOptions, MemoryService
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target

@@ -23,6 +23,7 @@ from conversations.lookup import BadCursor, Page
 from conversations.models import Message
 from conversations.querysets import NoScope
 from conversations.selection import Selection
+from conversations.turns import Json
 from proxy.database.reconnecting import on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.errors import BadRequest, Overloaded, Unavailable
@@ -31,7 +32,6 @@ from proxy.spool.writing import SpoolError
 __all__ = ["History", "Page", "Selection"]
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 THREADS = 2
 EXPORTS = 4  # at once: each holds a thread and a connection
@@ -154,7 +154,7 @@ class History:
 
     async def _found(self, term: str, embedder: Callable[[], Embedder] | None, **where: Any) -> list[Json]:
         def look() -> list[Json]:
-            return [lookup.as_json(row) for row in lookup.found(term, embedder=embedder, **where)]
+            return [lookup.as_json(row) for row in lookup.search(term, embedder=embedder, **where)]
 
         return await self._look(look)
 

@@ -175,7 +175,7 @@ def test_view_shows_the_latest_of_a_scope_oldest_first(run: Run) -> None:
     told = json.loads(run("view", "2", "--partition", "my-app", "--instance", "alice", "--json"))
     assert [message["content"] for message in told] == ["two", "three"]
     assert told[0]["role"] == "assistant"
-    with pytest.raises(CommandError, match="no number from 1"):
+    with pytest.raises(CommandError, match="not a number from 1"):
         run("view", "0")
 
 
