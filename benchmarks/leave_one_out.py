@@ -87,14 +87,14 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
     """The ids of a scope's messages, the latest first, and the unweighted parts of their scores."""
     from conversations.recall.ranking import WEIGHTS, parts
-    from conversations.recall.retrieval import Wanted, read
-    from conversations.recall.search import ask
+    from conversations.recall.retrieval import RetrievalRequest, retrieve
+    from conversations.recall.search import prepare_query
 
-    question = ask(scope=scope, query=text)
-    assert question.instance_id is not None
-    vector = embedder.embed([question.wording])[0].tolist()
-    found = read(Wanted(question.instance_id, question.messages, question.words, vector, embedder.name))
-    scored = parts(found.frame, about=question.about.code if question.about else None)
+    query = prepare_query(scope=scope, text=text)
+    assert query.instance_id is not None
+    vector = embedder.embed([query.wording])[0].tolist()
+    found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
+    scored = parts(found.frame, about=query.about.code if query.about else None)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
 
 

@@ -296,7 +296,7 @@ def run(messages: int) -> None:
     from conversations import indexes
     from conversations.embedding import active_model
     from conversations.models import Partition
-    from conversations.recall import retrieval as frames
+    from conversations.recall import retrieval
     from proxy.providers import tokens
     from reservoir_site import database, server
 
@@ -318,7 +318,7 @@ def run(messages: int) -> None:
         language.random = np.random.default_rng(size)
         found = measure(language, embedder, size)
         print(f"{size:8,}  {found['p50']:7.1f} {found['p95']:7.1f}  {found['found']:.1f}")
-    frames.READ_WHOLE = 10**9
+    retrieval.READ_WHOLE = 10**9
     language.random = np.random.default_rng(size)
     exact = measure(language, embedder, size)
     same = sum(len({*a} & {*b}) for a, b in zip(found["firsts"], exact["firsts"], strict=True))

@@ -15,11 +15,13 @@ from django.utils.dateparse import parse_date
 from console import vectors
 from console.pages import page, to_partition
 from console.reading import LARGEST_PAYLOAD, Part, parts
-from console.threads import SESSION_GAP, sessions, threads
+from console.threads import sessions, threads
 from console.visible import require
 from console.words import labels
 from conversations.models import Instance, Message
+from conversations.numbers import whole_number
 from conversations.querysets import MessageQuerySet
+from conversations.recall.ranking import SESSION_GAP
 
 A_PAGE = 40
 HUES = 12
@@ -160,7 +162,7 @@ def _label(topics: Sequence[Topic]) -> None:
 
 
 def _whole(given: str | None) -> int | None:
-    return int(given) if given and given.isascii() and given.isdigit() and len(given) < 19 else None
+    return whole_number(given)
 
 
 def _is_date(given: str | None) -> bool:

@@ -21,8 +21,8 @@ from console.reading import LARGEST_PAYLOAD, Part, parts, pretty
 from console.request_body import body
 from console.visible import require, visible
 from console.words import tells_something, words
-from conversations.capture import plain_text
 from conversations.models import Exchange, Ledger, Message
+from conversations.turns import plain_text
 
 # A client that resends a long history: this many of its turns are shown, the others are named by their number.
 MOST_TURNS = 40

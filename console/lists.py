@@ -18,6 +18,7 @@ from console import dialogue, exchange_page, message_page, partition_page, safe_
 from console.paging import UncountedPaginator
 from console.visible import instances_of, may, visible
 from conversations.models import Exchange, Instance, Message, Partition
+from conversations.numbers import whole_number
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -59,7 +60,7 @@ class Place(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         given = request.GET.get(str(self.parameter_name), "")
-        pk = int(given) if given.isascii() and given.isdigit() and len(given) < 19 else 0
+        pk = whole_number(given) or 0
         found = visible(request, self.model.objects.filter(pk=pk)).first() if pk else None
         self.found = found.pk if found else None
         return [(given, safe_text.shown(found.name) if found else "no longer there")] if given else []
@@ -115,7 +116,8 @@ class ReadOnly(ModelAdmin):
     def get_paginator(self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any) -> Any:
         paginator: Any = super().get_paginator(request, queryset, per_page, *args, **kwargs)
         asked = request.GET.get(PAGE_VAR, "1")
-        paginator.page_asked_for = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 1
+        page = whole_number(asked, most=99_999)
+        paginator.page_asked_for = 1 if page is None else page
         return paginator
 
     def has_add_permission(self, request: HttpRequest) -> bool:

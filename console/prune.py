@@ -22,6 +22,7 @@ from console.pages import page, to_instance, to_partition
 from console.visible import allowed_partitions, require, visible
 from conversations.forgetting import Changed, Counts, count, forget
 from conversations.models import AuditEntry, Exchange, Instance, Message, Partition
+from conversations.numbers import whole_number
 from conversations.querysets import LONGEST_SEARCH
 from conversations.selection import Selection
 
@@ -127,7 +128,7 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
         raise Http404
     partition = get_object_or_404(visible(request, Partition.objects.all()), pk=pk)
     days = request.POST.get("keep_days", "").strip()
-    if days and not (days.isascii() and days.isdigit() and 0 < int(days) <= MOST_DAYS):
+    if days and not whole_number(days, most=MOST_DAYS):
         messages.error(request, "Write a number of days from 1 to 36500, or nothing to keep everything.")
     else:
         partition.keep_days = int(days) if days else None
@@ -277,4 +278,4 @@ def _midnight(day: Any) -> datetime | None:
 
 
 def _is_id(given: str) -> bool:
-    return given.isascii() and given.isdigit() and len(given) < 19
+    return whole_number(given) is not None

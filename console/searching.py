@@ -19,9 +19,10 @@ from console import safe_text
 from console.pages import page, to_instance, to_partition
 from console.visible import allowed_partitions, instances_of, require, visible
 from conversations import nearest
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.models import Exchange, Instance, Message, Partition
+from conversations.numbers import whole_number
 
 A_PAGE = 30
 MOST_QUESTIONS = 200
@@ -131,8 +132,8 @@ def _matching(
     """Messages that hold the words, newest first, and where the next page begins."""
     rows = _rows(request, instance, partition).matching(term)
     before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) < 19:
-        rows = rows.filter(pk__lt=int(before))
+    if (last := whole_number(before)) is not None:
+        rows = rows.filter(pk__lt=last)
     messages = list(rows.order_by("-pk")[: A_PAGE + 1])
     stems = _stems(term)
     found = [Found(message, safe_text.excerpt(message.text, stems)) for message in messages[:A_PAGE]]
@@ -146,7 +147,7 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
     partitions = [partition.pk] if partition else allowed_partitions(request)
     instances = [instance.pk] if instance else None if partitions is None else instances_of(partitions)
     values: dict[str, Any] = {
-        "vector": "[" + ",".join(f"{x:.6g}" for x in vector) + "]",
+        "vector": nearest.vector_literal(vector),
         "model": embedder.name,
         "instances": instances,
         "partitions": partitions,
@@ -206,4 +207,4 @@ def _partition(request: HttpRequest) -> Partition | None:
 
 
 def _is_id(given: str) -> bool:
-    return given.isascii() and given.isdigit() and len(given) < 19
+    return whole_number(given) is not None

@@ -14,8 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-# A night, or half a day of other work.
-SESSION_GAP = timedelta(hours=4)
+from conversations.recall.ranking import SESSION_GAP
 
 # Cosine under the default embedding model. Measured in chats: consecutive messages lie at .45 in the middle, any two
 # messages of the same people at .25. This gives threads of eight messages or so.

@@ -13,7 +13,6 @@ from django.http import HttpRequest
 
 from console import safe_text
 from conversations.models import Partition, StaffLimit
-from conversations.querysets import SCRATCH
 
 if TYPE_CHECKING:
     LimitFormBase = forms.ModelForm[StaffLimit]
@@ -55,7 +54,7 @@ class LimitInline(LimitInlineBase):
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **given: Any) -> Any:
         """Partitions that are there to measure with are no choice; all others are, or saving would drop them."""
         if db_field.name == "partitions":
-            given["queryset"] = Partition.objects.exclude(name__startswith=SCRATCH)
+            given["queryset"] = Partition.objects.without_scratch()
             if given["queryset"].count() > MOST_CHOICES:
                 given["widget"] = ManyToManyRawIdWidget(db_field.remote_field, self.admin_site)
                 given["help_text"] = "ids of partitions, with commas between them"

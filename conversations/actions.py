@@ -1,36 +1,25 @@
-"""Writes that touch several rows: keyword-only and atomic."""
+"""Opens and closes exchanges: stores the request, then the answer. Functions are keyword-only and atomic."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, overload
+from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F
-from django.utils import timezone
 
 from conversations import models
-from conversations.capture import Alignment, Turn, align
-from conversations.models import Exchange, Instance, Message, Partition
+from conversations.capture import Alignment, align
+from conversations.messages import add_to_counters, estimated_tokens, lock_instance, unsaved_message
+from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope
-from conversations.recall.lexemes import asks, search_vector
-
-Count = Callable[[str], int]  # text -> tokens
-
-# Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
-COUNTED_CHARACTERS = 2**20
+from conversations.turns import Count, Turn
 
 # No exchange is stored so late: one that seems to be was asked after the clock had been set back.
 SET_BACK = timedelta(hours=1)
-
-
-def uncounted(text: str) -> int:
-    """Where no tokenizer is at hand: English has about four bytes a token."""
-    return -(-len(text.encode(errors="replace")) // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +67,7 @@ class Answered:
 
 
 @transaction.atomic
-def open_exchange(*, asked: Asked, count: Count = uncounted) -> Exchange:
+def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Exchange:
     """Store a request: its exchange, and those of its messages that are new. Twice is once (by trace id).
 
     The commit waits for the disk: an exchange that a crash of PostgreSQL took along would look like a forgotten one
@@ -128,12 +117,12 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
             message_ids=list(ledger.message_ids),
             tokens=ledger.tokens,
         )
-    _count(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)
+    add_to_counters(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)
     return exchange
 
 
 @transaction.atomic
-def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted, opened: bool = False) -> None:
+def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated_tokens, opened: bool = False) -> None:
     """Store what came back. Opens the exchange first where that has not succeeded yet.
 
     Where it has (`opened`) and the exchange is not there, it was forgotten meanwhile, and nothing is stored.
@@ -194,48 +183,7 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = uncounted
             "timings",
         ]
     )
-    _count(instance=instance, messages=len(answers), exchanges=0, active=finished)
-
-
-@transaction.atomic
-def add_messages(
-    *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = uncounted, embed: bool = True
-) -> list[int]:
-    """Store a conversation that came by no exchange: its turns and when each was said, oldest first.
-
-    Each turn grows from the one before it. With `embed` they go onto the backlog; without, whoever adds them sees
-    to their vectors. Returns the ids, in order.
-    """
-    instance = lock_instance(scope=scope)
-    ids = reserve_ids(len(messages))
-    rows = [
-        unsaved_message(instance, None, turn, count, id=pk, created=created, parent_id=parent)
-        for pk, parent, (turn, created) in zip(ids, [None, *ids], messages, strict=False)
-    ]
-    if not embed:
-        for row in rows:
-            row.embed_due = None
-    Message.objects.bulk_create(rows, batch_size=500)
-    if messages:
-        _count(instance=instance, messages=len(messages), exchanges=0, active=max(created for _, created in messages))
-    return ids
-
-
-@overload
-def lock_instance(*, scope: Scope) -> Instance: ...
-@overload
-def lock_instance(*, scope: Scope, make: bool) -> Instance | None: ...
-def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
-    """The scope's instance, locked until the transaction ends: a scope is written in turn.
-
-    One that does not exist is made, or, without `make`, None. The lock leaves references to the instance alone.
-    """
-    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
-    if (instance := find.first()) or not make:
-        return instance
-    partition, _ = Partition.objects.get_or_create(name=scope.partition)
-    Instance.objects.get_or_create(partition=partition, name=scope.instance)
-    return find.get()
+    add_to_counters(instance=instance, messages=len(answers), exchanges=0, active=finished)
 
 
 def _not_before(instance: Instance, moment: datetime) -> datetime:
@@ -305,34 +253,6 @@ def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
     return row[0], [next(ids) if pk is None else pk for pk in where.ids]
 
 
-def reserve_ids(count: int) -> list[int]:
-    """Ids for so many messages, ascending."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence('conversations_message', 'id')) FROM generate_series(1, %s)",
-            [count],
-        )
-        return [row[0] for row in cursor.fetchall()]
-
-
-def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
-    """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
-    return Message(
-        instance=instance,
-        exchange=exchange,
-        role=turn.role,
-        name=turn.name,
-        content=turn.content,
-        payload=turn.payload,
-        digest=turn.digest,
-        tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else uncounted(turn.content),
-        asks=asks(turn.content),
-        lexemes=search_vector(instance.pk, turn.name, turn.content),
-        embed_due=timezone.now() if turn.content.strip() else None,
-        **fields,
-    )
-
-
 def _follow(where: Alignment, *, keep: Sequence[int]) -> None:
     """The client has gone down this path: it lives again, and what forks off it is abandoned."""
     if where.joined:
@@ -359,14 +279,6 @@ def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:
             """,
             {"parents": list(parents), "keep": list(keep)},
         )
-
-
-def _count(*, instance: Instance, messages: int, exchanges: int, active: datetime) -> None:
-    Instance.objects.filter(pk=instance.pk).update(
-        message_count=F("message_count") + messages,
-        exchange_count=F("exchange_count") + exchanges,
-        last_active=active,
-    )
 
 
 def _whole(value: Any) -> int | None:

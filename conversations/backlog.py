@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from conversations import indexes
 from conversations.commits import commit_soon
-from conversations.embedders import Embedder, EmbedderError, Vectors
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
 from conversations.embedding import model_of
 from conversations.models import Embedding, EmbeddingModel, Message

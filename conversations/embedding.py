@@ -13,7 +13,8 @@ import time
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
 
-from conversations.embedders import Embedder, EmbedderError, make_embedder
+from conversations.embedders.base import Embedder, EmbedderError
+from conversations.embedders.factory import make_embedder
 from conversations.models import EmbeddingModel
 
 NOTICED_WITHIN = 2.0  # seconds after which a process that embeds looks whether another model is in use

@@ -15,11 +15,10 @@ from django.db.models import Avg, Count, FloatField, Q, QuerySet, Sum
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
-from conversations.embedders import Embedder
+from conversations.embedders.base import Embedder
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
-from conversations.querysets import SCRATCH, MessageQuerySet
-
-Json = dict[str, Any]
+from conversations.querysets import MessageQuerySet
+from conversations.turns import Json
 
 
 class BadCursor(ValueError):
@@ -42,7 +41,7 @@ def latest(count: int, *, partition: str | None = None, instance: str | None = N
     return [*rows.defer("lexemes").recent(count)][::-1]
 
 
-def found(
+def search(
     term: str,
     *,
     limit: int,
@@ -62,8 +61,8 @@ def found(
     near = Message.objects.within(partition, instance).nearest(used.embed([term])[0].tolist(), used.name)
     distances: dict[int, float] = {row.pk: vars(row)["distance"] for row in near.only("pk")[:limit]}
     by_id = rows.defer("lexemes").in_bulk(list(distances))
-    for pk, message in by_id.items():
-        message.distance = distances[pk]  # type: ignore[attr-defined]
+    for pk, row in by_id.items():
+        row.distance = distances[pk]  # type: ignore[attr-defined]
     return [by_id[pk] for pk in distances if pk in by_id]
 
 
@@ -110,7 +109,7 @@ def messages(rows: MessageQuerySet, *, limit: int, cursor: str | None) -> Page:
 
 def partitions(*, limit: int, cursor: str | None) -> Page:
     """A page of partitions by name, with what their instances count. Raises BadCursor."""
-    rows = Partition.objects.exclude(name__startswith=SCRATCH).annotate(
+    rows = Partition.objects.without_scratch().annotate(
         instance_count=Count("instances"),
         messages=Sum("instances__message_count", default=0),
         exchanges=Sum("instances__exchange_count", default=0),
@@ -188,7 +187,7 @@ class Figures:
 
 def figures() -> Figures:
     """The whole at a glance. Reads the exchanges once."""
-    counted = Instance.objects.exclude(partition__name__startswith=SCRATCH).aggregate(
+    counted = Instance.objects.without_scratch().aggregate(
         partitions=Count("partition", distinct=True),
         instances=Count("pk"),
         messages=Sum("message_count", default=0),
@@ -213,7 +212,7 @@ def figures() -> Figures:
         **{key: value for key, value in summed.items() if key not in ("cost", "total_ms")},
         cost=float(summed["cost"] or 0),
         total_ms=None if summed["total_ms"] is None else round(summed["total_ms"], 1),
-        embeddings=Embedding.objects.exclude(instance__partition__name__startswith=SCRATCH).count(),
+        embeddings=Embedding.objects.without_scratch().count(),
         waiting=Message.objects.within().backlog().count(),
         bytes=size,
         first=moments.first(),

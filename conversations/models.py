@@ -12,9 +12,14 @@ from django.db import models
 from django.db.models import Q
 from pgvector.django import HalfVectorField
 
-from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
-
-NAME_LENGTH = 200
+from conversations.querysets import (
+    EmbeddingQuerySet,
+    ExchangeQuerySet,
+    InstanceQuerySet,
+    MessageQuerySet,
+    PartitionQuerySet,
+)
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH
 
 # kB of new entries that an index over lists of ids collects before it sorts them in. An exchange has a hundred, and
 # sorting in each by itself would make storing dearer; many more, and the unlucky exchange that does it waits.
@@ -28,7 +33,9 @@ class Partition(models.Model):
 
     name = models.CharField(max_length=NAME_LENGTH, unique=True)
     created = models.DateTimeField(auto_now_add=True)
-    keep_days = models.PositiveIntegerField(null=True, blank=True)  # what is older is forgotten; None keeps it
+    keep_days = models.PositiveIntegerField(null=True, blank=True)  # older messages are forgotten; None keeps all
+
+    objects = PartitionQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -156,7 +163,7 @@ class Message(models.Model):
     alone = models.BooleanField(default=False)
     choice = models.PositiveSmallIntegerField(default=0)
     created = models.DateTimeField()
-    role = models.CharField(max_length=16)
+    role = models.CharField(max_length=ROLE_LENGTH)
     name = models.TextField(blank=True)
     content = models.TextField(blank=True)
     payload = models.TextField()
@@ -219,6 +226,8 @@ class Embedding(models.Model):
     start = models.PositiveIntegerField()
     end = models.PositiveIntegerField()
     vector = HalfVectorField()  # no fixed dimension: models differ
+
+    objects = EmbeddingQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["message", "model", "start"], name="one_vector_a_piece")]

@@ -1,27 +1,29 @@
-"""The vector index of a large scope: what it is called, how it is made, whether it is there.
+"""Nearest vectors in SQL: the vector index of a large scope (its name, its statements), and how a vector is written.
 
-Exact search reads every vector of a scope, a few microseconds each. A scope that is too large for that gets an HNSW
-index of its own for the model in use. Scopes share no index: one that holds everybody's vectors finds too few of
-a small scope's. Most scopes have none: many indexes on one table exhaust the lock table.
+Exact search reads every vector of a scope, which takes a few microseconds each. A scope that is too large for that gets
+its own HNSW index for the model in use. Scopes do not share an index, because one over all vectors would find too few
+of a small scope's. Most scopes have no index, because many indexes on one table exhaust the lock table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db import connection
 
 SEARCH = "SET LOCAL hnsw.ef_search = 800; SET LOCAL hnsw.iterative_scan = relaxed_order"
-"""How an index is searched. Among 100,000 vectors the one that a hundred look like, and a question is about, is found
-for 75 % of questions with a list of 100, 89 % with 200, 99 % with 400 (10 ms), 100 % with 800 (22 ms)."""
+"""Settings for a search by index. In a test with 100,000 vectors, where a hundred others resembled the one that a
+question was about, the index found it for 75 % of questions with a list of 100, 89 % with 200, 99 % with 400 (10 ms)
+and 100 % with 800 (22 ms)."""
 
 
-MOST_DIMENSIONS = 4_000  # that pgvector's HNSW indexes of halfvec
+MOST_DIMENSIONS = 4_000  # the most that pgvector's HNSW index takes of a halfvec
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An embedding model's row, as far as its indexes are concerned."""
+    """The part of an embedding model's row that its indexes depend on."""
 
     id: int
     dimensions: int
@@ -32,7 +34,7 @@ class Model:
 
     @property
     def expression(self) -> str:
-        """What is indexed: an index needs a fixed dimension, which the column has not."""
+        """The indexed expression. An index needs a fixed dimension, which the column does not have."""
         return f"(vector::{self.type})"
 
 
@@ -41,7 +43,7 @@ def index_name(instance_id: int, model_id: int) -> str:
 
 
 def create_index_sql(instance_id: int, model: Model) -> str:
-    """Not to be run in a transaction. It blocks no writer; one that was interrupted leaves an invalid index."""
+    """To be run outside a transaction. It blocks no writers; interrupted, it leaves an invalid index behind."""
     return (
         f"CREATE INDEX CONCURRENTLY {index_name(instance_id, model.id)} ON conversations_embedding "
         f"USING hnsw ({model.expression} halfvec_cosine_ops) "
@@ -53,8 +55,13 @@ def drop_index_sql(instance_id: int, model_id: int) -> str:
     return f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(instance_id, model_id)}"
 
 
+def vector_literal(vector: Iterable[float]) -> str:
+    """A vector as SQL's halfvec reads it. Six digits are more than two bytes hold."""
+    return f"[{','.join(f'{value:.6g}' for value in vector)}]"
+
+
 def searchable(instance_id: int, model: str) -> Model | None:
-    """The model of this name, if the instance has an index of its vectors that can be used."""
+    """The model of this name if the instance has a valid index for it, else None."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

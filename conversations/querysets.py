@@ -16,7 +16,7 @@ from pgvector.django import CosineDistance
 from conversations.capture import Known
 
 if TYPE_CHECKING:
-    from conversations.models import Exchange, Instance, Message  # noqa: F401, named in the bases below
+    from conversations.models import Embedding, Exchange, Instance, Message, Partition  # noqa: F401, named in the bases below
 
 
 M = TypeVar("M", bound=models.Model)
@@ -33,7 +33,23 @@ class Scope(NamedTuple):
     instance: str
 
 
-class InstanceQuerySet(models.QuerySet["Instance"]):
+class PartitionedQuerySet(models.QuerySet[M]):
+    """Rows that belong to a partition; `partition_name` is the path to its name."""
+
+    partition_name = "instance__partition__name"
+
+    def without_scratch(self) -> Self:
+        """All but those of scratch partitions."""
+        return self.exclude(**{f"{self.partition_name}__startswith": SCRATCH})
+
+
+class PartitionQuerySet(PartitionedQuerySet["Partition"]):
+    partition_name = "name"
+
+
+class InstanceQuerySet(PartitionedQuerySet["Instance"]):
+    partition_name = "partition__name"
+
     def of_scope(self, scope: Scope) -> Self:
         """The instance of a scope, if there is one yet."""
         return self.filter(partition__name=scope.partition, name=scope.instance)
@@ -46,7 +62,7 @@ class NoScope(ValueError):
         super().__init__("An instance is named without its partition: name both.")
 
 
-class ScopedQuerySet(models.QuerySet[M]):
+class ScopedQuerySet(PartitionedQuerySet[M]):
     """Rows that belong to an instance: the one place where they are narrowed to a scope."""
 
     def in_scope(self, scope: Scope) -> Self:
@@ -59,13 +75,17 @@ class ScopedQuerySet(models.QuerySet[M]):
         if partition is None and instance is not None:
             raise NoScope
         if partition is None:
-            return self.exclude(instance__partition__name__startswith=SCRATCH)
+            return self.without_scratch()
         rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
 
 
 class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
     """Exchanges."""
+
+
+class EmbeddingQuerySet(ScopedQuerySet["Embedding"]):
+    """Vectors."""
 
 
 class MessageQuerySet(ScopedQuerySet["Message"]):

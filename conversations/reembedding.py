@@ -21,11 +21,11 @@ from django.db.models import Exists, OuterRef
 
 from conversations import indexes
 from conversations.backlog import add_vectors, embed
-from conversations.embedders import Embedder, EmbedderError
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.nearest import MOST_DIMENSIONS
-from conversations.querysets import SCRATCH, MessageQuerySet
+from conversations.querysets import MessageQuerySet
 
 BATCH = 64
 DROP_BATCH = 10_000
@@ -166,7 +166,7 @@ def _save(*, message_id: int, instance_id: int, **vectors: Any) -> None:
 
 
 def _with_words() -> MessageQuerySet:
-    return Message.objects.exclude(content="").exclude(instance__partition__name__startswith=SCRATCH)
+    return Message.objects.exclude(content="").without_scratch()
 
 
 def _lacking(model: EmbeddingModel) -> MessageQuerySet:

@@ -11,13 +11,14 @@ from io import BytesIO
 from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
+from conversations.numbers import whole_number
 from proxy.errors import BadRequest
-from proxy.memory.service import SCRATCH, MemoryOptions, Scope
+from proxy.memory.service import NAME_LENGTH, SCRATCH, MemoryOptions, Scope
 from proxy.prompt.chat import rename_model
 from proxy.providers import model_name
 from proxy.upstream import Headers
 
-NAME_LENGTH = 200
+MOST_BUDGET = 999_999_999  # tokens
 CHUNK = 2**16
 QUICKLY_DONE = 2**18  # bytes of a request that is taken apart, counted and put together in a few milliseconds
 
@@ -146,7 +147,7 @@ def _is_on(headers: Headers, name: bytes) -> bool:
 
 def _budget(headers: Headers, default: int) -> int:
     """The least where there are several."""
-    given = [value for value in _said(headers, b"x-reservoir-budget") if value]
-    if not all(value.isascii() and value.isdigit() and len(value) < 10 for value in given):
+    given = [whole_number(value, most=MOST_BUDGET) for value in _said(headers, b"x-reservoir-budget") if value]
+    if None in given:
         raise BadRequest("X-Reservoir-Budget takes a number of tokens, such as 1000.", code="invalid_header")
-    return min(map(int, given), default=default)
+    return min((budget for budget in given if budget is not None), default=default)

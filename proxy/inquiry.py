@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from conversations.numbers import whole_number
 from proxy.call import Call
 from proxy.errors import BadRequest
 from proxy.memory.service import Scope
@@ -80,9 +81,8 @@ def _from_url(query: str) -> dict[str, Any]:
     except ValueError:
         raise BadRequest("The query string must be percent-encoded UTF-8.", code="invalid_query") from None
     for name in ("budget", "limit"):
-        value = fields.get(name)
-        if value is not None and value.isascii() and value.isdigit() and len(value) < 10:
-            fields[name] = int(value)
+        if (number := whole_number(fields.get(name), most=MOST_TOKENS)) is not None:
+            fields[name] = number
     return fields
 
 

@@ -16,10 +16,13 @@ from proxy import runtime
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
 from proxy.memory.history import Page
+from proxy.memory.service import NAME_LENGTH
 
 BY = "api"
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]  # PostgreSQL's texts hold no NUL
+Name = Annotated[
+    str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00]*$")
+]  # PostgreSQL's texts hold no NUL
 Limit = Annotated[int, Field(ge=1, le=1000)]
 
 router = Router(tags=["memory"])

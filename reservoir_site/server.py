@@ -20,7 +20,7 @@ from django.db.backends.utils import CursorWrapper
 
 from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
-from conversations.embedders import make_embedder
+from conversations.embedders.factory import make_embedder
 from proxy.providers.registry import Providers
 from reservoir_site import database
 

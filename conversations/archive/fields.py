@@ -1,6 +1,15 @@
-"""What of a message, an exchange and a ledger is written, and how a value that is read is checked.
+"""The export format: which fields of a message, an exchange and a ledger are written, and how values are validated.
 
-The fields are those of the models, so that a field added there is not forgotten here.
+Each message is one object. Its first fields are those of the original Reservoir, so that its users can read the file:
+trace_id, partition, instance, content, role, embedding, url, timestamp (milliseconds). Ours follow: `payload` is the
+message's JSON as the API sent it, `id` and `parent` are numbers valid within the file, and `uid` identifies the
+message in any database. `exchange` has the fields of its exchange. The texts of the request and the ledger appear
+only at the first message of an exchange, since one request may bring thousands of messages.
+
+The import reads this format and the original Reservoir's. It imports nothing twice, so an interrupted import can
+simply be started again.
+
+Fields are taken from the models, so a field added there is exported without a change here.
 """
 
 from __future__ import annotations
@@ -15,10 +24,9 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from conversations.capture import UNSTORABLE, storable_json
 from conversations.models import Exchange, Ledger, Message
+from conversations.turns import UNSTORABLE, Json, storable_json
 
-Json = dict[str, Any]
 Fields = Mapping[str, "models.Field[Any, Any]"]
 
 NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")

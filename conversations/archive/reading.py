@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
-from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, Json, checked
+from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, checked
 from conversations.archive.json_stream import Broken, values
-from conversations.capture import UNSTORABLE, Turn, turn
-from conversations.models import NAME_LENGTH
 from conversations.querysets import Scope
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH, UNSTORABLE, Json, Turn
 
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # seconds taken for milliseconds lie in 1970
 DIMENSIONS = 16_000  # of the longest vector that PostgreSQL's halfvec holds
@@ -121,7 +120,7 @@ def _item(line: int, value: Any) -> Item:
 
 def _said(value: Json, trace_id: uuid.UUID, moment: datetime) -> Said:
     role, content = value.get("role"), value.get("content")
-    if not isinstance(role, str) or not role.strip() or len(role) > 16 or UNSTORABLE.search(role):
+    if not isinstance(role, str) or not role.strip() or len(role) > ROLE_LENGTH or UNSTORABLE.search(role):
         raise ValueError("role is missing, or no role")
     if content is not None and not isinstance(content, str):
         raise ValueError("content is no text")
@@ -141,7 +140,7 @@ def _said(value: Json, trace_id: uuid.UUID, moment: datetime) -> Said:
 def _turn(value: Json, role: str, content: str | None) -> Turn:
     if "payload" not in value:
         payload: Any = {"role": role, "content": content or ""}
-        return turn(json.dumps(payload), payload)
+        return Turn.from_payload(json.dumps(payload), payload)
     raw = value["payload"]
     if not isinstance(raw, str) or UNSTORABLE.search(raw):
         raise ValueError("payload is no text that can be stored")
@@ -151,7 +150,7 @@ def _turn(value: Json, role: str, content: str | None) -> Turn:
         raise ValueError("payload is not the JSON text of a message") from None
     if not isinstance(payload, dict):
         raise ValueError("payload is not the JSON text of a message")
-    made = turn(raw, payload)
+    made = Turn.from_payload(raw, payload)
     if (made.role, made.content) != (role, content or ""):
         raise ValueError("payload says something else than role and content")
     return made

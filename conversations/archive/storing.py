@@ -12,12 +12,12 @@ import numpy as np
 from django.db import DataError, IntegrityError, transaction
 from django.db.models import F, Q
 
-from conversations import actions
-from conversations.actions import Count, uncounted
-from conversations.archive.fields import Json, uid
+from conversations.archive.fields import uid
 from conversations.archive.reading import BadLine, Item, Said
+from conversations.messages import estimated_tokens, lock_instance, reserve_ids, unsaved_message
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
+from conversations.turns import Count, Json
 
 CHUNK = 200  # lines stored in one transaction
 
@@ -40,7 +40,9 @@ class Importer:
     `refuse` is called for what the database turns down. `count` counts tokens where a line does not say them.
     """
 
-    def __init__(self, *, embedding_model: str, refuse: Callable[[BadLine], object], count: Count = uncounted) -> None:
+    def __init__(
+        self, *, embedding_model: str, refuse: Callable[[BadLine], object], count: Count = estimated_tokens
+    ) -> None:
         self.done = Imported()
         self._embedding_model = embedding_model
         self._refuse = refuse
@@ -150,14 +152,14 @@ class _Chunk:
         self._count = count
         self._embedding_model = embedding_model
         scopes: list[Scope] = sorted({item.scope for item in items})  # always locked in the same order
-        self._instances = {scope: actions.lock_instance(scope=scope) for scope in scopes}
+        self._instances = {scope: lock_instance(scope=scope) for scope in scopes}
 
     def store(self) -> _Done:
         """Raises BadLine, or what the database says."""
         exchanges, new_exchanges = self._open_exchanges()
         known = self._known_messages()
         new = {item.said.uid: (item, item.said) for item in self._items if item.said and item.said.uid not in known}
-        fresh = dict(zip(new, actions.reserve_ids(len(new)), strict=True))
+        fresh = dict(zip(new, reserve_ids(len(new)), strict=True))
         pks = known | fresh
         ids = {
             item.said.source: pks[item.said.uid] for item in self._items if item.said and item.said.source is not None
@@ -229,7 +231,7 @@ class _Chunk:
         return {number: pk for number, pk in here.items() if pk and (pk in inside or pk in there)}
 
     def _row(self, item: Item, said: Said, pk: int, exchange: Exchange | None, parent: int | None) -> Message:
-        row = actions.unsaved_message(
+        row = unsaved_message(
             self._instances[item.scope],
             exchange,
             said.turn,

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from django.db import connection, transaction
 
-from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, Json, uid, written
+from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, uid, written
 from conversations.models import Exchange, Instance, Ledger, Message
+from conversations.turns import Json
 
 CHUNK = 200  # messages that are in memory at once
 REMEMBERED = 10_000  # exchanges whose fields are not fetched again for their next message

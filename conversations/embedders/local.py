@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import BertWordPieceTokenizer
 
-from conversations.embedders import EmbedderError, Vectors
+from conversations.embedders.base import EmbedderError, Vectors
 
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 VOCABULARY = Path(__file__).parent / "bert-base-uncased" / "vocab.txt"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from conversations.embedders import EmbedderError, Vectors
+from conversations.embedders.base import EmbedderError, Vectors
 
 BATCH = 64
 """Texts of one request. The strictest common limit is 8,192 tokens a request: 64 pieces of 128."""

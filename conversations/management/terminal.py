@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conversations.models import Message
+from conversations.numbers import whole_number
 
 # What moves a cursor, colours, rings, or turns the direction of writing: controls but line break and tab, marks of
 # direction, line separators, and the invisible tag characters.
@@ -30,6 +31,7 @@ _AGE = re.compile(r"(\d{1,6})([hdw])")
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE)
 WIDE = 200  # columns
+MOST_COUNTED = 100_000
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -112,6 +114,14 @@ def size(text: str) -> int:
     if given is None:
         raise ArgumentTypeError(f"{text!r} is no size: write bytes, such as 5000, 64k or 2M")
     return int(given[1]) * _FACTORS[given[2].lower()]
+
+
+def count(text: str) -> int:
+    """For argparse: a number of things, from 1 to 100,000."""
+    number = whole_number(text, most=MOST_COUNTED)
+    if not number:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_COUNTED}")
+    return number
 
 
 def in_bytes(number: int) -> str:

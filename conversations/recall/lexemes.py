@@ -1,10 +1,10 @@
-"""What a message is found by: words as PostgreSQL's text search keeps them, and pairs of characters.
+"""The lexemes of a message: words as PostgreSQL's text search stores them, and pairs of characters.
 
-Words are stemmed, and stop words left out, by the configuration that RESERVOIR_LANGUAGE names. Scripts that are
-written without spaces have no words that PostgreSQL could find: their text is kept as overlapping pairs of
-characters, and Chinese characters alone as well, since one of them is often a word. (Pairs need no dictionary and
-rank about as well as words from one: Nie et al., "On the use of words and n-grams for Chinese information
-retrieval", 2000.) Korean has spaces, but its words carry endings, and pairs find them too.
+The text search configuration in RESERVOIR_LANGUAGE stems words and drops stop words. PostgreSQL finds no words in
+scripts written without spaces, so their text is stored as overlapping pairs of characters, and each Chinese character
+also on its own, since it is often a word. (Pairs need no dictionary and rank about as well as words from one: Nie et
+al., "On the use of words and n-grams for Chinese information retrieval", 2000.) Korean is written with spaces, but its
+words carry endings, and pairs match them anyway.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.contrib.postgres.search import SearchVector, SearchVectorCombinable,
 from django.db.models import Func, Value
 from django.db.models.expressions import CombinedExpression
 
-# PostgreSQL refuses a tsvector of more than 1 MB; what stands beyond is found by vector alone.
+# PostgreSQL rejects a tsvector over 1 MB. Text beyond these limits is found by vector only.
 INDEXED_CHARACTERS = 60_000
 INDEXED_WITHOUT_SPACES = 20_000
 
@@ -29,7 +29,7 @@ _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+")
 _ONE_HAN = re.compile(f"[{_HAN}]")
 
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # Latin, Chinese and Japanese, Arabic
-_LONGEST_QUESTION = 600  # characters: a long answer that ends with "Shall I go on?" does not ask
+_LONGEST_QUESTION = 600  # characters: a long answer that ends with "Shall I go on?" is not a question
 
 
 class _Literal(SearchVectorCombinable, Func):
@@ -38,9 +38,9 @@ class _Literal(SearchVectorCombinable, Func):
 
 
 def search_vector(instance_id: int, name: str, content: str) -> CombinedExpression:
-    """The expression to store: who says it takes part, so that a name in a question finds what that one said.
+    """The expression to store. It includes the speaker's name, so that a name in a question finds what they said.
 
-    So does the instance, that the index may find words in one scope without reading other people's rows.
+    It also includes the instance, so that the index finds words in one scope without reading rows of others.
     """
     spaced, pairs = split_by_script(f"{name}: {content}" if name else content)
     literal = f"'{scope_lexeme(instance_id)}' {pairs}"
@@ -48,12 +48,12 @@ def search_vector(instance_id: int, name: str, content: str) -> CombinedExpressi
 
 
 def scope_lexeme(instance_id: int) -> str:
-    """A lexeme that every message of an instance has. No text has one that begins like this."""
+    """A lexeme that every message of the instance has. No text produces one that begins with "#"."""
     return f"#{instance_id}"
 
 
 def split_by_script(text: str) -> tuple[str, str]:
-    """The text for `to_tsvector`, and, as a literal of type tsvector, what it is of no use for."""
+    """The text for `to_tsvector`, and the scripts without spaces as a tsvector literal of pairs."""
     text = text[:INDEXED_CHARACTERS]
     runs = "".join(f"{run} " for run in _UNSPACED.findall(text))[:INDEXED_WITHOUT_SPACES].split()
     places: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ def split_by_script(text: str) -> tuple[str, str]:
 
 
 def as_query(lexeme: str) -> str:
-    """One lexeme as a literal of type tsquery, whatever characters it holds."""
+    """A lexeme as a tsquery literal, escaped."""
     escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"
 

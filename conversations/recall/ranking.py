@@ -1,26 +1,27 @@
-"""The formula of recall, on arrays: how well each message of a scope answers a query. Pure.
+"""Pure: the formula of recall, on arrays: how well each message of a scope answers a query.
 
-Each part is scaled to at most 1, so that the weights say what it may contribute:
+Each part is scaled to at most 1, so its weight is the most it can contribute:
 
     score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer - .3 question
 
-    vector    cosine of the message's best piece and the query, from where unrelated texts lie (0) to the best (1)
+    vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
     session   half BM25 (k1 .9, b .75) of the session as one document, / best; half the best `vector` in it
-    nearby    share of the query's weight in rare words that stands within three turns of the message
-    speaker   1 if the query names exactly one participant, and that one said it
-    answer    `vector` of a question that somebody else asked, up to three turns before; half for each turn between
-    question  1 if the message ends in a question mark: it asks, where its answer tells
+    nearby    share of the query's inverse document frequency that occurs within three turns of the message
+    speaker   1 if the query names exactly one participant, and the message is theirs
+    answer    `vector` of a question that another speaker asked up to three turns before, halved by each turn between
+    question  1 if the message ends in a question mark: the facts are in its answer
 
-A session is a run of messages without a long gap; turns of another session are no neighbours. Recency decides
-between equals only: as a real weight it buries what was said long ago, which is what a memory is for.
-Chosen on public conversations between people; how, and what each part is worth, stands in docs/recall.md.
+A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
+ties: as a weight it would bury old messages, and those are what a memory is for. The weights were chosen on public
+conversations between people; docs/recall.md tells how, and what each part is worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +40,20 @@ WEIGHTS: Mapping[str, float] = {
     "question": -0.3,
 }
 
-SESSION_GAP = 4 * 3600.0  # seconds: a night, or half a day of work, parts two sessions
+SESSION_GAP = timedelta(hours=4)  # a night, or half a working day, separates two sessions
 AROUND = 3  # turns on each side that count as nearby
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the formula needs to know of a scope's messages, in the order of time: one entry each."""
+    """The formula's input: one entry for each message, oldest first."""
 
-    sessions: Ints  # in which session: rising numbers
-    speakers: Ints  # who: any number that is the same for the same person
-    asks: Bools  # is a question
-    lengths: Floats  # how many lexemes
-    counts: Floats  # one row for each of the query's lexemes: how often it stands in each message
-    rarity: Floats  # what each of the query's lexemes tells, see idf()
+    sessions: Ints  # the number of its session, ascending
+    speakers: Ints  # any number that identifies the speaker
+    asks: Bools  # whether it is a question
+    lengths: Floats  # in lexemes
+    counts: Floats  # one row for each of the query's lexemes: its occurrences in each message
+    rarity: Floats  # idf() of each of the query's lexemes
     cosines: Floats  # of the best piece; NaN where there is no vector
 
     def __len__(self) -> int:
@@ -60,12 +61,12 @@ class Frame:
 
 
 def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
-    """Each part of the score, weighted, for each message. `about`: the speaker whom the query is about."""
+    """The weighted parts of each message's score. `about` is the speaker that the query is about, if any."""
     if not len(frame):
         return {name: np.zeros(0) for name in WEIGHTS}
     near = Neighbours(frame.sessions)
     vector = from_baseline(frame.cosines)
-    found = {
+    values_by_part = {
         "vector": vector,
         "words": _words(frame, near),
         "session": _session(frame, vector),
@@ -74,20 +75,20 @@ def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
         "answer": _answer(frame, near, vector),
         "question": frame.asks.astype(float),
     }
-    return {name: WEIGHTS[name] * values for name, values in found.items()}
+    return {name: WEIGHTS[name] * values for name, values in values_by_part.items()}
 
 
 def session_numbers(seconds: Floats, follows: Bools | None = None) -> Ints:
-    """The number of each message's session, from 0, for messages in the order of time.
+    """The number of each message's session, from 0; `seconds` are their times, oldest first.
 
-    `follows`: whether each comes right after the one before it; without it they all do.
+    `follows` tells whether each message comes right after the one before it; by default, all do.
     """
-    starts = np.diff(seconds, prepend=seconds[:1]) > SESSION_GAP
+    starts = np.diff(seconds, prepend=seconds[:1]) > SESSION_GAP.total_seconds()
     return np.cumsum(starts if follows is None else starts | ~follows, dtype=np.int64)
 
 
 def idf(containing: Floats | Ints, documents: int) -> Floats:
-    """How much a word tells that stands in so many of the documents (Robertson and Spärck Jones, never below 0)."""
+    """Inverse document frequency of words in `containing` documents (Robertson and Spärck Jones; at least 0)."""
     return np.asarray(np.log1p((documents - containing + 0.5) / (containing + 0.5)))
 
 
@@ -102,9 +103,9 @@ def bm25(counts: Floats, lengths: Floats, rarity: Floats, *, k1: float, b: float
 
 
 def from_baseline(cosines: Floats) -> Floats:
-    """Cosines scaled to 0..1. Models differ in the cosine of two unrelated texts: .1 for one, .7 for another.
+    """Cosines scaled to 0..1, where 0 is the cosine of unrelated texts: .1 with one model, .7 with another.
 
-    Three quarters of a scope count as unrelated; fewer in a small one, where that may not be so.
+    Three quarters of a scope count as unrelated. In a small scope that may be wrong, so the baseline is lower there.
     """
     known = cosines[~np.isnan(cosines)]
     if not known.size:
@@ -114,19 +115,19 @@ def from_baseline(cosines: Floats) -> Floats:
 
 
 def to_best(values: Floats) -> Floats:
-    """Scaled so that the best is 1; what is negative becomes 0."""
+    """Values scaled so that the best is 1; negative ones become 0."""
     best = float(values.max(initial=0.0))
     return np.maximum(values, 0.0) / best if best > 0 else np.zeros_like(values)
 
 
 class Neighbours:
-    """Moves values from message to message within sessions."""
+    """Shifts values from message to message within sessions."""
 
     def __init__(self, sessions: Ints) -> None:
         self._sessions = sessions
 
     def of(self, values: Floats, distance: int) -> Floats:
-        """For each message (last axis) the value of the one `distance` turns before; negative: after. Else 0."""
+        """For each message (last axis), the value of the one `distance` turns before (negative: after), or 0."""
         moved = np.zeros_like(values)
         if abs(distance) >= len(self._sessions):
             return moved
@@ -164,7 +165,7 @@ def _nearby(frame: Frame, near: Neighbours) -> Floats:
     for distance in range(1, AROUND + 1):
         np.maximum(around, near.of(here, distance), out=around)
         np.maximum(around, near.of(here, -distance), out=around)
-    total = float(frame.rarity[here.any(axis=1)].sum())  # words that stand nowhere tell nothing
+    total = float(frame.rarity[here.any(axis=1)].sum())  # without words that occur nowhere
     return np.asarray(frame.rarity @ around) / total if total > 0 else np.zeros(len(frame))
 
 

@@ -1,11 +1,12 @@
-"""Edge: what the formula needs to know of a scope's messages, read in one query, as packed columns.
+"""Edge: retrieves what the formula needs to know about a scope's messages, in one query, as packed columns.
 
-Rows of a few numbers each would take PostgreSQL and Python longer to hand over than to find: so each column comes as
-one string of bytes. How often a lexeme stands in a message is read off `ts_rank`, which is many times faster than
-unnesting the lexemes: with one lexeme and all weights 1 it is (1 + 1/4 + 1/9 + ... + 1/n^2) / 1.64493406685.
+PostgreSQL and Python would spend longer on transferring rows of a few numbers each than on finding them, so each
+column arrives as one string of bytes. The number of times a lexeme occurs in a message is derived from `ts_rank`,
+which is many times faster than unnesting the lexemes: with one lexeme and all weights 1, ts_rank is
+(1 + 1/4 + 1/9 + ... + 1/n^2) / 1.64493406685.
 
-A small scope is read as a whole. Of a large one only what lies around the best by vector (where the scope has an
-index, see nearest.py) and the best by rare words: a few hundred stretches of the conversation.
+A small scope is read whole. In a large one, only the messages around the best by vector (where the scope has an
+index, see nearest.py) and around the best by rare words are read: a few hundred stretches of the conversation.
 """
 
 from __future__ import annotations
@@ -23,50 +24,50 @@ from conversations.recall.lexemes import as_query, scope_lexeme
 from conversations.recall.ranking import Bools, Floats, Frame, Ints, bm25, idf, session_numbers
 
 READ_WHOLE = 20_000
-"""Messages of a scope that is read as a whole. 4 microseconds each, measured with a million messages around."""
+"""Scopes of up to this many messages are read whole: 4 microseconds a message, measured in a table of a million."""
 
-CANDIDATES = 100  # by vector, and as many by words
-RARE = 4_000  # messages that rare words may find, before only the best by words are looked at more closely
-WINDOW = 12  # turns on each side of a candidate that are read with it
+CANDIDATES = 100  # by vector, and as many again by words
+RARE = 4_000  # messages that rare words may match; of these, the best by words become candidates
+WINDOW = 12  # turns read on each side of a candidate
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A lexeme of a query, and the share of all messages that hold it: 0 for what PostgreSQL counts as rare."""
+    """A lexeme of a query, and the share of all messages that contain it: 0 if PostgreSQL counts it as rare."""
 
     lexeme: str
     share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of which scope."""
+class RetrievalRequest:
+    """Which messages to retrieve: those of a scope that may answer a query."""
 
     instance_id: int
-    messages: int
+    message_count: int  # of the scope
     words: Sequence[Word]
-    vector: Sequence[float] | None
-    model: str
+    vector: Sequence[float] | None  # of the query; None: search by words only
+    model: str  # the embedding model's name
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """A frame, and which messages it is made of. `texts`: equal for messages that say the same."""
+class Retrieved:
+    """The messages that may answer, oldest first: one entry a message in each of the arrays."""
 
-    frame: Frame
+    frame: Frame  # the input of the formula
     ids: Ints
-    texts: Ints
+    texts: Ints  # hashes: equal for messages that say the same
 
 
-def read(wanted: Wanted) -> Read:
-    """The messages that may answer, in the order of time."""
-    if wanted.messages <= READ_WHOLE:
-        return _read_whole(wanted)
-    return _read_around_candidates(wanted)
+def retrieve(request: RetrievalRequest) -> Retrieved:
+    """Read the messages that may answer, oldest first."""
+    if request.message_count <= READ_WHOLE:
+        return _retrieve_whole(request)
+    return _retrieve_around_candidates(request)
 
 
-def _read_whole(wanted: Wanted) -> Read:
-    words = [word.lexeme for word in wanted.words]
+def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
+    words = [word.lexeme for word in request.words]
     sql = f"""
         SELECT message.*, piece.* FROM (
             SELECT {_columns(words)} FROM conversations_message m
@@ -77,36 +78,36 @@ def _read_whole(wanted: Wanted) -> Read:
               AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
         ) piece
     """  # noqa: S608, composed of constants
-    rows = _Rows.of(_one(sql, _parameters(wanted, words)), words=len(words))
+    rows = _Rows.of(_one(sql, _parameters(request, words)), words=len(words))
     rarity = idf((rows.counts > 0).sum(axis=1), len(rows.ids))
-    return rows.as_read(session_numbers(rows.seconds), rarity)
+    return rows.as_retrieved(session_numbers(rows.seconds), rarity)
 
 
-def _read_around_candidates(wanted: Wanted) -> Read:
-    hits = _Hits.none(wanted) if not wanted.words else _find_by_words(wanted)
+def _retrieve_around_candidates(request: RetrievalRequest) -> Retrieved:
+    hits = _Hits.none(request) if not request.words else _find_by_words(request)
     with transaction.atomic():
-        centres = np.union1d(_find_by_vector(wanted), hits.best)
-        return _read_around(wanted, centres, hits.rarity)
+        centres = np.union1d(_find_by_vector(request), hits.best)
+        return _retrieve_around(request, centres, hits.rarity)
 
 
 @dataclass(frozen=True, slots=True)
 class _Hits:
-    """What words find: the best messages, and how much each of the words tells."""
+    """The result of a search by words: the ids of the best messages, and each word's inverse document frequency."""
 
     best: Ints
     rarity: Floats
 
     @classmethod
-    def none(cls, wanted: Wanted) -> _Hits:
-        return cls(np.zeros(0, np.int64), _rarity(wanted))
+    def none(cls, request: RetrievalRequest) -> _Hits:
+        return cls(np.zeros(0, np.int64), _rarity(request))
 
 
-def _find_by_words(wanted: Wanted) -> _Hits:
-    """The best by BM25 among the messages that hold one of the rare words."""
-    rare = _rare(wanted)
+def _find_by_words(request: RetrievalRequest) -> _Hits:
+    """The best messages by BM25 among those that contain a rare word."""
+    rare = _rare(request)
     if not rare:
-        return _Hits.none(wanted)
-    words = [word.lexeme for word in wanted.words]
+        return _Hits.none(request)
+    words = [word.lexeme for word in request.words]
     sql = f"""
         SELECT {_columns(words)} FROM (
             SELECT * FROM conversations_message m
@@ -114,37 +115,37 @@ def _find_by_words(wanted: Wanted) -> _Hits:
             LIMIT {2 * RARE}
         ) m
     """  # noqa: S608
-    any_of = " | ".join(as_query(wanted.words[number].lexeme) for number in rare)
-    query = f"{as_query(scope_lexeme(wanted.instance_id))} & ({any_of})"
-    rows = _Rows.of((*_one(sql, _parameters(wanted, words) | {"rare": query}), b"", b""), words=len(words))
-    rarity = _rarity(wanted)
-    rarity[rare] = idf((rows.counts[rare] > 0).sum(axis=1), wanted.messages)
+    any_of = " | ".join(as_query(request.words[number].lexeme) for number in rare)
+    query = f"{as_query(scope_lexeme(request.instance_id))} & ({any_of})"
+    rows = _Rows.of((*_one(sql, _parameters(request, words) | {"rare": query}), b"", b""), words=len(words))
+    rarity = _rarity(request)
+    rarity[rare] = idf((rows.counts[rare] > 0).sum(axis=1), request.message_count)
     if not len(rows.ids):
         return _Hits(rows.ids, rarity)
     scores = bm25(rows.counts, rows.lengths, rarity, k1=1.2, b=0.5)
     return _Hits(rows.ids[np.argsort(-scores, kind="stable")[:CANDIDATES]], rarity)
 
 
-def _rare(wanted: Wanted) -> list[int]:
-    """The numbers of the rarest words, as many as find no more than RARE messages."""
+def _rare(request: RetrievalRequest) -> list[int]:
+    """The positions of the rarest words: as many as match at most RARE messages in total."""
     room = float(RARE)
     numbers = []
-    for number in sorted(range(len(wanted.words)), key=lambda number: wanted.words[number].share):
-        room -= wanted.words[number].share * wanted.messages
+    for number in sorted(range(len(request.words)), key=lambda number: request.words[number].share):
+        room -= request.words[number].share * request.message_count
         if room < 0:
             break
         numbers.append(number)
     return numbers
 
 
-def _rarity(wanted: Wanted) -> Floats:
-    """By the shares that PostgreSQL's statistics know."""
-    return idf(np.array([word.share * wanted.messages for word in wanted.words]), wanted.messages)
+def _rarity(request: RetrievalRequest) -> Floats:
+    """Each word's inverse document frequency, estimated from PostgreSQL's statistics."""
+    return idf(np.array([word.share * request.message_count for word in request.words]), request.message_count)
 
 
-def _find_by_vector(wanted: Wanted) -> Ints:
-    """The messages of the nearest pieces; none without an index: reading all vectors would take too long."""
-    model = nearest.searchable(wanted.instance_id, wanted.model) if wanted.vector is not None else None
+def _find_by_vector(request: RetrievalRequest) -> Ints:
+    """The ids of the messages with the nearest pieces. Empty without an index: an exact search would take too long."""
+    model = nearest.searchable(request.instance_id, request.model) if request.vector is not None else None
     if model is None:
         return np.zeros(0, np.int64)
     with connection.cursor() as cursor:
@@ -155,13 +156,13 @@ def _find_by_vector(wanted: Wanted) -> Ints:
             WHERE instance_id = %(instance)s AND model_id = %(model_id)s
             ORDER BY {model.expression} <=> %(vector)s::{model.type} LIMIT {CANDIDATES}
             """,  # noqa: S608
-            {"instance": wanted.instance_id, "model_id": model.id, "vector": _literal(wanted.vector)},
+            {"instance": request.instance_id, "model_id": model.id, "vector": _literal(request.vector)},
         )
         return np.array([row[0] for row in cursor.fetchall()], np.int64)
 
 
-def _read_around(wanted: Wanted, centres: Ints, rarity: Floats) -> Read:
-    words = [word.lexeme for word in wanted.words]
+def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -> Retrieved:
+    words = [word.lexeme for word in request.words]
     sql = f"""
         WITH centre AS (
             SELECT c.number, m.created, m.id
@@ -189,17 +190,17 @@ def _read_around(wanted: Wanted, centres: Ints, rarity: Floats) -> Read:
                    string_agg(int8send(id), '' ORDER BY number, created, id) FROM around
         ) seen
     """  # noqa: S608
-    *columns, numbers, ids = _one(sql, _parameters(wanted, words) | {"centres": centres.tolist()})
+    *columns, numbers, ids = _one(sql, _parameters(request, words) | {"centres": centres.tolist()})
     rows = _Rows.of(columns, words=len(words))
     follows = _follows(rows.ids, _unpack(numbers, ">i8"), _unpack(ids, ">i8"))
-    return rows.as_read(session_numbers(rows.seconds, follows), rarity)
+    return rows.as_retrieved(session_numbers(rows.seconds, follows), rarity)
 
 
 def _follows(ids: Ints, numbers: Ints, seen: Ints) -> Bools:
-    """Whether each message (`ids`, in the order of time) comes right after the one before it.
+    """Whether each message of `ids` (oldest first) comes right after the one before it in the scope.
 
-    It does if one of the stretches (`seen`, the messages of each under one number) holds both: what comes right
-    after another message in a stretch does so among all of them.
+    It does if one stretch contains both. `seen` are the ids of all stretches, and `numbers` says which stretch each
+    belongs to; neighbours within a stretch are neighbours in the scope.
     """
     follows = np.zeros(len(ids), np.bool_)
     order = np.argsort(ids)
@@ -209,7 +210,7 @@ def _follows(ids: Ints, numbers: Ints, seen: Ints) -> Bools:
     return follows
 
 
-# What may be shown again: querysets.recallable().
+# The same condition as MessageQuerySet.recallable().
 _RECALLABLE = "m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''"
 
 _MESSAGES = """
@@ -222,7 +223,7 @@ _MESSAGES = """
 """
 _COUNT = "string_agg(float4send(coalesce(ts_rank('{{1,1,1,1}}', m.lexemes, %(word{})s::tsquery), 0)), '')"
 
-# Vectors have length 1: their inner product, which is faster, is their cosine.
+# Vectors have length 1, so their inner product is their cosine, and faster to compute.
 _COSINES = "string_agg(int8send(e.message_id), ''), string_agg(float8send(-(e.vector <#> %(vector)s::halfvec)), '')"
 _HAS_VECTOR = "%(vector)s IS NOT NULL"
 
@@ -231,17 +232,17 @@ def _columns(words: Sequence[str]) -> str:
     return ", ".join([_MESSAGES, *(_COUNT.format(number) for number in range(len(words)))])
 
 
-def _parameters(wanted: Wanted, words: Sequence[str]) -> dict[str, Any]:
+def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, Any]:
     return {
-        "instance": wanted.instance_id,
-        "model": wanted.model,
-        "vector": _literal(wanted.vector),
+        "instance": request.instance_id,
+        "model": request.model,
+        "vector": _literal(request.vector),
         **{f"word{number}": as_query(lexeme) for number, lexeme in enumerate(words)},
     }
 
 
 def _literal(vector: Sequence[float] | None) -> str | None:
-    return None if vector is None else f"[{','.join(f'{x:.6g}' for x in vector)}]"
+    return None if vector is None else nearest.vector_literal(vector)
 
 
 def _one(sql: str, parameters: dict[str, Any]) -> tuple[Any, ...]:
@@ -254,7 +255,7 @@ def _one(sql: str, parameters: dict[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The columns unpacked, in the order of time."""
+    """The unpacked columns, oldest message first."""
 
     ids: Ints
     seconds: Floats
@@ -267,7 +268,7 @@ class _Rows:
 
     @classmethod
     def of(cls, row: Sequence[Any], *, words: int) -> _Rows:
-        """From a row of _columns() and _COSINES."""
+        """From the row that _columns() and _COSINES select."""
         ids, seconds, texts, speakers, asks, lengths = map(_unpack, row[:6], (">i8", ">f8", ">i8", ">i8", "?", ">i4"))
         ranks = np.array([_unpack(column, ">f4") for column in row[6 : 6 + words]]).reshape(words, len(ids))
         order = np.lexsort((ids, seconds))
@@ -282,7 +283,7 @@ class _Rows:
             cosines=_best_cosines(ids[order], _unpack(row[6 + words], ">i8"), _unpack(row[7 + words], ">f8")),
         )
 
-    def as_read(self, sessions: Ints, rarity: Floats) -> Read:
+    def as_retrieved(self, sessions: Ints, rarity: Floats) -> Retrieved:
         frame = Frame(
             sessions=sessions,
             speakers=self.speakers,
@@ -292,7 +293,7 @@ class _Rows:
             rarity=rarity,
             cosines=self.cosines,
         )
-        return Read(frame=frame, ids=self.ids, texts=self.texts)
+        return Retrieved(frame=frame, ids=self.ids, texts=self.texts)
 
 
 def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:
@@ -300,18 +301,18 @@ def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("="))
 
 
-# What ts_rank gives for a lexeme that stands 0, 1, 2, ... times; PostgreSQL keeps 256 places at most.
+# ts_rank of a lexeme that occurs 0, 1, 2, ... times. PostgreSQL stores at most 256 positions.
 _RANKS = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 257) ** 2) / 1.64493406685])
 
 
 def _counts(ranks: NDArray[np.float32]) -> Floats:
-    # Between two ranks lies half the way to the next, so that rounding to four bytes does no harm.
+    # Compare with the middle between two ranks, so that rounding to four bytes does no harm.
     middles = (_RANKS[1:] + _RANKS[:-1]) / 2
     return np.searchsorted(middles, ranks).astype(float)
 
 
 def _best_cosines(ids: Ints, of: Ints, cosines: Floats) -> Floats:
-    """For each message the best cosine of its pieces, NaN without any. Pieces of other messages are passed over."""
+    """The best cosine of each message's pieces, NaN for a message without any; pieces of other messages are ignored."""
     best = np.full(len(ids), -np.inf)
     if len(ids) and len(of):
         order = np.argsort(ids)

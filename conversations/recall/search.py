@@ -1,11 +1,11 @@
-"""Recall: scope + query -> ranked memories, cut where relevance ends.
+"""Recall: scope + query -> ranked messages, each marked as relevant or not.
 
-    ask      whose memory is asked: the scope's size, the query's words, whom it names, what text to embed
-    read     what the formula needs of the messages that may answer (frames.py)
-    rank     the formula (ranking.py)
-    fetch    the best of them, each with the part of a long text that answers (spans.py)
+    prepare_query   the scope's size, the query's words, the person it names, the text to embed
+    retrieve        reads the messages that may answer (retrieval.py)
+    parts           scores them by the formula (ranking.py)
+    fetch           loads the best, and selects the part of a long text that answers (spans.py)
 
-Packing into a budget and rendering are the proxy's.
+The proxy packs them into a budget and renders them.
 """
 
 from __future__ import annotations
@@ -19,50 +19,51 @@ import numpy as np
 from django.conf import settings
 from django.db import connection
 
-from conversations.capture import storable
+from conversations.nearest import vector_literal
 from conversations.querysets import Scope
 from conversations.recall.lexemes import split_by_script
 from conversations.recall.names import in_first_person, named_in
 from conversations.recall.ranking import WEIGHTS, Floats, parts
-from conversations.recall.retrieval import Read, Wanted, Word, read
+from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
+from conversations.turns import storable
 
 CANDIDATES = 50
 PARTS = (*WEIGHTS,)
 
 RELEVANT = 0.5
-"""The share of the best score below which a message is not shown."""
+"""Messages that score below this share of the best score are not relevant."""
 
 EVIDENCE = ("vector", "words", "session", "nearby")
-"""Parts of which a candidate has at least one: who spoke, alone, answers nothing."""
+"""A candidate needs a score above 0 in one of these parts: the speaker alone answers nothing."""
 
-LONGEST_QUERY = 10_000  # characters whose words are looked for
+LONGEST_QUERY = 10_000  # characters of a query whose words are used
 MOST_WORDS, FEWEST_WORDS = 64, 16
-COUNTED = 200_000  # how many times a word is looked up in a message, for all words of a query together
+COUNTED = 200_000  # the most lookups of a word in a message, for all words of a query together
 MOST_NAMES = 200
 
 
 class Person(NamedTuple):
-    """A participant; `code` stands for the name in frames."""
+    """A participant; `code` is the hash of the name that frames hold."""
 
     name: str
     code: int
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A query, and whose memory it is put to. `wording` is the text whose vector recall() wants."""
+class Query:
+    """A query prepared for a scope. `wording` is the text to embed for search()."""
 
     text: str
     wording: str
-    instance_id: int | None = None  # None: there is no such scope yet
-    messages: int = 0
+    instance_id: int | None = None  # None: the scope does not exist yet
+    message_count: int = 0  # of the scope
     words: tuple[Word, ...] = ()
     about: Person | None = None
 
 
 class Part(NamedTuple):
-    """What one part of the formula adds to a score, and the message's place (from 1) among the scope's by it."""
+    """What one part of the formula adds to a score, and the message's rank in the scope by it (from 1)."""
 
     rank: int | None
     score: float
@@ -70,7 +71,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stored message that may answer a query. `start` and `end` (offsets) are what to show of its content."""
+    """A stored message that may answer a query. `start` and `end` are the offsets of what to show of its content."""
 
     id: int
     role: str
@@ -86,20 +87,20 @@ class Candidate:
 
     @property
     def text(self) -> str:
-        """What to show; dots stand for what is left out."""
+        """The text to show, with dots where something is left out."""
         before = "… " if self.start > 0 else ""
         after = " …" if self.end < len(self.content) else ""
         return f"{before}{self.content[self.start : self.end].strip()}{after}"
 
 
-def ask(*, scope: Scope, query: str) -> Question:
-    """Prepare a query, before anything is embedded."""
-    if not any(character.isalnum() for character in query):
-        return Question(query, query)  # emoji, punctuation: nothing that could be looked for
-    spaced, pairs = split_by_script(storable(query[:LONGEST_QUERY]))
+def prepare_query(*, scope: Scope, text: str) -> Query:
+    """Look up the scope and split the query into words. Comes before embedding, since it chooses the wording."""
+    if not any(character.isalnum() for character in text):
+        return Query(text, text)  # emoji or punctuation: nothing to search for
+    spaced, pairs = split_by_script(storable(text[:LONGEST_QUERY]))
     with connection.cursor() as cursor:
         cursor.execute(
-            _ASK,
+            _PREPARE,
             {
                 "partition": scope.partition,
                 "instance": scope.instance,
@@ -111,53 +112,54 @@ def ask(*, scope: Scope, query: str) -> Question:
         )
         row = cursor.fetchone()
     if row is None:
-        return Question(query, query)
-    instance_id, messages, names, codes, lexemes = row
+        return Query(text, text)
+    instance_id, message_count, names, codes, lexemes = row
     people = [Person(name, code) for name, code in zip(names or (), codes or (), strict=True)]
-    meant = set(named_in(query, [person.name for person in people]))
-    return Question(
-        text=query,
-        wording=(in_first_person(query, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or query,
+    meant = set(named_in(text, [person.name for person in people]))
+    return Query(
+        text=text,
+        wording=(in_first_person(text, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or text,
         instance_id=instance_id,
-        messages=messages,
-        words=_chosen(lexemes or (), messages),
+        message_count=message_count,
+        words=_chosen(lexemes or (), message_count),
         about=next((person for person in people if {person.name} == meant), None),
     )
 
 
-def recall(
+def search(
     *,
-    question: Question,
+    query: Query,
     vector: Sequence[float] | None,
     model: str,
     limit: int = CANDIDATES,
     without: Collection[str] = (),
 ) -> list[Candidate]:
-    """The messages that answer the question, best first; `vector` is of its wording, under `model`.
+    """At most `limit` messages that answer the query, best first; of those that say the same, only the best.
 
-    `without`: parts of the formula to leave out. Of messages that say the same only the best is given.
+    `vector` is that of the query's wording under the embedding model named `model`; None searches by words only.
+    `without` names parts of the formula to leave out.
     """
-    if question.instance_id is None or limit < 1:
+    if query.instance_id is None or limit < 1:
         return []
-    found = read(
-        Wanted(
-            instance_id=question.instance_id,
-            messages=question.messages,
-            words=() if {"words", "session", "nearby"} <= set(without) else question.words,
+    retrieved = retrieve(
+        RetrievalRequest(
+            instance_id=query.instance_id,
+            message_count=query.message_count,
+            words=() if {"words", "session", "nearby"} <= set(without) else query.words,
             vector=None if "vector" in without and "answer" in without else vector,
             model=model,
         )
     )
-    scored = parts(found.frame, about=question.about.code if question.about else None)
+    scored = parts(retrieved.frame, about=query.about.code if query.about else None)
     for name in without:
         scored[name] = np.zeros_like(scored[name])
     score = np.sum([*scored.values()], axis=0)
-    best = _best(found, scored, score, limit)
-    return _fetch(question, model, vector, found, scored, score, best)
+    best = _best(retrieved, scored, score, limit)
+    return _fetch(query, model, vector, retrieved, scored, score, best)
 
 
 def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
-    """The words to look for. Of a long query those that are not common, the first of them first."""
+    """The words to search for. Of a long query, the rarest."""
     most = min(MOST_WORDS, max(FEWEST_WORDS, COUNTED // max(messages, 1)))
     if len(lexemes) <= most and messages * len(lexemes) <= COUNTED:
         return tuple(Word(lexeme) for lexeme in lexemes)
@@ -168,20 +170,20 @@ def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
     return tuple(sorted(words, key=lambda word: word.share)[:most])
 
 
-def _best(found: Read, scored: dict[str, Floats], score: Floats, limit: int) -> list[int]:
-    """Places of the best messages in the frame, one of each text. Of equals the latest comes first."""
+def _best(retrieved: Retrieved, scored: dict[str, Floats], score: Floats, limit: int) -> list[int]:
+    """Positions in the frame of the best messages, one for each text. Among equals, the latest comes first."""
     evident = np.any([scored[name] > 0 for name in EVIDENCE], axis=0)
     order = np.lexsort((-np.arange(len(score)), -score))
     order = order[evident[order]]
-    _, first = np.unique(found.texts[order], return_index=True)
+    _, first = np.unique(retrieved.texts[order], return_index=True)
     return [int(place) for place in order[np.sort(first)][:limit]]
 
 
 def _fetch(
-    question: Question,
+    query: Query,
     model: str,
     vector: Sequence[float] | None,
-    found: Read,
+    retrieved: Retrieved,
     scored: dict[str, Floats],
     score: Floats,
     best: Sequence[int],
@@ -190,20 +192,20 @@ def _fetch(
         cursor.execute(
             _FETCH,
             {
-                "ids": [int(found.ids[place]) for place in best],
-                "instance": question.instance_id,
+                "ids": [int(retrieved.ids[place]) for place in best],
+                "instance": query.instance_id,
                 "model": model,
                 "whole": WHOLE,
-                "vector": None if vector is None else f"[{','.join(f'{x:.6g}' for x in vector)}]",
+                "vector": None if vector is None else vector_literal(vector),
             },
         )
         rows = {row[0]: row for row in cursor.fetchall()}
-    stems = [word.lexeme for word in question.words]
+    stems = [word.lexeme for word in query.words]
     shares = {name: _parts_of(values, best) for name, values in scored.items()}
     candidates = []
     for number, place in enumerate(best):
-        if not (row := rows.get(int(found.ids[place]))):
-            continue  # forgotten meanwhile
+        if not (row := rows.get(int(retrieved.ids[place]))):
+            continue  # it has been forgotten since
         id_, role, name, created, content, digest, starts, ends, cosines = row
         pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
         start, end = best_span(content, pieces, stems)
@@ -226,16 +228,16 @@ def _fetch(
 
 
 def _parts_of(values: Floats, best: Sequence[int]) -> list[Part]:
-    """What one part of the formula, its values for all messages, gives to the best of them."""
-    found = values[[*best]]
-    ranks = len(values) - np.searchsorted(np.sort(values), found, side="right") + 1
+    """One part's ranks and scores for the best messages; `values` are its scores for all messages."""
+    chosen = values[[*best]]
+    ranks = len(values) - np.searchsorted(np.sort(values), chosen, side="right") + 1
     return [
-        Part(rank if value > 0 else None, value) for rank, value in zip(ranks.tolist(), found.tolist(), strict=True)
+        Part(rank if value > 0 else None, value) for rank, value in zip(ranks.tolist(), chosen.tolist(), strict=True)
     ]
 
 
-# The participants are found by hopping from name to name in an index, however many messages there are.
-_ASK = """
+# Participants are found by skipping from name to name in an index, so the number of messages does not matter.
+_PREPARE = """
 WITH RECURSIVE scope AS (
     SELECT i.id, i.message_count FROM conversations_instance i
     JOIN conversations_partition p ON p.id = i.partition_id
@@ -260,14 +262,14 @@ FROM scope, (
 ) people
 """
 
-# How common lexemes are among all messages, as far as ANALYZE has seen; the last two frequencies are bounds.
+# How common lexemes are among all messages, by ANALYZE's sample; the last two frequencies are bounds.
 _SHARES = """
 SELECT lexeme, share FROM pg_stats, unnest(most_common_elems::text::text[], most_common_elem_freqs) AS l(lexeme, share)
 WHERE schemaname = current_schema() AND tablename = 'conversations_message' AND attname = 'lexemes'
   AND lexeme = ANY(%(lexemes)s)
 """
 
-# Pieces are needed of those texts alone that are shown in part.
+# Pieces are fetched only for texts that are shown in part.
 _FETCH = """
 SELECT m.id, m.role, m.name, m.created, m.content, m.digest, piece.starts, piece.ends, piece.cosines
 FROM conversations_message m LEFT JOIN LATERAL (

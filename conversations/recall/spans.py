@@ -1,7 +1,7 @@
 """Pure: which part of a long message to show.
 
-A message is scored by small pieces and shown by a larger span: where a piece ends says nothing about where a
-thought ends. The best piece is widened to whole sentences and by two more on each side.
+A message is scored by small pieces but shown as a larger span, because a piece may end in the middle of a thought. The
+best piece is widened to whole sentences, and by two more sentences on each side.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-WHOLE = 600  # characters of a message that is shown whole, vector or not: about 128 tokens of English
-MOST_PIECES = 50  # of a long text the nearest are looked at for words
-LOOKED_AT = 200_000  # characters of a text that has no vectors yet
-REACH = 300  # characters on each side that are looked at for the ends of sentences
-SENTENCES = 3  # the one that the piece cuts, and two more: then 92 % of spans hold what was asked for, with one 84 %
+WHOLE = 600  # characters: a message up to this length is shown whole. About 128 tokens of English
+MOST_PIECES = 50  # of a long text: the nearest pieces, which are also scored by words
+LOOKED_AT = 200_000  # characters that are scored of a text without vectors
+REACH = 300  # characters on each side that are searched for ends of sentences
+SENTENCES = 3  # the one that the piece cuts, and two more: 92 % of spans then contain the answer; with one, 84 %
 
-# Where a sentence or a line ends, in Latin and East Asian scripts.
+# Ends of sentences and lines, in Latin and East Asian scripts.
 _ENDS = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]|\n\s*")  # noqa: RUF001
 _WORDS = re.compile(r"\w+")
 _SHORTEST_STEM = 3
@@ -31,9 +31,9 @@ class Scored(NamedTuple):
 
 
 def best_span(text: str, pieces: Sequence[Scored], stems: Collection[str]) -> tuple[int, int]:
-    """Offsets of what to show: of the piece that answers best, widened; of all of a short text.
+    """The offsets of what to show: the best piece, widened; or all of a short text.
 
-    A piece answers by its cosine and by the share of the query's words (their stems) that it holds.
+    A piece's score is its cosine plus the share of the query's words (as stems) that it contains.
     """
     if len(text) <= WHOLE or len(pieces) == 1:
         return 0, len(text)
@@ -45,12 +45,12 @@ def best_span(text: str, pieces: Sequence[Scored], stems: Collection[str]) -> tu
 
 
 def _equal_parts(text: str) -> list[Scored]:
-    """Of a text that has no vectors yet."""
+    """Pieces for a text without vectors."""
     return [Scored(start, min(start + WHOLE, len(text)), 0.0) for start in range(0, len(text), WHOLE)]
 
 
 def _share(text: str, stems: Collection[str]) -> float:
-    """The share of the stems that some word begins with."""
+    """The share of the stems that at least one word of the text begins with."""
     if not stems:
         return 0.0
     words = f" {' '.join(_WORDS.findall(text.casefold()))} "
@@ -58,7 +58,7 @@ def _share(text: str, stems: Collection[str]) -> float:
 
 
 def _begins(stem: str) -> str:
-    """What stands among words, with a space on each side of them, where one has the stem."""
+    """The substring that a space-separated list of words contains if one of them has the stem."""
     # "happi" is the stem of "happy"; but "topic1" is not the stem of "topic15".
     if not stem.isalpha():
         return f" {stem} "
@@ -68,7 +68,7 @@ def _begins(stem: str) -> str:
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:
     before = [match.end() for match in _ENDS.finditer(text, max(0, start - REACH), start)]
     begins = [0, *before] if start <= REACH else before
-    # From its last character on: it may be the end of a sentence.
+    # Search from the piece's last character, which may end a sentence.
     after = [match.end() for match in _ENDS.finditer(text, end - 1, min(len(text), end + REACH)) if match.end() >= end]
     ends = [*after, len(text)] if len(text) - end <= REACH else after
     start = begins[-min(SENTENCES, len(begins))] if begins else start

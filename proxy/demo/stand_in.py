@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from proxy.prompt.chat import Json
 from proxy.providers import tokens
 
-Json = dict[str, Any]
 LIMIT = 2**20  # bytes of a request
 
 

@@ -11,23 +11,24 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from conversations import actions, backlog, capture
-from conversations.embedders import Embedder
+from conversations import backlog
+from conversations.embedders.base import Embedder
+from conversations.messages import add_messages
 from conversations.models import Exchange, Message
+from conversations.turns import Turn
 from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.demo.stand_in import StandIn, stand_in
 from proxy.demo.story import HISTORY, QUESTIONS
 from proxy.memory.service import MemoryOptions, Scope
+from proxy.prompt.chat import Json
 from proxy.providers import tokens
 
-Json = dict[str, Any]
 MODEL = "gpt-4o"
 
 
@@ -80,9 +81,9 @@ def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
         asked = datetime.combine(day, time.fromisoformat(each.at), UTC)
         for role, text, later in (("user", each.user, 0), ("assistant", each.assistant, 5)):
             payload = {"role": role, "content": text}
-            turns.append((capture.turn(json.dumps(payload), payload), asked + timedelta(seconds=later)))
+            turns.append((Turn.from_payload(json.dumps(payload), payload), asked + timedelta(seconds=later)))
     count = tokens.counter(MODEL).count
-    ids = actions.add_messages(scope=scope, messages=turns, count=count, embed=False)
+    ids = add_messages(scope=scope, messages=turns, count=count, embed=False)
     backlog.embed(embedder(), list(Message.objects.filter(pk__in=ids)))
     connection.close()
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from django.conf import settings
 
-from conversations import capture
-from conversations.actions import add_messages
 from conversations.backlog import embed
-from conversations.embedders import Embedder
+from conversations.embedders.base import Embedder
+from conversations.messages import add_messages
 from conversations.models import Message
 from conversations.querysets import Scope
 from conversations.scratch import scratch_partition
+from conversations.turns import Turn
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation, Said
 from proxy.memory.recollection import recollect
@@ -107,8 +107,8 @@ def imported(conversations: Sequence[Conversation], embedder: Embedder, progress
         yield Trial(partition, conversations, embedder, ids)
 
 
-def _turn(said: Said) -> capture.Turn:
+def _turn(said: Said) -> Turn:
     payload: dict[str, Any] = {"role": said.role, "content": said.content}
     if said.name:
         payload["name"] = said.name
-    return capture.turn(json.dumps(payload), payload)
+    return Turn.from_payload(json.dumps(payload), payload)

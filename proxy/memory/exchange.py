@@ -12,13 +12,14 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from conversations import actions, capture
+from conversations import actions
 from conversations.backlog import save_vectors
 from conversations.embedders.pieces import split
 from conversations.embedding import model_of
 from conversations.models import Exchange
+from conversations.turns import Count, Turn, plain_text, storable, storable_json
 from proxy.memory.recollection import Recollection, entries, explained, question_key
-from proxy.memory.service import STORE_SECONDS, Count, Kept, MemoryOptions, MemoryService
+from proxy.memory.service import STORE_SECONDS, Kept, MemoryOptions, MemoryService
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
@@ -57,7 +58,7 @@ class Record:
             trace_id=options.trace_id,
             scope=options.scope,
             created=timezone.now(),
-            model=capture.storable(target.model),
+            model=storable(target.model),
             provider=target.provider.name,
             streamed=chat.stream,
         )
@@ -117,9 +118,9 @@ class Record:
             finished=timezone.now(),
             ended=result.ended,
             status=result.status,
-            finish_reason=capture.storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
-            error=capture.storable(result.error),
-            usage=capture.storable_json(usage),
+            finish_reason=storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
+            error=storable(result.error),
+            usage=storable_json(usage),
             cost=cost(usage),
             timings=timings(),
         )
@@ -138,7 +139,9 @@ class Record:
         @cache
         def whole() -> actions.Answered:
             """With its turns, which take half a second where the answer is long: not on the event loop."""
-            return replace(answered, turns=tuple(capture.turn(m.raw, m.payload) for m in messages if _says_anything(m)))
+            return replace(
+                answered, turns=tuple(Turn.from_payload(m.raw, m.payload) for m in messages if _says_anything(m))
+            )
 
         def work() -> None:
             actions.close_exchange(asked=self._asked, answered=whole(), count=self.count, opened=opened)
@@ -164,7 +167,7 @@ class Record:
         self._asked = replace(
             self._asked,
             memory=self._recalled.state,
-            turns=tuple(capture.turn(messages[i].raw, messages[i].payload) for i in turns),
+            turns=tuple(Turn.from_payload(messages[i].raw, messages[i].payload) for i in turns),
             left_out=tuple(at for at, i in enumerate(turns) if i in injection.cut),
             prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
             parameters=self._chat.without_messages(),
@@ -194,6 +197,6 @@ class Record:
 
 def _says_anything(message: ChatMessage) -> bool:
     return bool(
-        capture.plain_text(message.payload)
+        plain_text(message.payload)
         or {key for key, value in message.payload.items() if value} - {"role", "content", "refusal"}
     )

@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from conversations import archive, forgetting, lookup
-from conversations.embedders import Embedder, EmbedderError
+from conversations import forgetting, lookup
+from conversations.archive.writing import as_lines, export
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.lookup import BadCursor, Page
 from conversations.models import Message
 from conversations.querysets import NoScope
 from conversations.selection import Selection
+from conversations.turns import Json
 from proxy.database.reconnecting import on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.errors import BadRequest, Overloaded, Unavailable
@@ -30,7 +32,6 @@ from proxy.spool.writing import SpoolError
 __all__ = ["History", "Page", "Selection"]
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 THREADS = 2
 EXPORTS = 4  # at once: each holds a thread and a connection
@@ -122,8 +123,8 @@ class History:
         """JSON Lines, as they come from the database. Raises Overloaded when too many are under way."""
         if self._exports >= EXPORTS:
             raise Overloaded(f"{EXPORTS} exports are under way: wait for one to end.")
-        objects = archive.export(partition=partition, instance=instance, since=since, embeddings=embeddings)
-        chunks = self._chunks(objects, archive.as_lines(objects))
+        objects = export(partition=partition, instance=instance, since=since, embeddings=embeddings)
+        chunks = self._chunks(objects, as_lines(objects))
         try:
             first = await anext(chunks)  # what fails at once is said with a status
         except NoScope as error:
@@ -153,7 +154,7 @@ class History:
 
     async def _found(self, term: str, embedder: Callable[[], Embedder] | None, **where: Any) -> list[Json]:
         def look() -> list[Json]:
-            return [lookup.as_json(row) for row in lookup.found(term, embedder=embedder, **where)]
+            return [lookup.as_json(row) for row in lookup.search(term, embedder=embedder, **where)]
 
         return await self._look(look)
 

@@ -15,11 +15,11 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Left
 
-from conversations import capture
-from conversations.embedders import Embedder, EmbedderError, Vectors
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.models import Ledger, Message
 from conversations.querysets import Scope
-from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall
+from conversations.recall.search import CANDIDATES, PARTS, Candidate, prepare_query, search
+from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Json, Memory, Turn
 from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, Count, note_tokens
 from proxy.prompt.injection import Injection, Reused
@@ -76,8 +76,8 @@ def recollect(
         return Recollection("on", reused=Reused(tuple(kept.injected), tuple(kept.message_ids), kept.tokens))
     last = chat.last_user
     assert last is not None
-    question = _looked_at(capture.plain_text(chat.messages[last].payload))
-    asked = ask(scope=scope, query=question)
+    question = _looked_at(plain_text(chat.messages[last].payload))
+    asked = prepare_query(scope=scope, text=question)
     state, vectors, model = "on", None, ""
     if question.strip():
         try:
@@ -88,20 +88,20 @@ def recollect(
         except EmbedderError as error:
             log.warning("recall goes by words alone: %s", error)
             state = "degraded"
-    present = {capture.digest(message.payload) for message in chat.messages}
+    present = {digest(message.payload) for message in chat.messages}
     # One transaction, that the server gives up when the deadline has passed.
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
         turns = _latest_turns(scope, present, count) if latest and not chat.has_history else ()
-        found = recall(
-            question=asked,
+        found = search(
+            query=asked,
             vector=None if vectors is None else vectors[-1].tolist(),
             model=model,
             limit=candidates,
             without=without,
         )
-    shown = present | {capture.digest(turn.message.payload) for turn in turns}
+    shown = present | {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # one with an image is added as its text, and has another digest
     relevant = (c for c in found if c.relevant and c.digest not in shown and c.id not in added)
     return Recollection(
@@ -152,7 +152,7 @@ def explained(recalled: Recollection, injection: Injection, count: Count) -> lis
 def question_key(chat: Chat) -> bytes:
     """Stands for the conversation up to its last user message, the same in every round of a tool loop."""
     end = (chat.last_user or 0) + 1
-    return capture.conversation_key(capture.digest(m.payload) for m in chat.messages[:end] if not m.is_system)
+    return conversation_key(digest(m.payload) for m in chat.messages[:end] if not m.is_system)
 
 
 def _turn_entry(turn: Turn, injection: Injection, count: Count) -> Json:

@@ -23,11 +23,12 @@ from django.db import DatabaseError, InterfaceError, OperationalError, Programmi
 from django.db.migrations.executor import MigrationExecutor
 
 from conversations.backlog import Worker
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.models import Message
 from conversations.querysets import SCRATCH, Scope
 from conversations.recall.search import CANDIDATES
+from conversations.turns import NAME_LENGTH, Count
 from proxy.database.circuit_breaker import CircuitBreaker
 from proxy.database.reconnecting import Away, error_name, on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
@@ -37,10 +38,9 @@ from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
 from proxy.spool.segments import Entry
 from proxy.spool.writing import Spool, SpoolError
 
-__all__ = ["SCRATCH", "MemoryOptions", "MemoryService", "Scope"]
+__all__ = ["NAME_LENGTH", "SCRATCH", "MemoryOptions", "MemoryService", "Scope"]
 
 T = TypeVar("T")
-Count = Callable[[str], int]
 
 log = logging.getLogger(__name__)
 

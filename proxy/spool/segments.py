@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from conversations import capture
 from conversations.actions import Answered, Asked, Ledger
 from conversations.querysets import Scope
+from conversations.turns import Turn
 
 MAGIC = b"\x9fRSV"
 HEADER = struct.Struct("<4sB3xIQ8s8sII")
@@ -135,8 +135,8 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _turn(raw: str) -> capture.Turn:
-    return capture.turn(raw, json.loads(raw))
+def _turn(raw: str) -> Turn:
+    return Turn.from_payload(raw, json.loads(raw))
 
 
 def frame(payload: bytes, *, sequence: int, scope: bytes, exchange: bytes) -> bytes:

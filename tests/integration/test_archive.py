@@ -16,14 +16,17 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions, forgetting
-from conversations.archive import BadLine, Imported, Importer, Item, as_array, as_lines, export, read
 from conversations.archive.fields import uid
+from conversations.archive.reading import BadLine, Item, read
+from conversations.archive.storing import Imported, Importer
+from conversations.archive.writing import as_array, as_lines, export
 from conversations.backlog import save_vectors
-from conversations.capture import turn
 from conversations.embedders.pieces import Piece
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
 from conversations.selection import Selection
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -41,7 +44,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         model="gpt-4",
         provider="openai",
         streamed=True,
-        turns=tuple(turn(json.dumps(m), m) for m in messages if m["role"] != "system"),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in messages if m["role"] != "system"),
         prompts=tuple((i, json.dumps(m)) for i, m in enumerate(messages) if m["role"] == "system"),
         parameters='{"model": "gpt-4", "messages": [], "temperature": 0.70}',
         ledger=fields.pop("ledger", None),
@@ -53,7 +56,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         finished=asked.created + timedelta(seconds=2, microseconds=7),
         ended=fields.pop("ended", Exchange.Ended.ANSWERED),
         status=fields.pop("status", 200),
-        turns=tuple(turn(json.dumps(m), m) for m in answers),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in answers),
         **fields,
     )
     actions.close_exchange(asked=asked, answered=answered)
@@ -116,8 +119,9 @@ def a_history() -> None:
     embed(asked, [0.125, 0.3333, -1.0], [0.0, 1.0, 0.0001])
     embed(asked, [0.5, 0.25], model="of two")
     embed(last.messages.get(role="user"), [0.1, 0.2, 0.3])
-    actions.add_messages(
-        scope=SCOPE, messages=[(turn(json.dumps(m), m), timezone.now()) for m in (user("noted"), user("and noted"))]
+    add_messages(
+        scope=SCOPE,
+        messages=[(Turn.from_payload(json.dumps(m), m), timezone.now()) for m in (user("noted"), user("and noted"))],
     )
 
 

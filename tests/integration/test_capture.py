@@ -13,9 +13,10 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import actions
-from conversations.capture import turn
+from conversations.messages import unsaved_message
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -38,14 +39,14 @@ def ask(messages: Sequence[dict[str, Any]], scope: Scope = SCOPE) -> actions.Ask
         model="gpt-4",
         provider="openai",
         streamed=False,
-        turns=tuple(turn(json.dumps(message), message) for message in messages),
+        turns=tuple(Turn.from_payload(json.dumps(message), message) for message in messages),
     )
     actions.open_exchange(asked=asked)
     return asked
 
 
 def answer(asked: actions.Asked, *texts: str, ended: str = Exchange.Ended.ANSWERED) -> None:
-    turns = tuple(turn(json.dumps(assistant(text)), assistant(text)) for text in texts)
+    turns = tuple(Turn.from_payload(json.dumps(assistant(text)), assistant(text)) for text in texts)
     actions.close_exchange(
         asked=asked, answered=actions.Answered(finished=timezone.now(), ended=ended, status=200, turns=turns)
     )
@@ -179,7 +180,7 @@ def test_tool_calls_and_their_results_are_kept_once() -> None:
         answered=actions.Answered(
             finished=timezone.now(),
             ended=Exchange.Ended.ANSWERED,
-            turns=(turn(json.dumps(calling), calling),),
+            turns=(Turn.from_payload(json.dumps(calling), calling),),
         ),
     )
     exchange([user("one"), calling, result], "It is 42.")
@@ -239,7 +240,7 @@ def test_an_answer_that_is_stored_late_is_not_the_latest_message() -> None:
     given_up = ask([user("zero")])
     ended = timezone.now()
     exchange([user("one")], "a")
-    late = (turn(json.dumps(assistant("z")), assistant("z")),)
+    late = (Turn.from_payload(json.dumps(assistant("z")), assistant("z")),)
     answered = actions.Answered(finished=ended, ended=Exchange.Ended.GONE, turns=late)
     actions.close_exchange(asked=given_up, answered=answered)
     exchange([user("two")], "b")
@@ -268,8 +269,8 @@ def test_what_is_said_all_the_time_hides_no_earlier_turn() -> None:
     history = [m for i in range(10) for m in (user("ok" if i == 4 else f"question {i}"), assistant(f"answer {i}"))]
     exchange([*history, user("and now?")], "this")
     instance = Instance.objects.get()
-    said = turn(json.dumps(user("ok")), user("ok"))
-    many = [actions.unsaved_message(instance, None, said, len, created=timezone.now()) for _ in range(2100)]
+    said = Turn.from_payload(json.dumps(user("ok")), user("ok"))
+    many = [unsaved_message(instance, None, said, len, created=timezone.now()) for _ in range(2100)]
     Message.objects.bulk_create(many)
     exchange([*history, user("and now?"), assistant("this"), user("and then?")], "that")
     assert Message.objects.in_scope(SCOPE).count() == 24 + 2100
@@ -280,7 +281,7 @@ def test_two_sentences_for_ever_are_found_without_climbing_all_of_them() -> None
     history = [m for _ in range(3000) for m in (user("ping"), assistant("pong"))]
     exchange([*history, user("ping")], "pong")
     window = [user("ping"), assistant("pong"), user("ping")]
-    digests = [turn(json.dumps(message), message).digest for message in window]
+    digests = [Turn.from_payload(json.dumps(message), message).digest for message in window]
     known = Message.objects.known(Instance.objects.get().pk, digests)
     assert len(known) < 2100
     exchange(window, "pong")
@@ -309,7 +310,7 @@ def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_aga
 ) -> None:
     asked = ask([user("one")])
     message = {"role": "assistant", **sent}
-    turns = (turn(json.dumps(message), message),)
+    turns = (Turn.from_payload(json.dumps(message), message),)
     answered = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.ANSWERED, status=200, turns=turns)
     actions.close_exchange(asked=asked, answered=answered)
     exchange([user("one"), {"role": "assistant", "content": None, **resent}, user("two")], "b")
@@ -319,11 +320,11 @@ def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_aga
 
 def test_what_was_spoken_is_kept_as_text() -> None:
     message = {"role": "assistant", "content": None, "audio": {"id": "a1", "transcript": "Bees sleep."}}
-    assert turn(json.dumps(message), message).content == "Bees sleep."
+    assert Turn.from_payload(json.dumps(message), message).content == "Bees sleep."
 
 
 def test_arguments_nested_beyond_reason_are_kept_as_they_are() -> None:
     for depth in (100, 900, 960, 985, 995, 100_000):
         call = {"id": "1", "function": {"name": "f", "arguments": "[" * depth + "]" * depth}}
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        assert len(turn(json.dumps(message), message).digest) == 16
+        assert len(Turn.from_payload(json.dumps(message), message).digest) == 16

@@ -19,13 +19,13 @@ import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.utils import timezone
 
-from conversations import actions
 from conversations.backlog import work_off
-from conversations.capture import turn
 from conversations.embedders.local import LocalEmbedder
 from conversations.management.terminal import moment, safe, size
+from conversations.messages import add_messages
 from conversations.models import AuditEntry, Message, Partition
 from conversations.querysets import Scope
+from conversations.turns import Turn
 from reservoir_site.backup import BackupError, backup
 
 pytestmark = pytest.mark.django_db
@@ -66,8 +66,8 @@ ALICE = Scope("my-app", "alice")
 def say(*texts: str, scope: Scope = ALICE, days_ago: float = 0) -> list[int]:
     payloads = [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
     moments = [timezone.now() - timedelta(days=days_ago) + timedelta(seconds=i) for i in range(len(texts))]
-    turns = [turn(json.dumps(p), p) for p in payloads]
-    return actions.add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
+    turns = [Turn.from_payload(json.dumps(p), p) for p in payloads]
+    return add_messages(scope=scope, messages=list(zip(turns, moments, strict=True)))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -175,7 +175,7 @@ def test_view_shows_the_latest_of_a_scope_oldest_first(run: Run) -> None:
     told = json.loads(run("view", "2", "--partition", "my-app", "--instance", "alice", "--json"))
     assert [message["content"] for message in told] == ["two", "three"]
     assert told[0]["role"] == "assistant"
-    with pytest.raises(CommandError, match="no number from 1"):
+    with pytest.raises(CommandError, match="not a number from 1"):
         run("view", "0")
 
 

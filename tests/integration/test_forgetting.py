@@ -17,12 +17,12 @@ from django.utils import timezone
 
 from conversations import actions, forgetting
 from conversations.backlog import save_vectors
-from conversations.capture import turn
 from conversations.embedders.pieces import Piece
 from conversations.forgetting import Counts
 from conversations.models import AuditEntry, Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message, Partition
 from conversations.querysets import Scope
 from conversations.selection import Selection
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -62,7 +62,7 @@ def exchange(
         model="gpt-4",
         provider="openai",
         streamed=False,
-        turns=tuple(turn(json.dumps(m), m) for m in messages),
+        turns=tuple(Turn.from_payload(json.dumps(m), m) for m in messages),
         prompts=((0, json.dumps(said("system", prompt))),) if prompt else (),
         parameters=json.dumps({"model": "gpt-4", "messages": [], "user": prompt}),
         ledger=actions.Ledger(
@@ -79,7 +79,7 @@ def exchange(
         ended=Exchange.Ended.ANSWERED,
         status=200,
         error=error,
-        turns=(turn(json.dumps(said("assistant", answer)), said("assistant", answer)),),
+        turns=(Turn.from_payload(json.dumps(said("assistant", answer)), said("assistant", answer)),),
     )
     actions.close_exchange(asked=asked, answered=answered)
     return Exchange.objects.get(trace_id=asked.trace_id)
@@ -213,7 +213,7 @@ def test_an_exchange_stays_while_one_of_its_messages_does_and_loses_the_texts_of
 
 
 def test_an_exchange_that_only_repeated_a_question_goes_with_it() -> None:
-    turns = (turn(json.dumps(said("user", "one")), said("user", "one")),)
+    turns = (Turn.from_payload(json.dumps(said("user", "one")), said("user", "one")),)
     for _ in range(2):
         asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
         actions.open_exchange(asked=asked)
@@ -279,12 +279,14 @@ def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() ->
 
 def test_the_answer_to_a_question_that_was_forgotten_meanwhile_is_stored_without_it() -> None:
     exchange([said("user", "one")], "two")
-    turns = tuple(turn(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x")))
+    turns = tuple(
+        Turn.from_payload(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x"))
+    )
     asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
     actions.open_exchange(asked=asked)
     exchange([said("user", "unrelated")], "words")
     forget(Selection(ids=(message("two").pk, message("x").pk, message("one").pk)))
-    answer = (turn(json.dumps(said("assistant", "y")), said("assistant", "y")),)
+    answer = (Turn.from_payload(json.dumps(said("assistant", "y")), said("assistant", "y")),)
     answered = actions.Answered(finished=timezone.now(), ended=Exchange.Ended.ANSWERED, turns=answer)
     actions.close_exchange(asked=asked, answered=answered, opened=True)
     assert kept() == ["unrelated", "words"]

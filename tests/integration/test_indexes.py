@@ -14,11 +14,11 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
 from conversations import indexes, nearest
-from conversations.actions import add_messages
-from conversations.capture import turn
 from conversations.embedding import active_model
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Instance, Partition
 from conversations.querysets import Scope
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,7 @@ def low_threshold(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def fill(scope: Scope, messages: int) -> Instance:
     """Messages with vectors in clusters, as those of texts are."""
     payload = {"role": "user", "content": "x"}
-    said = (turn(json.dumps(payload), payload), datetime(2026, 1, 1, tzinfo=UTC))
+    said = (Turn.from_payload(json.dumps(payload), payload), datetime(2026, 1, 1, tzinfo=UTC))
     ids = add_messages(scope=scope, messages=[said] * messages, embed=False)
     model = active_model()
     centres = GENERATOR.normal(size=(20, model.dimensions))

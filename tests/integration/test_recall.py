@@ -12,13 +12,13 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from conversations import nearest
-from conversations.actions import add_messages
-from conversations.capture import turn
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
-from conversations.recall import retrieval as frames
-from conversations.recall.search import CANDIDATES, PARTS, Candidate, ask, recall
+from conversations.recall import retrieval
+from conversations.recall.search import CANDIDATES, PARTS, Candidate, prepare_query, search
 from conversations.recall.spans import WHOLE
+from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
 
@@ -35,7 +35,7 @@ def remember(*said: str, scope: Scope = SCOPE, start: datetime = START, minutes:
         name, colon, rest = text.partition(": ")
         if colon and name.isalpha():
             payload |= {"name": name, "content": rest}
-        turns.append((turn(json.dumps(payload), payload), start + timedelta(minutes=minutes * number)))
+        turns.append((Turn.from_payload(json.dumps(payload), payload), start + timedelta(minutes=minutes * number)))
     return add_messages(scope=scope, messages=turns)
 
 
@@ -56,8 +56,8 @@ def look(
     limit: int = CANDIDATES,
     without: Sequence[str] = (),
 ) -> list[Candidate]:
-    question = ask(scope=scope, query=query)
-    return recall(question=question, vector=vector, model=MODEL, limit=limit, without=without)
+    prepared = prepare_query(scope=scope, text=query)
+    return search(query=prepared, vector=vector, model=MODEL, limit=limit, without=without)
 
 
 def found(query: str, vector: Sequence[float] | None = None, *, scope: Scope = SCOPE) -> list[str]:
@@ -117,8 +117,8 @@ def test_names_take_part() -> None:
 
 def test_a_question_that_names_a_participant_is_embedded_as_that_one_would_say_it() -> None:
     remember("Caroline: I bought a violin", "Melanie: Nice!")
-    assert ask(scope=SCOPE, query="What is Caroline's violin?").wording == "What is my violin?"
-    assert ask(scope=SCOPE, query="What is Sarah's violin?").wording == "What is Sarah's violin?"
+    assert prepare_query(scope=SCOPE, text="What is Caroline's violin?").wording == "What is my violin?"
+    assert prepare_query(scope=SCOPE, text="What is Sarah's violin?").wording == "What is Sarah's violin?"
 
 
 def test_of_equals_the_latest_comes_first() -> None:
@@ -265,7 +265,7 @@ def test_a_scope_with_one_message() -> None:
 
 def test_messages_without_text_are_not_found_and_are_no_harm() -> None:
     payload = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
-    add_messages(scope=SCOPE, messages=[(turn(json.dumps(payload), payload), START)])
+    add_messages(scope=SCOPE, messages=[(Turn.from_payload(json.dumps(payload), payload), START)])
     remember("A violin", start=START + timedelta(minutes=1))
     assert found("violin image") == ["A violin"]
 
@@ -295,7 +295,7 @@ def test_a_message_may_hold_anything() -> None:
 def test_recall_finds_the_same_however_often_it_is_repeated(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that is prepared after some runs may get a plan that finds nothing."""
     if large:
-        monkeypatch.setattr(frames, "READ_WHOLE", 0)
+        monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
     for other in range(3):
         remember(*[f"noise {number} of {other}" for number in range(40)], scope=Scope("tests", f"other-{other}"))
     ids = remember(*[f"violin number {number}" for number in range(40)])
@@ -336,9 +336,9 @@ def large_scope() -> list[int]:
 
 @pytest.fixture
 def around_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "READ_WHOLE", 0)
-    monkeypatch.setattr(frames, "CANDIDATES", 5)
-    monkeypatch.setattr(frames, "WINDOW", 4)
+    monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
+    monkeypatch.setattr(retrieval, "CANDIDATES", 5)
+    monkeypatch.setattr(retrieval, "WINDOW", 4)
 
 
 @pytest.mark.usefixtures("around_few")
@@ -361,7 +361,7 @@ def test_a_large_scope_that_is_read_in_part_ranks_as_if_it_were_read_whole(monke
     large_scope()
     index_of_scope()
     whole = {candidate.id: candidate.score for candidate in look("spare key", direction(101))[:3]}
-    monkeypatch.setattr(frames, "READ_WHOLE", 0)
+    monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
     in_part = {candidate.id: candidate.score for candidate in look("spare key", direction(101))[:3]}
     assert in_part == pytest.approx(whole, abs=0.2)
 
@@ -376,4 +376,4 @@ def test_a_large_scope_in_which_nothing_is_found() -> None:
 def test_a_question_that_names_nobody_is_asked_as_it_is_worded() -> None:
     remember("A violin")
     query = "Which instrument,\n\n  and   whose?"
-    assert ask(scope=SCOPE, query=query).wording == query, "another wording would be embedded as well"
+    assert prepare_query(scope=SCOPE, text=query).wording == query, "another wording would be embedded as well"

@@ -18,15 +18,15 @@ from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from conversations import reembedding
-from conversations.actions import add_messages
 from conversations.backlog import work_off
-from conversations.capture import turn
-from conversations.embedders import Embedder, EmbedderError
+from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import EmbedderInUse, active_embedder, active_model, make
+from conversations.messages import add_messages
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.querysets import Scope
-from conversations.recall.search import ask, recall
+from conversations.recall.search import prepare_query, search
 from conversations.scratch import scratch_partition
+from conversations.turns import Turn
 from tests.fake_provider import FakeProvider
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,7 +52,11 @@ def remote(provider: FakeProvider) -> str:
 
 
 def say(*texts: str) -> list[int]:
-    turns = [turn(json.dumps(payload), payload) for text in texts for payload in [{"role": "user", "content": text}]]
+    turns = [
+        Turn.from_payload(json.dumps(payload), payload)
+        for text in texts
+        for payload in [{"role": "user", "content": text}]
+    ]
     return add_messages(scope=SCOPE, messages=[(one, datetime(2026, 1, 1, tzinfo=UTC)) for one in turns])
 
 
@@ -81,9 +85,9 @@ def lengths() -> set[int]:
 
 def finds(embedder: Embedder, text: str) -> list[str]:
     """What recall finds by vector alone."""
-    question = ask(scope=SCOPE, query=text)
-    vector = embedder.embed([question.wording])[0].tolist()
-    found = recall(question=question, vector=vector, model=embedder.name, without={"words", "session", "nearby"})
+    query = prepare_query(scope=SCOPE, text=text)
+    vector = embedder.embed([query.wording])[0].tolist()
+    found = search(query=query, vector=vector, model=embedder.name, without={"words", "session", "nearby"})
     return [candidate.content for candidate in found]
 
 
@@ -261,7 +265,9 @@ def test_scratch_scopes_are_left_alone(local: Embedder, remote: str) -> None:
     store(local)
     with scratch_partition() as partition:
         add_messages(
-            scope=Scope(partition, "x"), messages=[(turn("{}", {"content": "x"}), datetime.now(UTC))], embed=False
+            scope=Scope(partition, "x"),
+            messages=[(Turn.from_payload("{}", {"content": "x"}), datetime.now(UTC))],
+            embed=False,
         )
         reembed("--model", remote, "--dimensions", str(LENGTH))
     assert active_model().spec == remote

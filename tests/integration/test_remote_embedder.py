@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversations.embedders import EmbedderError, make_embedder
+from conversations.embedders.base import EmbedderError
+from conversations.embedders.factory import make_embedder
 from conversations.embedders.remote import BATCH, RemoteEmbedder
 
 SECRET = "sk-very-secret"

@@ -10,8 +10,8 @@ import pytest
 from django.utils import timezone
 
 from conversations import actions
-from conversations.capture import turn
 from conversations.querysets import Scope
+from conversations.turns import Turn
 from proxy.memory.recollection import question_key, recollect
 from proxy.prompt.chat import decode
 
@@ -40,7 +40,7 @@ def ask(*messages: Any, memory: str, injected: tuple[str, ...] = ()) -> None:
         provider="openai",
         streamed=False,
         memory=memory,
-        turns=tuple(turn(json.dumps(message), message) for message in messages),
+        turns=tuple(Turn.from_payload(json.dumps(message), message) for message in messages),
         ledger=ledger,
     )
     actions.open_exchange(asked=asked)

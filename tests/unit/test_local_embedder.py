@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conversations.embedders import Embedder, EmbedderError, Vectors, local, make_embedder
+from conversations.embedders import local
+from conversations.embedders.base import Embedder, EmbedderError, Vectors
+from conversations.embedders.factory import make_embedder
 from conversations.embedders.local import LocalEmbedder
 
 

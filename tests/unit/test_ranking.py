@@ -96,7 +96,13 @@ def test_a_session_parts_neighbours() -> None:
 
 def test_a_session_is_a_run_without_a_long_gap() -> None:
     hour = 3600.0
-    assert list(session_numbers(np.array([0, 60, 120, 120 + SESSION_GAP + 1, 5 * hour]))) == [0, 0, 0, 1, 1]
+    assert list(session_numbers(np.array([0, 60, 120, 120 + SESSION_GAP.total_seconds() + 1, 5 * hour]))) == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
     follows = np.array([False, True, False])
     assert list(np.diff(session_numbers(np.array([0.0, 60.0, 120.0]), follows))) == [0, 1]
     assert list(session_numbers(np.zeros(0))) == []

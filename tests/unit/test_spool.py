@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations import capture
 from conversations.actions import Answered, Asked, Ledger
 from conversations.querysets import Scope
+from conversations.turns import Turn
 from proxy.spool.replaying import Refused, discard_rejected, replay
 from proxy.spool.segments import HEADER, STATE_AT, Entry, decode, encode, frame, opened, records, scope_mark
 from proxy.spool.writing import Spool, SpoolError, summary
@@ -31,9 +31,9 @@ HOME = Scope("home", "alice")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def turn(text: str, role: str = "user") -> capture.Turn:
+def turn(text: str, role: str = "user") -> Turn:
     payload = {"role": role, "content": text}
-    return capture.turn(json.dumps(payload), payload)
+    return Turn.from_payload(json.dumps(payload), payload)
 
 
 def asked(text: str = "hello", scope: Scope = HOME, **more: object) -> Asked:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from conversations import archive
+from conversations.archive.writing import as_array, as_lines, export
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import add_scope, moment, progress, scope_of
 from conversations.models import Message
@@ -40,7 +40,7 @@ no message. The file holds conversations: keep it as you keep the database.
 
     def handle(self, *args: Any, **options: Any) -> None:
         scope, file = scope_of(options), options["output"]
-        objects = archive.export(
+        objects = export(
             **scope,
             since=options["since"],
             embeddings=options["with_embeddings"],
@@ -58,7 +58,7 @@ no message. The file holds conversations: keep it as you keep the database.
                 if count % 100 == 0:
                     bar.update(task, completed=count, count=count)
 
-        texts = archive.as_lines(counted()) if options["format"] == "jsonl" else archive.as_array(counted())
+        texts = as_lines(counted()) if options["format"] == "jsonl" else as_array(counted())
         with bar, closing(objects):
             try:
                 if file is None:

@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from django.core.management.base import CommandError
 
-from conversations.archive import BadLine, Importer, Item, read
+from conversations.archive.reading import BadLine, Item, read
+from conversations.archive.storing import Importer
 from conversations.embedding import active_model
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import progress

@@ -8,10 +8,10 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from conversations import actions, capture
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.models import NAME_LENGTH
+from conversations.messages import add_messages
 from conversations.querysets import Scope
+from conversations.turns import NAME_LENGTH, Turn
 
 
 class Command(TerminalCommand):
@@ -42,8 +42,8 @@ The running server makes its vector. A system message is kept, but never recalle
         if not text.strip():
             raise CommandError("Nothing came on standard input: pipe a text into this command.")
         payload = {"role": role, "content": text}
-        turn = capture.turn(json.dumps(payload), payload)
-        (pk,) = actions.add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
+        turn = Turn.from_payload(json.dumps(payload), payload)
+        (pk,) = add_messages(scope=Scope(partition, instance), messages=[(turn, timezone.now())])
         if options["json"]:
             self.print_json({"id": pk, "partition": partition, "instance": instance})
         else:

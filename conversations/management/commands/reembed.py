@@ -7,7 +7,8 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from conversations import reembedding
-from conversations.embedders import SPEC_HELP, EmbedderError
+from conversations.embedders.base import EmbedderError
+from conversations.embedders.factory import SPEC_HELP
 from conversations.embedding import make
 from conversations.management.progress import bars
 from conversations.management.terminal import Command as TerminalCommand

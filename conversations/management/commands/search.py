@@ -6,11 +6,10 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations import lookup
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import EmbedderInUse
-from conversations.management.commands.view import count
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages, scope_of
+from conversations.management.terminal import add_scope, count, print_messages, scope_of
 
 
 class Command(TerminalCommand):
@@ -37,7 +36,7 @@ Exit code 1 when nothing was found.
         scope = scope_of(options)
         embedder = EmbedderInUse() if options["semantic"] else None
         try:
-            messages = lookup.found(term, limit=options["limit"], embedder=embedder, **scope)
+            messages = lookup.search(term, limit=options["limit"], embedder=embedder, **scope)
         except EmbedderError as error:
             raise CommandError(str(error)) from None
         finally:

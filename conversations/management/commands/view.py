@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from typing import Any
 
 from conversations import lookup
 from conversations.management.terminal import Command as TerminalCommand
-from conversations.management.terminal import add_scope, print_messages, scope_of
+from conversations.management.terminal import add_scope, count, print_messages, scope_of
 
 
 class Command(TerminalCommand):
@@ -32,10 +32,3 @@ Characters that would act on the terminal are shown as escapes such as \\x1b.
             print_messages(self.console(), messages)
             if not messages:
                 self.say("Nothing is remembered there yet.")
-
-
-def count(text: str) -> int:
-    """For argparse: how many."""
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 100_000:
-        raise ArgumentTypeError(f"{text!r} is no number from 1 to 100000")
-    return int(text)

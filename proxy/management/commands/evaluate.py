@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from conversations.embedders import EmbedderError
+from conversations.embedders.base import EmbedderError
 from conversations.embedding import active_embedder
 from conversations.management.terminal import Command as TerminalCommand
 from proxy.evaluation import measures, questions, trial

@@ -11,16 +11,16 @@ from django.contrib.auth.models import Group, User
 
 from console.roles import make_groups
 from conversations.actions import Answered, Asked, Ledger, close_exchange, open_exchange
-from conversations.capture import turn
 from conversations.models import Exchange, Message, Partition, StaffLimit
 from conversations.querysets import Scope
+from conversations.turns import Turn
 
 START = datetime(2026, 5, 1, 8, 0, tzinfo=UTC)
 
 
 def said(role: str, content: Any, **more: Any) -> Any:
     payload = {"role": role, "content": content, **more}
-    return turn(json.dumps(payload), payload)
+    return Turn.from_payload(json.dumps(payload), payload)
 
 
 def exchange(

@@ -1,0 +1,103 @@
+"""Adds messages to a scope: its lock, the ids, the rows, the counters. Functions are keyword-only and atomic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, overload
+
+from django.db import connection, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from conversations.models import Exchange, Instance, Message, Partition
+from conversations.querysets import Scope
+from conversations.recall.lexemes import asks, search_vector
+from conversations.turns import Count, Turn
+
+# Counting the tokens of 32 MB can take half a minute, which a transaction must not; a longer text is estimated.
+COUNTED_CHARACTERS = 2**20
+
+
+def estimated_tokens(text: str) -> int:
+    """Where no tokenizer is at hand: English has about four bytes a token."""
+    return -(-len(text.encode(errors="replace")) // 4)
+
+
+@transaction.atomic
+def add_messages(
+    *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = estimated_tokens, embed: bool = True
+) -> list[int]:
+    """Store a conversation that came by no exchange: its turns and when each was said, oldest first.
+
+    Each turn grows from the one before it. With `embed` they go onto the backlog; without, whoever adds them sees
+    to their vectors. Returns the ids, in order.
+    """
+    instance = lock_instance(scope=scope)
+    ids = reserve_ids(len(messages))
+    rows = [
+        unsaved_message(instance, None, turn, count, id=pk, created=created, parent_id=parent)
+        for pk, parent, (turn, created) in zip(ids, [None, *ids], messages, strict=False)
+    ]
+    if not embed:
+        for row in rows:
+            row.embed_due = None
+    Message.objects.bulk_create(rows, batch_size=500)
+    if messages:
+        add_to_counters(
+            instance=instance, messages=len(messages), exchanges=0, active=max(created for _, created in messages)
+        )
+    return ids
+
+
+@overload
+def lock_instance(*, scope: Scope) -> Instance: ...
+@overload
+def lock_instance(*, scope: Scope, make: bool) -> Instance | None: ...
+def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
+    """The scope's instance, locked until the transaction ends: a scope is written in turn.
+
+    One that does not exist is made, or, without `make`, None. The lock leaves references to the instance alone.
+    """
+    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
+    if (instance := find.first()) or not make:
+        return instance
+    partition, _ = Partition.objects.get_or_create(name=scope.partition)
+    Instance.objects.get_or_create(partition=partition, name=scope.instance)
+    return find.get()
+
+
+def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:
+    """A message made ready to be inserted: what is derived from its turn, and `fields` as they are."""
+    return Message(
+        instance=instance,
+        exchange=exchange,
+        role=turn.role,
+        name=turn.name,
+        content=turn.content,
+        payload=turn.payload,
+        digest=turn.digest,
+        tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else estimated_tokens(turn.content),
+        asks=asks(turn.content),
+        lexemes=search_vector(instance.pk, turn.name, turn.content),
+        embed_due=timezone.now() if turn.content.strip() else None,
+        **fields,
+    )
+
+
+def reserve_ids(count: int) -> list[int]:
+    """Ids for so many messages, ascending."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence('conversations_message', 'id')) FROM generate_series(1, %s)",
+            [count],
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def add_to_counters(*, instance: Instance, messages: int, exchanges: int, active: datetime) -> None:
+    Instance.objects.filter(pk=instance.pk).update(
+        message_count=F("message_count") + messages,
+        exchange_count=F("exchange_count") + exchanges,
+        last_active=active,
+    )
