@@ -35,7 +35,7 @@ def _prepare(arguments: list[str]) -> None:
     from django.core.management import get_commands
 
     django.setup()
-    if get_commands().get(arguments[0]) in ("conversations", "proxy"):
+    if get_commands().get(arguments[0]) in ("conversations", "proxy") and arguments[0] != "fakeprovider":
         from reservoir_site import server
 
         server.prepare_database()

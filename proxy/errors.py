@@ -1,20 +1,20 @@
-"""Everything that can go wrong on the way, as a tree, and the body clients get for it.
+"""All errors that clients get, as a tree, and their bodies.
 
-    ReservoirError                     a refusal with an HTTP status and OpenAI's error body
-    ├── BadRequest              400    the request is not one that the API accepts
+    ReservoirError                     a refusal with an HTTP status and a body in OpenAI's shape
+    ├── BadRequest              400    the API does not accept the request
     │   └── ContextLengthExceeded 400  the last message alone is longer than the model's window
-    ├── Forbidden               403    a foreign origin, a host that is not ours
-    ├── NotFound                404    no such route
-    ├── MethodNotAllowed        405    the route exists, the method does not
+    ├── Forbidden               403    a foreign origin or an unknown host name
+    ├── NotFound                404    the route does not exist
+    ├── MethodNotAllowed        405    the route does not take the method
     ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
     ├── Overloaded              503    too many requests at once; carries Retry-After
-    ├── Unavailable             503    the memory API without the database; carries Retry-After
-    └── ProviderError                  the provider could not be asked
+    ├── Unavailable             503    the memory API while the database is unreachable; carries Retry-After
+    └── ProviderError                  the provider gave no answer
         ├── ProviderUnreachable 502    refused, reset, name not resolved, not HTTP
         └── ProviderTimeout     504    no connection within RESERVOIR_CONNECT_SECONDS
 
-A provider that answers with an error is not in this tree: its answer is relayed as it came.
-Failures of memory are not in it either: they never reach a client as an error.
+A provider's own errors are not in this tree: they are relayed as they came. Failures of the memory are not in it
+either: they never reach a client as an error.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 
 class ReservoirError(Exception):
-    """A refusal. `message` is one sentence for the client, `code` and `param` as in OpenAI's API.
+    """A refusal: `message` is one sentence for the client, `code` and `param` are those of OpenAI's API.
 
-    `headers` go out with it.
+    `headers` are sent with it.
     """
 
     status: ClassVar[int] = 500
@@ -41,7 +41,7 @@ class ReservoirError(Exception):
         self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
 
     def body(self) -> bytes:
-        """The body in OpenAI's shape: https://platform.openai.com/docs/guides/error-codes."""
+        """The JSON body in OpenAI's shape: https://platform.openai.com/docs/guides/error-codes."""
         return openai_error(self.message, type=self.type, code=self.code, param=self.param)
 
 

@@ -1,7 +1,7 @@
-"""Django's ASGI handler for the API: what a proxy needs of it and no more.
+"""Django's ASGI handler, reduced to what a proxy needs.
 
-Django's own wraps each request in a thread for sync code, signals that look after that thread's database
-connection, and middleware. The API runs no sync code, and all that costs more than the rest of a request.
+Django wraps each request in a thread for sync code, in signals that manage that thread's database connection, and in
+middleware. The API runs no sync code, and these wrappings cost more than the rest of a request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Event = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-IN_MEMORY = 2**20  # a larger body lies in a temporary file
+IN_MEMORY = 2**20  # bytes; larger bodies go to a temporary file
 
 
 class ApiRequest(ASGIRequest):
-    """A request whose resources are closed when it is over, also when the client leaves."""
+    """A request whose resources (`closing`) are closed at its end, also when the client leaves."""
 
     closing: AsyncExitStack
     file: IO[bytes]
@@ -38,9 +38,9 @@ class ApiRequest(ASGIRequest):
 
 
 class RelayedResponse(StreamingHttpResponse):
-    """A stream of bytes, with headers as they came: repeated ones apart, none added."""
+    """A stream of bytes with raw headers: repeated headers stay apart, none is added."""
 
-    _has_been_logged = True  # a provider's error is no error of ours: it stands in the access log
+    _has_been_logged = True  # a provider's error is not ours: the access log has it
 
     def __init__(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(status=status)
@@ -52,7 +52,7 @@ class ApiHandler(ASGIHandler):
     request_class = ApiRequest
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """None: a request goes straight to its route."""
+        """No middleware: a request goes straight to its route."""
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
@@ -63,7 +63,7 @@ class ApiHandler(ASGIHandler):
             if not await _read(receive, body):
                 return
             answering = asyncio.ensure_future(self._answer(scope, body, send))
-            leaving = asyncio.ensure_future(receive())  # nothing but the client's leaving is left to come
+            leaving = asyncio.ensure_future(receive())  # the only event left is the client's disconnect
             try:
                 await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -85,13 +85,13 @@ class ApiHandler(ASGIHandler):
 
 
 def _not_allowed(response: HttpResponseNotAllowed) -> HttpResponse:
-    """In OpenAI's shape, like every other refusal."""
-    error = MethodNotAllowed(f"This path takes {response['Allow']}.")
+    """Django's refusal in OpenAI's shape, like all others."""
+    error = MethodNotAllowed(f"Method not allowed: this path takes {response['Allow']}.")
     return WholeResponse(error.status, [*error.headers, (b"allow", response["Allow"].encode())], error.body())
 
 
 async def _read(receive: Receive, body: IO[bytes]) -> bool:
-    """Receive a whole body; False when the client left before its end."""
+    """Receive the whole body; returns False when the client leaves before its end."""
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
@@ -103,7 +103,7 @@ async def _read(receive: Receive, body: IO[bytes]) -> bool:
 
 
 async def _send(response: Any, send: Send) -> None:
-    """Send a response as it is, its body as it comes."""
+    """Send a response, a stream's chunks as they arrive."""
     headers = getattr(response, "raw_headers", None)
     if headers is None:
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in response.items()]
@@ -120,7 +120,7 @@ async def _send(response: Any, send: Send) -> None:
 
 
 class WholeResponse(HttpResponse):
-    """A body with headers as they came."""
+    """A complete body with raw headers."""
 
     _has_been_logged = True
 

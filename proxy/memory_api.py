@@ -1,4 +1,4 @@
-"""The memory API: what an app or a script may read of the memory, and have forgotten. Documented at /v1/docs."""
+"""The memory API: apps and scripts read the memory, and have parts of it forgotten. Documented at /v1/docs."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ router = Router(tags=["memory"])
 
 
 class Paging(Schema):
-    """Which page: `cursor` is what the page before gave."""
+    """Which page: `cursor` is the `next_cursor` of the page before."""
 
     limit: Limit = 50
     cursor: str | None = None
 
 
 class Part(Schema):
-    """A scope, and a span of time in it; a time without a zone is UTC."""
+    """A scope, and a span of time in it. Times without a zone are UTC."""
 
     partition: Name | None = None
     instance: Name | None = None
-    since: datetime | None = Field(None, description="said at this time or later")
+    since: datetime | None = Field(None, description="said at or after this time")
     before: datetime | None = Field(None, description="said before this time")
 
 
 class Filter(Part):
     role: Name | None = None
-    search: str | None = Field(None, description='words that all stand in it; "phrases", -exclusions')
+    search: str | None = Field(None, description='words that the message must contain; "phrases", -exclusions')
 
 
 class Forget(Filter):
-    """What to forget. Criteria narrow each other; at least one is needed besides the scope."""
+    """What to forget: the messages that meet all criteria. At least one is needed besides the scope."""
 
-    id: list[int] | None = Field(None, description="these messages; may be repeated")
-    larger_than: int | None = Field(None, ge=0, lt=2**31, description="messages of more bytes")
-    dry_run: bool = Field(False, description="only count what would go")
+    id: list[int] | None = Field(None, description="ids of messages; may be repeated")
+    larger_than: int | None = Field(None, ge=0, lt=2**31, description="messages of more bytes than this")
+    dry_run: bool = Field(False, description="only count what would be forgotten")
 
 
 class PartitionRow(Schema):
     name: str
-    keep_days: int | None = Field(description="what is older is forgotten; null keeps it")
+    keep_days: int | None = Field(description="older messages are forgotten; null keeps all")
     instance_count: int
     messages: int
     exchanges: int
@@ -83,13 +83,13 @@ class MessageRow(Schema):
     content: str
     tokens: int
     partial: bool = Field(description="the answer was cut short")
-    abandoned: bool = Field(description="on a branch that the client has left")
+    abandoned: bool = Field(description="on a branch that the client has abandoned")
     similarity: float | None = None
 
 
 class MessageWhole(MessageRow):
     payload: dict[str, Any] = Field(description="as the API sent it")
-    parent: int | None = Field(description="the turn before it")
+    parent: int | None = Field(description="id of the turn before it")
 
 
 class PartitionPage(Schema):
@@ -108,8 +108,8 @@ class MessagePage(Schema):
 
 
 class Candidates(Schema):
-    candidates: list[dict[str, Any]] = Field(description="each message that was considered, and why it is shown or not")
-    injected: list[str] = Field(description="the messages that were added, as JSON texts, exactly as sent")
+    candidates: list[dict[str, Any]] = Field(description="all messages considered, and why each was added or not")
+    injected: list[str] = Field(description="the added messages, as JSON texts, exactly as sent")
     shown: list[int]
     tokens: int
 
@@ -136,14 +136,14 @@ class ExchangeWhole(Schema):
     parameters: str = Field(description="the request without its messages, as sent")
     prompts: list[dict[str, Any]]
     request: list[dict[str, Any]] = Field(
-        description="the messages of the request; a role of null was forgotten, left_out had no room in the window"
+        description="the messages of the request; role null: forgotten, left_out: the window had no room"
     )
-    messages: list[MessageRow] = Field(description="those that it brought")
+    messages: list[MessageRow] = Field(description="the messages that it added to the memory")
     ledger: Candidates | None
 
 
 class Gone(Schema):
-    """Rows that went, or would go. `bytes` is the size of texts and vectors; `cleared` exchanges lost their texts."""
+    """Rows that were or would be deleted. `bytes` counts texts and vectors, `cleared` exchanges without texts."""
 
     dry_run: bool
     messages: int
@@ -158,21 +158,21 @@ class Gone(Schema):
 
 @router.get("/partitions", response=PartitionPage)
 async def partitions(request: HttpRequest, page: Query[Paging]) -> HttpResponseBase:
-    """Partitions by name."""
+    """Partitions, ordered by name."""
     _only(request, Paging)
     return _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
 
 
 @router.delete("/partitions", response=Gone)
 async def forget_partition(request: HttpRequest, partition: Name, dry_run: bool = False) -> HttpResponseBase:
-    """Forget a partition, its name included."""
+    """Forget a partition, including its name."""
     _only(request, "partition", "dry_run")
     return await _forget({"partition": partition, "whole": True}, dry_run)
 
 
 @router.get("/instances", response=InstancePage)
 async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) -> HttpResponseBase:
-    """A partition's instances by name."""
+    """The instances of a partition, ordered by name."""
     _only(request, Paging, "partition")
     return _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
 
@@ -181,17 +181,17 @@ async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) 
 async def forget_instance(
     request: HttpRequest, partition: Name, instance: Name, dry_run: bool = False
 ) -> HttpResponseBase:
-    """Forget an instance, its name included."""
+    """Forget an instance, including its name."""
     _only(request, "partition", "instance", "dry_run")
     return await _forget({"partition": partition, "instance": instance, "whole": True}, dry_run)
 
 
 @router.get("/messages", response=MessagePage)
 async def messages(request: HttpRequest, which: Query[Filter], page: Query[Paging]) -> HttpResponseBase:
-    """Messages, latest first; with `search` those that hold the words."""
+    """Messages, latest first; `search` selects those that contain the words."""
     _only(request, Filter, Paging)
-    found = await runtime.current().history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor)
-    return _page(found)
+    history = runtime.current().history
+    return _page(await history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor))
 
 
 @router.get("/nearest", response=MessagePage)
@@ -202,7 +202,7 @@ async def nearest(
     instance: Name | None = None,
     limit: Limit = 10,
 ) -> HttpResponseBase:
-    """Messages by meaning, the nearest to a text first, each with its `similarity` (cosine). One page."""
+    """Messages similar in meaning to a text, most similar first, each with its `similarity` (cosine). One page."""
     _only(request, "text", "partition", "instance", "limit")
     history = runtime.current().history
     return _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
@@ -210,7 +210,7 @@ async def nearest(
 
 @router.delete("/messages", response=Gone)
 async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResponseBase:
-    """Forget a span of messages, or those with some words, of some size, by some role."""
+    """Forget the messages of a span of time, with certain words, above a size, or of a role."""
     _only(request, Forget)
     criteria = _criteria(what)
     ids, dry_run = criteria.pop("id"), criteria.pop("dry_run")
@@ -221,10 +221,10 @@ async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResp
 async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
     """A message as the API sent it."""
     _only(request)
-    found = await runtime.current().history.message(message_id)
-    if found is None:
-        raise NotFound("There is no such message.", param="message_id")
-    return _json(found)
+    row = await runtime.current().history.message(message_id)
+    if row is None:
+        raise NotFound("This message does not exist.", param="message_id")
+    return _json(row)
 
 
 @router.delete("/messages/{int:message_id}", response=Gone)
@@ -236,12 +236,12 @@ async def forget_message(request: HttpRequest, message_id: int, dry_run: bool = 
 
 @router.get("/exchanges/{uuid:trace_id}", response=ExchangeWhole)
 async def exchange(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponseBase:
-    """What was asked and answered, and the ledger: what was recalled for it, and why."""
+    """The request, the answer, and the ledger: which messages were recalled, and why."""
     _only(request)
-    found = await runtime.current().history.exchange(trace_id)
-    if found is None:
-        raise NotFound("There is no exchange with this trace id.", param="trace_id")
-    return _json(found)
+    row = await runtime.current().history.exchange(trace_id)
+    if row is None:
+        raise NotFound("No exchange has this trace id.", param="trace_id")
+    return _json(row)
 
 
 @router.get("/export")
@@ -252,7 +252,7 @@ async def export(
     since: datetime | None = None,
     embeddings: bool = False,
 ) -> HttpResponseBase:
-    """A scope, or everything, as JSON Lines that `manage.py import` reads; streamed."""
+    """A scope, or all scopes, as JSON Lines that `manage.py import` reads; streamed."""
     _only(request, "partition", "instance", "since", "embeddings")
     history = runtime.current().history
     chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
@@ -264,25 +264,25 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 def at_most(count: int) -> int:
-    """How many messages the original's commands may ask for. Raises BadRequest."""
+    """The count of the original's commands, checked. Raises BadRequest."""
     if not 0 < count <= 1000:
         raise BadRequest("Ask for 1 to 1000 messages.", code="invalid_parameter", param="count")
     return count
 
 
 def original_form(rows: list[dict[str, Any]]) -> HttpResponseBase:
-    """A list of `{role, content}`."""
+    """The original Reservoir's format: a list of `{role, content}`."""
     return _json([{"role": row["role"], "content": row["content"]} for row in rows])
 
 
 def _only(request: HttpRequest, *known: type[Schema] | str) -> None:
-    """Raises BadRequest for a parameter that is none: a misspelt dry_run must not forget anything."""
+    """Raises BadRequest for an unknown parameter: a misspelt dry_run must not forget anything."""
     names = [name for one in known for name in ([one] if isinstance(one, str) else one.model_fields)]
     for name in request.GET:
         if name not in names:
-            there = f"there are {', '.join(names)}" if names else "it takes none"
-            message = f"This route has no parameter {name[:50]!r}: {there}."
-            raise BadRequest(message, code="unknown_parameter", param=name[:50])
+            allowed = f"use {', '.join(names)}" if names else "it takes none"
+            refusal = f"This route has no parameter {name[:50]!r}: {allowed}."
+            raise BadRequest(refusal, code="unknown_parameter", param=name[:50])
 
 
 async def _forget(criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:

@@ -9,15 +9,16 @@ from functools import partial
 from django.conf import settings
 
 from proxy.answer import relay
+from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.errors import ProviderError
 from proxy.inquiry import Inquiry, answer
 from proxy.memory.exchange import Record
-from proxy.prompt.chat import Chat, decode
-from proxy.prompt.enrichment import MemoryRole
+from proxy.prompt.chat import Chat, MemoryRole, decode
 from proxy.prompt.injection import Injection, inject
 from proxy.prompt.window import Limit, admit
 from proxy.providers import tokens
+from proxy.providers.cost import exchange_cost
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 
@@ -33,7 +34,7 @@ class Outcome:
 
 async def complete(call: Call, run: Runtime) -> Outcome:
     """A chat completion: recall what matters for it, add that, ask, relay the answer, remember both."""
-    watch = relay.Stopwatch()
+    watch = Stopwatch()
     chat = await call.offload(decode, call.read())
     target = run.providers.select(chat.model)
     counter = tokens.counter(target.model)
@@ -44,7 +45,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     injection = await _enrich(call, memory, chat, limit, watch, budget=call.budget, role=target.provider.memory_role)
 
     memory.remember_question(injection)  # while the provider thinks
-    cost = partial(relay.cost, run.providers, target)
+    cost = partial(exchange_cost, run.providers, target)
     remember = partial(memory.remember_answer, timings=watch.total, cost=cost)
     call.closing.push_async_callback(remember, relay.gone())  # counts if nothing else has come of it
     url = address(target.provider.base_url, "chat/completions", call.query)
@@ -72,7 +73,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
 
 async def recall(call: Call, run: Runtime) -> Outcome:
     """What a chat completion with a text would be given, and why. Asks nobody, stores nothing."""
-    watch = relay.Stopwatch()
+    watch = Stopwatch()
     inquiry = await call.offload(Inquiry.of, call)
     chat = inquiry.chat
     target = run.providers.select(chat.model)
@@ -107,7 +108,7 @@ async def _enrich(
     memory: Record,
     chat: Chat,
     limit: Limit,
-    watch: relay.Stopwatch,
+    watch: Stopwatch,
     *,
     budget: int,
     role: MemoryRole,

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from proxy.memory.history import History
 from proxy.memory.service import STOP_SECONDS, MemoryService
-from proxy.providers import tokens
+from proxy.providers import configuration, tokens
 from proxy.providers.registry import Providers
 from proxy.upstream import Upstream
 
@@ -44,7 +44,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
         tokens.counter(model).count("")  # loads the encodings, which takes a while
     memory = MemoryService()
     _current = Runtime(
-        providers=Providers.from_environment(environment),
+        providers=configuration.from_environment(environment),
         upstream=Upstream(
             connect_seconds=settings.RESERVOIR_CONNECT_SECONDS, read_seconds=settings.RESERVOIR_READ_SECONDS
         ),

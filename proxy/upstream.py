@@ -1,7 +1,7 @@
 """Edge: the one place that talks to providers.
 
-A request goes out once: nothing here or below retries it. No cookie is kept, no proxy or credential taken from the
-environment. What comes back is handed on as raw bytes; whoever opens an Answer closes it.
+A request is sent once: neither this module nor its libraries retry. No cookies are kept, and no proxy or credential is
+read from the environment. Answers are handed on as raw bytes; the caller of `send` closes the Answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 
 Headers = list[tuple[bytes, bytes]]
 
-# RFC 9110, section 7.6.1, and what belongs to one connection or to us.
+# RFC 9110, section 7.6.1, and other headers of one connection.
 HOP_BY_HOP = frozenset(
     [
         b"connection",
@@ -32,19 +32,20 @@ HOP_BY_HOP = frozenset(
     ]
 )
 NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
-# Cookies, and what a provider says of its own host: it would be taken for a word about ours.
+# Cookies, and headers about the provider's own host, which clients would apply to ours.
 NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"server", b"strict-transport-security", b"alt-svc"}
 
 
 def address(base_url: str, path: str, query: str) -> str:
-    """The URL of a provider's route; path and query are as the client wrote them."""
+    """The URL of a provider's route. Path and query stay as the client wrote them."""
     return f"{base_url}/{path}?{query}" if query else f"{base_url}/{path}"
 
 
 def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed: bool, size: int = 0) -> Headers:
-    """The client's headers as the provider gets them. `key` stands in for a missing Authorization.
+    """The headers to send to the provider, from the client's. `key` replaces a missing Authorization.
 
-    `parsed` says that we read the answer: then it is asked for without compression.
+    `parsed` says that the answer will be parsed, so it is requested without compression. `size` is the length of the
+    body in bytes; 0 sends no Content-Length.
     """
     headers = list(headers)
     dropped = NOT_SENT | _named_by_connection(headers)
@@ -65,10 +66,10 @@ def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed:
 
 
 def relayed(headers: Iterable[tuple[bytes, bytes]], *, parsed: bool = False) -> Headers:
-    """The provider's headers as the client gets them.
+    """The headers to send to the client, from the provider's.
 
-    `parsed` says that we read the answer: then its length is for us to say, since a stream that breaks off gains an
-    error frame.
+    `parsed` says that the answer is parsed. Its Content-Length is dropped then, since a stream that breaks off gains
+    an error frame.
     """
     headers = list(headers)
     dropped = NOT_RELAYED | _named_by_connection(headers) | ({b"content-length"} if parsed else set())
@@ -86,7 +87,7 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
 
 
 class Answer:
-    """A provider's answer, its body still to come."""
+    """A provider's answer: status and headers have arrived, the body has not."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -96,7 +97,10 @@ class Answer:
         self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive. Raises ProviderError when it breaks off."""
+        """The body's bytes as they arrive. Raises ProviderError when the body breaks off.
+
+        The iterator owns the connection: it closes the connection when it ends, however it ends.
+        """
         try:
             async for chunk in self._response.aiter_raw():
                 yield chunk
@@ -104,13 +108,16 @@ class Answer:
             if rest := _received(self._response):
                 yield rest
             raise _translated(error) from error
+        finally:
+            await self.close()
 
     async def close(self) -> None:
+        """Close the connection if the body has not been read to its end. May be called more than once."""
         await self._response.aclose()
 
 
 class Upstream:
-    """The client to all providers. One for each event loop."""
+    """The client to all providers. Each event loop needs its own."""
 
     def __init__(self, *, connect_seconds: float, read_seconds: float) -> None:
         self._timeout = httpx.Timeout(read_seconds, connect=connect_seconds, pool=connect_seconds)
@@ -130,11 +137,11 @@ class Upstream:
             auto_decompress=False,
             read_bufsize=2**16,
         )
-        session._retry_connection = False  # aiohttp would send an idempotent request a second time
+        session._retry_connection = False  # otherwise aiohttp resends idempotent requests
         return session
 
     async def send(self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes]) -> Answer:
-        """Ask a provider once. Raises ProviderUnreachable or ProviderTimeout when no answer begins."""
+        """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins."""
         request = httpx.Request(method, url, headers=headers, content=content)
         request.extensions["timeout"] = self._timeout.as_dict()
         try:
@@ -143,7 +150,7 @@ class Upstream:
             raise _translated(error) from error
         if answer.status > 599:
             await answer.close()
-            raise ProviderUnreachable("The provider answered with a status that HTTP does not have.")
+            raise ProviderUnreachable("The provider answered with an invalid HTTP status.")
         return answer
 
     async def close(self) -> None:
@@ -151,20 +158,20 @@ class Upstream:
 
 
 def _received(response: httpx.Response) -> bytes:
-    """What had arrived when a connection broke: aiohttp raises before it hands that out."""
+    """The bytes that had arrived when the connection broke: aiohttp raises before it returns them."""
     content = response.stream._stream._aiohttp_response.content  # type: ignore[union-attr]
     return bytes(content._read_nowait(-1)) if content._buffer else b""
 
 
 def _translated(error: Exception) -> ProviderError:
-    """httpx-aiohttp reports refused and broken connections as timeouts: the cause tells."""
+    """httpx-aiohttp reports refused and broken connections as timeouts; their cause shows the difference."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)
     if any(isinstance(c, aiohttp.ConnectionTimeoutError) for c in causes):
-        return ProviderTimeout("The provider could not be connected to in time. Try again later.")
+        return ProviderTimeout("Connecting to the provider took too long. Try again later.")
     if any(isinstance(c, aiohttp.ClientConnectorError) for c in causes):
-        return ProviderUnreachable("The provider cannot be reached: see its base URL and that it runs.")
+        return ProviderUnreachable("The provider cannot be reached: check its base URL, and that it is running.")
     if any(isinstance(c, TimeoutError | aiohttp.ServerTimeoutError) for c in causes):
         return ProviderTimeout("The provider did not answer in time.", code="provider_timeout")
-    return ProviderUnreachable("The provider's connection broke before its answer was complete.")
+    return ProviderUnreachable("The connection to the provider broke before its answer was complete.")

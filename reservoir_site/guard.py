@@ -16,6 +16,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, NotFound, Overloaded, ReservoirError
+from proxy.routes import PARSED, PREFIXES
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -23,8 +24,6 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
-API = ("/v1/", "/partition/")
-PARSED = ("/chat/completions", "/recall")  # the ends of paths whose bodies we read
 NOT_ENCODED = "".join(map(chr, range(33, 127)))
 
 log = logging.getLogger("reservoir.access")
@@ -56,16 +55,16 @@ class Guard:
         try:
             try:
                 _admit(scope, headers, path)
-                is_api = path.startswith(API) or path in ("/live", "/ready")
+                is_api = path.startswith(PREFIXES) or path in ("/live", "/ready")
                 if is_api and origin and _is_preflight(scope["method"], headers):
                     await _respond(watched_send, 204, _preflight(headers), b"")
                     return
                 limited = _limited(receive, _limit(path), headers)
-                if path.startswith(API):
+                if path.startswith(PREFIXES):
                     await self._in_turn({**scope, "path": path}, limited, watched_send)
                 elif is_api:
                     await self._api({**scope, "path": path}, limited, watched_send)
-                elif scope["path"].startswith(API):
+                elif scope["path"].startswith(PREFIXES):
                     raise NotFound("The beginning of this path must not be percent-encoded.")
                 else:
                     await self._site(scope, limited, watched_send)
@@ -113,7 +112,7 @@ def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
 
 
 def _limit(path: str) -> int:
-    passed_through = path.startswith(API) and not path.endswith(PARSED)
+    passed_through = path.startswith(PREFIXES) and not path.endswith(PARSED)
     return settings.RESERVOIR_UPLOAD_LIMIT if passed_through else settings.RESERVOIR_BODY_LIMIT
 
 

@@ -21,7 +21,7 @@ from django.db.backends.utils import CursorWrapper
 from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
 from conversations.embedders.factory import make_embedder
-from proxy.providers.registry import Providers
+from proxy.providers import configuration
 from reservoir_site import database
 
 EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104
@@ -53,7 +53,7 @@ def prepare(say: Callable[[str], object]) -> None:
     Raises ImproperlyConfigured or PostgresError, with the remedy.
     """
     try:
-        Providers.from_environment(os.environ)
+        configuration.from_environment(os.environ)
         make_embedder(
             settings.RESERVOIR_EMBEDDER,
             api_key=settings.RESERVOIR_EMBEDDER_KEY or None,

@@ -7,7 +7,7 @@ from django.urls import path
 from django.views.defaults import page_not_found
 
 from proxy.api import api, not_found
-from reservoir_site.guard import API
+from proxy.routes import PREFIXES
 from reservoir_site.health import live, ready
 
 urlpatterns = [
@@ -20,6 +20,6 @@ urlpatterns = [
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if request.path.startswith(API):
+    if request.path.startswith(PREFIXES):
         return not_found(request, exception)
     return page_not_found(request, exception)

@@ -1,4 +1,4 @@
-"""What Mira told her assistant over six weeks, and what she asks today. Written for this tour."""
+"""What Mira told her assistant over six weeks, and what she asks today. Invented for this tour."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Exchange(NamedTuple):
-    """A question and its answer, so many days ago, at that time of the day."""
+    """A message and its answer, with their age in days and their time of day (UTC)."""
 
     days_ago: int
     at: str
@@ -19,19 +19,19 @@ HISTORY = (
         41,
         "18:20",
         "My sister Jonna comes to visit next month. She is vegetarian and can't stand coriander.",
-        "Vegetarian, and no coriander. Tell me when the day is near, and we plan a menu.",
+        "Vegetarian, and no coriander. Tell me when the day is near, and we will plan a menu.",
     ),
     Exchange(
         38,
         "21:05",
-        "We have named the cat at last: Zephyrine.",
-        "A breeze of a name. Does she listen to it?",
+        "We have finally named the cat: Zephyrine.",
+        "A breeze of a name. Does she answer to it?",
     ),
     Exchange(
         36,
         "08:10",
         "The spare key is with Mr Okafor on the second floor now.",
-        "Good to know, should you ever stand in front of a closed door.",
+        "Good to know, should you ever lock yourself out.",
     ),
     Exchange(
         33,
@@ -49,7 +49,7 @@ HISTORY = (
     Exchange(
         27,
         "17:30",
-        "At work we decided for PostgreSQL, and that nobody talks about sharding before 2028.",
+        "At work we chose PostgreSQL, and agreed not to mention sharding before 2028.",
         "A decision that many will envy. Do you want it written up?",
     ),
     Exchange(
@@ -61,19 +61,19 @@ HISTORY = (
     Exchange(
         21,
         "22:15",
-        "Tomas and I read Middlemarch together. We have come as far as chapter 30.",
-        "Then the best of Dorothea is still before you.",
+        "Tomas and I are reading Middlemarch together. We have got to chapter 30.",
+        "Then the best of Dorothea is still ahead of you.",
     ),
     Exchange(
         18,
         "15:05",
-        "The wifi in the summer house is called Moorhen. The password stands on the back of the barometer.",
+        "The wifi in the summer house is called Moorhen. The password is on the back of the barometer.",
         "Moorhen, and the barometer keeps the secret.",
     ),
     Exchange(
         14,
         "13:20",
-        "I want that second-hand bicycle, 650 euros. But I promised myself to wait for my birthday.",
+        "I want that second-hand bicycle, 650 euros. But I promised myself to wait until my birthday.",
         "A promise to oneself is the hardest to negotiate. When is the day?",
     ),
     Exchange(

@@ -1,4 +1,4 @@
-"""The tour: Mira's questions go through the real pipeline, to the stand-in provider."""
+"""The tour: Mira's questions go through the real pipeline, to the provider without a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conversations.models import Exchange, Message
 from conversations.turns import Turn
 from proxy import pipeline, runtime
 from proxy.call import Call
-from proxy.demo.stand_in import StandIn, stand_in
+from proxy.demo import fake_provider
 from proxy.demo.story import HISTORY, QUESTIONS
 from proxy.memory.service import MemoryOptions, Scope
 from proxy.prompt.chat import Json
@@ -34,7 +34,7 @@ MODEL = "gpt-4o"
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """A message that recall found, and what became of it."""
+    """A message that recall found, and whether the model was shown it."""
 
     text: str
     score: float
@@ -44,7 +44,7 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One question: what the app sent, what the model got, what it answered, what Reservoir said of it."""
+    """One question: the messages that the app sent and the model got, the answer, and how Reservoir chose."""
 
     sent: list[Json]
     got: list[Json]
@@ -53,22 +53,23 @@ class Stop:
     considered: list[Considered]
 
 
-def told() -> int:
+def history_size() -> int:
     """How many messages Mira's history has."""
     return 2 * len(HISTORY)
 
 
 async def tour(scope: Scope, began: Callable[[], object]) -> AsyncGenerator[Stop]:
-    """Fill the scope with Mira's history (`began` is called when that is done), and ask her questions."""
-    async with stand_in() as provider:
-        # Nothing of the environment that would ask somebody else.
+    """Fill the scope with Mira's history, call `began`, and ask her questions."""
+    received: list[Json] = []
+    async with fake_provider.serving(on_chat=received.append) as base_url:
+        # Settings that could lead to another provider are left out.
         environment = {key: value for key, value in os.environ.items() if key != "RESERVOIR_PROVIDERS"}
-        running = await runtime.start(environment | {"RSV_OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": ""})
+        running = await runtime.start(environment | {"RSV_OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": ""})
         try:
             await asyncio.to_thread(_fill, scope, running.memory.embedder)
             began()
             for question in QUESTIONS:
-                yield await _ask(scope, question, running, provider)
+                yield await _ask(scope, question, running, received)
         finally:
             await running.stop()
 
@@ -88,7 +89,7 @@ def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
     connection.close()
 
 
-async def _ask(scope: Scope, question: str, running: runtime.Runtime, provider: StandIn) -> Stop:
+async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: list[Json]) -> Stop:
     sent = [{"role": "user", "content": question}]
     body = json.dumps({"model": MODEL, "messages": sent}).encode()
     options = MemoryOptions(uuid.uuid4(), scope, recall=True, store=True)
@@ -108,7 +109,7 @@ async def _ask(scope: Scope, question: str, running: runtime.Runtime, provider: 
     answer = json.loads(outcome.body)["choices"][0]["message"]["content"]
     headers = {name.decode(): value.decode() for name, value in outcome.headers}
     considered = await asyncio.to_thread(_considered, options.trace_id)
-    return Stop(sent, provider.received[-1]["messages"], answer, headers, considered)
+    return Stop(sent, received[-1]["messages"], answer, headers, considered)
 
 
 def _considered(trace_id: uuid.UUID) -> list[Considered]:

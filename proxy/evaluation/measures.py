@@ -1,6 +1,6 @@
-"""What was found, and what should have been -> figures. Pure.
+"""The messages that recall found, and those that it should have found -> figures. Pure.
 
-Shares are from 0 to 1, times in milliseconds. A question counts as much as any other.
+Shares are from 0 to 1, times in milliseconds. All questions have the same weight.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-OVERHEAD = 4  # tokens that a message is counted beside its content, in recall@...tok
+OVERHEAD = 4  # tokens that a message counts besides its content, in recall@...tok
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What recall brought for one question: message ids best first, each once, with the tokens of their contents."""
+    """The result of recall for one question: distinct message ids, best first, with the tokens of their contents."""
 
     category: str
     conversation: str
     evidence: frozenset[str]
     ranking: tuple[str, ...]
     tokens: tuple[int, ...]
-    rendered: frozenset[str]  # what stands in the block under default settings
+    rendered: frozenset[str]  # ids of the messages in the block, under default settings
     rendered_tokens: int
     milliseconds: float
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """The averages over the questions, of which there must be at least one."""
+    """Averages over the questions; there must be at least one."""
     times = sorted(answer.milliseconds for answer in answers)
     return {
         **{f"recall@{k}": _mean(_share(a, a.ranking[:k]) for a in answers) for k in (5, 10, 20)},
@@ -44,24 +44,24 @@ def figures(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def rendered_share(answers: Sequence[Answer]) -> float:
-    """How much of the evidence stands in the block of memories under default settings."""
+    """The share of the evidence that the memory block contains, under default settings."""
     return _mean(_share(a, a.rendered) for a in answers)
 
 
 def by(key: str, answers: Iterable[Answer]) -> Mapping[str, list[Answer]]:
-    """The answers of each category or conversation, in the order of their names."""
+    """The answers by `category` or `conversation` (`key`), ordered by name."""
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(getattr(answer, key), []).append(answer)
     return dict(sorted(groups.items()))
 
 
-def _share(answer: Answer, found: Iterable[str]) -> float:
-    return len(answer.evidence.intersection(found)) / len(answer.evidence)
+def _share(answer: Answer, ids: Iterable[str]) -> float:
+    return len(answer.evidence.intersection(ids)) / len(answer.evidence)
 
 
 def _within(answer: Answer, budget: int) -> list[str]:
-    """What fits the budget in rank order, passing over what does not."""
+    """The messages that fit the budget, in rank order; longer ones are skipped."""
     packed = []
     for id_, tokens in zip(answer.ranking, answer.tokens, strict=True):
         if tokens + OVERHEAD <= budget:
@@ -85,5 +85,5 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """The least value that so many percent do not exceed."""
+    """The smallest value that `percent` of the values do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

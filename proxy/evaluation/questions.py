@@ -1,9 +1,9 @@
-"""A file of conversations and questions -> values, or what is wrong with it and where. Pure.
+"""A file of conversations and questions -> values, or the first mistake and its place. Pure.
 
     {"conversations": [{"id", "messages": [{"id", "role", "name", "content", "created_at"}],
                         "questions": [{"id", "text", "category", "evidence": [ids of messages]}]}]}
 
-`name` and `category` may be left out. Other fields are ignored.
+`name` and `category` are optional. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ROLES = ("user", "assistant", "system", "developer", "tool", "function")
 
 
 class WrongFile(Exception):
-    """One sentence: where the mistake is, and what to write instead."""
+    """One sentence: the place of the mistake, and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message of a conversation, in the order in which they are to be imported."""
+    """A message of a conversation. Messages are imported in the order of the file."""
 
     id: str
     role: str
@@ -52,16 +52,16 @@ def read(text: str) -> tuple[Conversation, ...]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
-        raise WrongFile(f"line {error.lineno}, column {error.colno}: this is no JSON ({error.msg}).") from None
+        raise WrongFile(f"line {error.lineno}, column {error.colno}: this is not JSON ({error.msg}).") from None
     except RecursionError:
         raise WrongFile("line 1: this is nested too deeply.") from None
-    found = tuple(
+    conversations = tuple(
         _conversation(value, f"conversations[{at}]") for at, value in enumerate(_list(fields, "conversations", ""))
     )
-    _once((conversation.id for conversation in found), "conversations")
-    if not any(conversation.questions for conversation in found):
-        raise WrongFile("conversations: there is no question in any of them, write at least one.")
-    return found
+    _once((conversation.id for conversation in conversations), "conversations")
+    if not any(conversation.questions for conversation in conversations):
+        raise WrongFile("conversations: none has a question, write at least one.")
+    return conversations
 
 
 def _conversation(value: Any, where: str) -> Conversation:
@@ -80,7 +80,7 @@ def _conversation(value: Any, where: str) -> Conversation:
 def _said(value: Any, where: str) -> Said:
     role = _text(value, "role", where)
     if role not in ROLES:
-        raise WrongFile(f"{where}.role: {role!r} is none, write one of {', '.join(ROLES)}.")
+        raise WrongFile(f"{where}.role: {role!r} is not a role, write one of {', '.join(ROLES)}.")
     return Said(
         id=_text(value, "id", where),
         role=role,
@@ -96,7 +96,7 @@ def _question(value: Any, messages: set[str], where: str) -> Question:
         raise WrongFile(f"{where}.evidence: it is empty, write the ids of the messages that answer the question.")
     for at, wanted in enumerate(evidence):
         if not isinstance(wanted, str) or wanted not in messages:
-            raise WrongFile(f"{where}.evidence[{at}]: {_shown(wanted)} is no message of this conversation.")
+            raise WrongFile(f"{where}.evidence[{at}]: {_shown(wanted)} is not a message of this conversation.")
     return Question(
         id=_text(value, "id", where),
         text=_text(value, "text", where, empty=True),
@@ -111,20 +111,20 @@ def _time(text: str, where: str) -> datetime:
         time = datetime.fromisoformat(text)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise WrongFile(f"{where}: {_shown(text)} is no time, write one such as 2026-01-31T12:00:00Z.") from None
+        raise WrongFile(f"{where}: {_shown(text)} is not a time, write one such as 2026-01-31T12:00:00Z.") from None
 
 
 def _list(value: Any, key: str, where: str) -> list[Any]:
     found = _field(value, key, where)
     if not isinstance(found, list):
-        raise WrongFile(f"{_path(where, key)}: this is no list, write [...].")
+        raise WrongFile(f"{_path(where, key)}: this is not a list, write [...].")
     return found
 
 
 def _text(value: Any, key: str, where: str, *, default: str | None = None, empty: bool = False) -> str:
     found = _field(value, key, where) if default is None else _fields(value, where).get(key) or default
     if not isinstance(found, str):
-        raise WrongFile(f"{_path(where, key)}: {_shown(found)} is no text, write it in quotation marks.")
+        raise WrongFile(f"{_path(where, key)}: {_shown(found)} is not text, write it in quotation marks.")
     if not found and default is None and not empty:
         raise WrongFile(f"{_path(where, key)}: it is empty.")
     return found
@@ -139,7 +139,7 @@ def _field(value: Any, key: str, where: str) -> Any:
 
 def _fields(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise WrongFile(f"{where or 'line 1'}: this is no object, write {{...}}.")
+        raise WrongFile(f"{where or 'line 1'}: this is not an object, write {{...}}.")
     return value
 
 
@@ -147,7 +147,7 @@ def _once(ids: Any, where: str) -> set[str]:
     seen: set[str] = set()
     for at, id_ in enumerate(ids):
         if id_ in seen:
-            raise WrongFile(f"{where}[{at}].id: {_shown(id_)} stands twice, write another one.")
+            raise WrongFile(f"{where}[{at}].id: {_shown(id_)} is used twice, write another one.")
         seen.add(id_)
     return seen
 

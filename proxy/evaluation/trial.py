@@ -1,8 +1,7 @@
-"""Imports conversations into a scratch scope each, asks their questions as a request would, and cleans up.
+"""Imports each conversation into a scratch scope, asks its questions as a request would, and cleans up.
 
-Ranking and packing are the product's own: proxy/recollection.py and proxy/enrichment.py, as for a request. There is
-no deadline, and the latest turns, which a request without a history is given too, are left out: they need no
-recall.
+Ranking and packing are those of a request: proxy/memory/recollection.py and proxy/prompt/enrichment.py. There is no
+deadline, and the latest turns, which a request without a history gains as well, are left out: they need no recall.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from proxy.prompt.chat import decode
 from proxy.prompt.enrichment import pack
 from proxy.providers import tokens
 
-ENCODING_OF = "gpt-4o"  # the model whose encoding, o200k, counts
-DEPTH = 200  # how many messages are ranked: enough to fill 2,000 tokens with short ones
-BATCH = 64  # messages embedded at once
+ENCODING_OF = "gpt-4o"  # the model whose encoding, o200k, counts tokens
+DEPTH = 200  # messages to rank: enough to fill 2,000 tokens with short ones
+BATCH = 64  # messages to embed at once
 
-Progress = Callable[[int], object]  # told how many more are done
+Progress = Callable[[int], object]  # receives the number of items completed since the last call
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Conversations that have been imported and can be asked. `ids`: of stored messages -> of the file's."""
+    """Imported conversations, ready to be asked. `ids` maps the ids of stored messages to those of the file."""
 
     partition: str
     conversations: Sequence[Conversation]
@@ -47,7 +46,7 @@ class Trial:
     ids: dict[int, str]
 
     def ask(self, progress: Progress, *, without: Set[str] = frozenset()) -> list[Answer]:
-        """Ask every question, one after the other. `without`: the parts of recall to leave out."""
+        """Ask every question, one after the other. `without` names parts of recall to leave out."""
         return list(self._answers(tokens.counter(ENCODING_OF).count, progress, without))
 
     def _answers(self, count: Callable[[str], int], progress: Progress, without: Set[str]) -> Iterator[Answer]:
@@ -57,7 +56,7 @@ class Trial:
             for question in conversation.questions:
                 chat = decode(json.dumps({"messages": [{"role": "user", "content": question.text}]}).encode())
                 started = time.perf_counter()
-                found = recollect(
+                recalled = recollect(
                     lambda: self.embedder,
                     scope=scope,
                     chat=chat,
@@ -67,8 +66,8 @@ class Trial:
                     without=without,
                 )
                 elapsed = time.perf_counter() - started
-                packed = pack(found.additions.memories, settings.RESERVOIR_MEMORY_BUDGET, count)
-                ranking = tuple(self.ids[candidate.id] for candidate in found.candidates)
+                packed = pack(recalled.additions.memories, settings.RESERVOIR_MEMORY_BUDGET, count)
+                ranking = tuple(self.ids[candidate.id] for candidate in recalled.candidates)
                 yield Answer(
                     category=question.category,
                     conversation=conversation.id,
@@ -84,7 +83,7 @@ class Trial:
 
 @contextmanager
 def imported(conversations: Sequence[Conversation], embedder: Embedder, progress: Progress) -> Iterator[Trial]:
-    """Import the conversations, with vectors of every message; they are gone when the context ends.
+    """Import the conversations, and embed every message. The end of the context deletes them.
 
     Raises EmbedderError when the embedder fails.
     """

@@ -21,7 +21,8 @@ from conversations.querysets import Scope
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, prepare_query, search
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Json, Memory, Turn
-from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, Count, note_tokens
+from proxy.prompt.counting import Count
+from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
 from proxy.prompt.injection import Injection, Reused
 from proxy.prompt.window import WINDOW
 

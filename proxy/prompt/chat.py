@@ -1,7 +1,7 @@
-"""The vocabulary of the wire: a chat request taken apart so that it can be put together again byte for byte.
+"""The values of the chat API: requests, messages, replies, and additions to a request. Pure.
 
-A request is kept as the text the client sent, with the places of its messages marked in it. A message that
-we add is spliced into that text; everything else stays as it came, number digits and key order included.
+A request keeps the client's text, with the spans of its messages. Added messages are spliced into that text;
+everything else stays byte for byte as it came, including the digits of numbers and the order of keys.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from json.decoder import WHITESPACE, JSONDecodeError  # type: ignore[attr-defined]
+from json.decoder import JSONDecodeError
 from typing import Any, Literal
 
 from proxy.errors import BadRequest
+from proxy.prompt.json_spans import Span, element_spans, object_with_spans
 
 Json = dict[str, Any]
-Span = tuple[int, int]
+MemoryRole = Literal["system", "user"]  # of the message that holds the memories
 
 DEEPEST_VALUE = 32
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
-LONGEST_ROLE = 16  # characters that are kept of one
+LONGEST_ROLE = 16  # characters
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn as the API sent it: its JSON text and the same parsed."""
+    """One turn as the API sent it: its JSON text, and that text parsed."""
 
     raw: str
     payload: Mapping[str, Any]
@@ -43,15 +44,15 @@ class ChatMessage:
 
     @classmethod
     def make(cls, payload: Mapping[str, Any]) -> ChatMessage:
-        """A message of our own making."""
+        """A message made here, from its payload."""
         return cls(json.dumps(payload, ensure_ascii=True), payload)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A stored message recalled for a request, as it is shown to the model.
+    """A stored message recalled for a request, in the form that the model is shown.
 
-    `text` is what to show (the whole message or a span of it), `id` the stored message's id.
+    `text` is the whole message or a span of it; `id` is the stored message's.
     """
 
     id: int
@@ -64,7 +65,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A stored message that is added to a request as a turn of its own."""
+    """A stored message that is added to a request as a turn."""
 
     id: int
     message: ChatMessage
@@ -73,7 +74,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What a request gains: the latest turns, oldest first, and memories, most relevant first."""
+    """The additions to a request: the latest turns, oldest first, and memories, most relevant first."""
 
     turns: tuple[Turn, ...] = ()
     memories: tuple[Memory, ...] = ()
@@ -81,10 +82,10 @@ class Additions:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back from a provider, added up.
+    """A provider's answer, added up.
 
-    One message a choice, in the order of `index`. `complete` says that the answer ended as the protocol
-    says it should; `error` is the provider's error object where it sent one.
+    One message for each choice, in the order of `index`. `complete` says that the answer ended as the protocol
+    requires; `error` is the provider's error object, if it sent one.
     """
 
     messages: tuple[ChatMessage, ...] = ()
@@ -96,7 +97,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A decoded request. `fields` is the parsed body; `body` its text, with the spans of what may change."""
+    """A decoded request: `body` is its text, `fields` the text parsed; the spans mark the parts that may change."""
 
     body: str
     fields: Json
@@ -116,12 +117,12 @@ class Chat:
 
     @property
     def last_user(self) -> int | None:
-        """Index of the last user message, the one that recall asks with; None when there is none."""
+        """Index of the last user message, which is the query of recall; None without one."""
         return next((i for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].role == "user"), None)
 
     @property
     def in_tool_loop(self) -> bool:
-        """The model is being handed what its tools answered, within one user turn."""
+        """Whether the request returns tool results to the model, within one user turn."""
         return self.messages[-1].role in ("tool", "function")
 
     @property
@@ -132,7 +133,7 @@ class Chat:
 
     @property
     def output_reserve(self) -> int:
-        """Tokens that the request asks to keep free for the answer."""
+        """Tokens that the request reserves for the answer; 0 if it reserves none."""
         for key in ("max_completion_tokens", "max_tokens"):
             value = self.fields.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -144,12 +145,12 @@ class Chat:
         return replace(self, messages=tuple(messages), changed=True)
 
     def without_messages(self) -> str:
-        """The body's text with an empty array for its messages."""
+        """The body's text with an empty array in place of its messages."""
         start, end = self.messages_span
         return f"{self.body[:start]}[]{self.body[end:]}"
 
     def encode(self, model: str | None = None) -> bytes:
-        """The body to send: the original bytes where nothing changed; `model` replaces the model's name."""
+        """The body to send: the original bytes where nothing has changed. `model` replaces the model's name."""
         edits: list[tuple[Span, str]] = []
         if self.changed:
             edits.append((self.messages_span, "[" + ", ".join(m.raw for m in self.messages) + "]"))
@@ -162,10 +163,10 @@ class Chat:
 
 
 def decode(body: bytes) -> Chat:
-    """Take a request body apart.
+    """A request body -> its Chat.
 
-    Raises BadRequest for what is not a chat request: not JSON (RFC 8259, UTF-8), not an object, no messages,
-    messages of a wrong type.
+    Raises BadRequest for a body that is not a chat request: not JSON (RFC 8259, UTF-8), not an object, without
+    messages, or with messages of a wrong type.
     """
     text, fields, spans = _parsed(body)
     raw_messages = fields.get("messages")
@@ -176,7 +177,7 @@ def decode(body: bytes) -> Chat:
         raise BadRequest("'messages' must hold at least one message.", code="empty_array", param="messages")
     span = spans["messages"]
     payloads = [_checked(payload, i) for i, payload in enumerate(raw_messages)]
-    pairs = zip(payloads, _element_spans(text, span[0]), strict=True)
+    pairs = zip(payloads, element_spans(text, span[0]), strict=True)
     messages = tuple(ChatMessage(text[start:end], payload) for payload, (start, end) in pairs)
     if not isinstance(fields.get("model", ""), str):
         raise BadRequest("Invalid type for 'model': expected a string.", code="invalid_type", param="model")
@@ -184,9 +185,9 @@ def decode(body: bytes) -> Chat:
 
 
 def rename_model(body: bytes, model: str) -> bytes:
-    """A JSON object with another value for its `model`, all else to the byte as it was.
+    """Replace the value of `model` in a JSON object; every other byte stays.
 
-    Raises BadRequest for what is no JSON object.
+    Raises BadRequest for a body that is not a JSON object.
     """
     text, _, spans = _parsed(body)
     start, end = spans["model"]
@@ -194,7 +195,7 @@ def rename_model(body: bytes, model: str) -> bytes:
 
 
 def decode_reply(body: bytes) -> Reply:
-    """The answer of a call that was not streamed; an empty Reply for what is no such answer."""
+    """The body of an answer that was not streamed -> its Reply; an empty Reply for anything else."""
     try:
         fields = json.loads(body.decode(), parse_constant=lambda name: None)
         choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]
@@ -213,7 +214,7 @@ def decode_reply(body: bytes) -> Reply:
 
 
 def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
-    """Whether a value is nested no deeper than any answer needs, so that nothing after us chokes on it."""
+    """Whether a value is nested at most `depth` levels deep: later steps may recurse into it."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
@@ -222,15 +223,15 @@ def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
 
 
 def _answer(payload: Json) -> Json:
-    """An answer's message, in the order that it came; one that names no role is the assistant's."""
+    """An answer's message; the role is the assistant's if it has none."""
     return payload if isinstance(payload.get("role"), str) else payload | {"role": "assistant"}
 
 
 def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
-    """A body's text, its fields and where each of their values stands. Raises BadRequest."""
+    """A body's text, its fields, and the spans of their values. Raises BadRequest."""
     try:
         text = body.decode()
-        return text, *_object_with_spans(text)
+        return text, *object_with_spans(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
@@ -242,7 +243,7 @@ def _checked(payload: Any, index: int) -> Json:
     if not isinstance(payload, dict):
         raise BadRequest(f"Invalid type for '{where}': expected an object.", code="invalid_type", param=where)
     role = payload.get("role")
-    # Providers have roles of their own ("control", "ipython"), and say themselves what they do not know.
+    # Providers have roles of their own ("control", "ipython"), and refuse unknown ones themselves.
     if not isinstance(role, str) or not 0 < len(role) <= LONGEST_ROLE or not role.isprintable():
         raise BadRequest(
             f"Invalid value for '{where}.role': expected one of {', '.join(sorted(ROLES))}.",
@@ -266,7 +267,7 @@ def _checked(payload: Any, index: int) -> Json:
 
 
 def _reason(error: Exception) -> str:
-    """Why a body is not JSON, without quoting any of it."""
+    """Why a body is not JSON, without quoting it."""
     match error:
         case JSONDecodeError():
             return f"{error.msg} at line {error.lineno}, column {error.colno}"
@@ -276,73 +277,3 @@ def _reason(error: Exception) -> str:
             return "it is nested too deeply"
         case _:
             return "a number in it is out of range"
-
-
-def _no_constant(name: str) -> Literal[0]:
-    raise JSONDecodeError(f"{name} is not JSON", "", 0)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _skip(text: str, at: int) -> int:
-    return int(WHITESPACE.match(text, at).end())
-
-
-def _expect(text: str, at: int, allowed: str) -> str:
-    found = text[at : at + 1]
-    if not found or found not in allowed:
-        raise JSONDecodeError(f"Expecting {' or '.join(allowed)}", text, at)
-    return found
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value at `at` and where it ends."""
-    try:
-        return _DECODER.scan_once(text, at)  # type: ignore[no-any-return, attr-defined]
-    except StopIteration:
-        raise JSONDecodeError("Expecting value", text, at) from None
-
-
-def _object_with_spans(text: str) -> tuple[Json, dict[str, Span]]:
-    """Parse a JSON object and note where each of its values stands.
-
-    A key that stands twice is refused: we and the provider might each believe a different one.
-    """
-    fields: Json = {}
-    spans: dict[str, Span] = {}
-    at = _skip(text, 0)
-    if text[at : at + 1] != "{":
-        _DECODER.decode(text)  # says what is wrong with it, if it is not JSON at all
-        raise BadRequest("The body of the request must be a JSON object.", code="invalid_type")
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "}":
-        _expect(text, at, '"')
-        key, at = _value(text, at)
-        at = _skip(text, at)
-        _expect(text, at, ":")
-        at = _skip(text, at + 1)
-        value, end = _value(text, at)
-        if key in fields:
-            raise BadRequest("A key of the request's JSON object stands twice.", code="duplicate_key")
-        fields[key], spans[key] = value, (at, end)
-        at = _skip(text, end)
-        if _expect(text, at, ",}") == ",":
-            at = _skip(text, at + 1)
-            _expect(text, at, '"')
-    if _skip(text, at + 1) != len(text):
-        raise JSONDecodeError("Extra data", text, at + 1)
-    return fields, spans
-
-
-def _element_spans(text: str, at: int) -> list[Span]:
-    """Where each element of the (already validated) array that begins at `at` stands."""
-    spans: list[Span] = []
-    at = _skip(text, at + 1)
-    while text[at] != "]":
-        _, end = _value(text, at)
-        spans.append((at, end))
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    return spans

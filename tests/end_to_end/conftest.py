@@ -1,9 +1,9 @@
 """The real server in front of the fake provider.
 
-server         one for the whole run; give every test its own scope, by `scope` or `client`
-start_server   starts more, to be killed or stopped, each in a home of its own
-start_beside   starts more on the home and the PostgreSQL of `server`, with other settings
-provider       what the servers ask; forgets everything between tests
+server         one for the whole run; every test uses its own scope, by `scope` or `client`
+start_server   starts other servers, to be killed or stopped, each with its own home
+start_beside   starts other servers on the home and the PostgreSQL of `server`, with other settings
+provider       the provider of all servers; reset between tests
 client         the real `openai` library, pointed at a fresh scope of `server`
 """
 
@@ -23,7 +23,7 @@ from tests.server import Server
 
 StartServer = Callable[..., Server]
 
-# The machine may be busy; tests of the deadline set their own.
+# The machine may be busy; tests of the deadline set their own value.
 PATIENT = {"RESERVOIR_RECALL_DEADLINE_MS": "5000"}
 
 
@@ -77,7 +77,7 @@ def start_server(provider: FakeProvider, tmp_path: Path) -> Iterator[StartServer
 
 @pytest.fixture
 def start_beside(start_server: StartServer, server: Server) -> StartServer:
-    """Start a server of the test's own on the home of the shared one: sooner there, as its database is."""
+    """Start a server of the test's own on the home of the shared one, whose database is running already."""
     return partial(start_server, home=server.home)
 
 

@@ -1,4 +1,4 @@
-"""A look into the store of a running server, past its API."""
+"""Reads the database of a running server, past its API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.server import Server
 
 
 def rows(server: Server, query: str, *parameters: object) -> list[dict[str, Any]]:
-    """Ask the embedded database of a server."""
+    """Query the embedded database of a server."""
     where = embedded_location(server.home)
     with (
         psycopg.connect(
@@ -46,7 +46,7 @@ def exchanges(server: Server, scope: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def wait_for_end(server: Server, scope: tuple[str, str], ended: str, seconds: float = 5) -> dict[str, Any]:
-    """The scope's latest exchange, once it has ended so."""
+    """The scope's latest exchange, once it has ended in this way."""
     deadline = time.monotonic() + seconds
     while True:
         found = exchanges(server, scope)

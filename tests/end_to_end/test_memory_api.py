@@ -1,4 +1,4 @@
-"""Reading the memory and having it forget, over HTTP, on the real server."""
+"""The memory API on the real server: reading and forgetting."""
 
 from __future__ import annotations
 
@@ -143,13 +143,11 @@ def test_an_export_streams_json_lines(http: httpx.Client, scope: Scope, trace_id
     assert response.headers["content-type"] == "application/jsonl"
     assert [line["role"] for line in lines] == ["user", "assistant"]
     assert {line["trace_id"] for line in lines} == {trace_id}
-    empty = http.get("/v1/memory/export", params={"partition": "nobody's"})
+    empty = http.get("/v1/memory/export", params={"partition": "unused"})
     assert (empty.status_code, empty.text) == (200, "")
 
 
-def test_exports_that_nobody_reads_to_the_end_leave_room_for_others(
-    http: httpx.Client, scope: Scope, trace_id: str
-) -> None:
+def test_abandoned_exports_leave_room_for_others(http: httpx.Client, scope: Scope, trace_id: str) -> None:
     for _ in range(6):
         with http.stream("GET", "/v1/memory/export", params=where(scope)) as response:
             assert response.status_code == 200

@@ -1,4 +1,4 @@
-"""What somebody does who has just cloned the repository: README's examples, and what they are told to expect."""
+"""The first steps after cloning the repository: README's examples and promises."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL_TALK = [f"Tell me what {number} times {number} is." for number in range(2,
 
 
 def example(language: str, mark: str) -> str:
-    """README's code block in this language that holds `mark`."""
+    """README's code block in this language that contains `mark`."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     (found,) = [block for block in blocks if mark in block]
     return str(found)
@@ -65,7 +65,7 @@ def ask(client: OpenAI, text: str, **more: Any) -> str:
 
 
 def knowing(request: Request) -> Answer:
-    """A model that knows what stands in the request and nothing else."""
+    """A model that knows the contents of the request and nothing else."""
     said = " ".join(str(message.get("content")) for message in request.messages)
     name = re.search(r"cat is called (\w+)", said)
     text = f"Your cat is called {name[1]}." if name else "I do not know."
@@ -73,12 +73,12 @@ def knowing(request: Request) -> Answer:
 
 
 def added(request: Request) -> list[dict[str, Any]]:
-    """What stands before the last message, in requests whose client sent one message."""
+    """The messages before the last one, in requests whose client sent one message."""
     return request.messages[:-1]
 
 
 def long_ago(client: OpenAI) -> None:
-    """State the fact, then talk about other things until it is no recent turn any more."""
+    """State the fact, then talk about other things until it is not among the latest turns."""
     for text in (FACT, *SMALL_TALK):
         ask(client, text)
 
@@ -244,7 +244,7 @@ class TestStreaming:
         assert provider.last.gone_at is not None
         assert provider.last.gone_at - left < 1
         provider.answer_always(knowing)
-        deadline = time.monotonic() + 5  # what came is stored after the client has gone
+        deadline = time.monotonic() + 5  # the partial answer is stored after the client has left
         while (answer := ask(client, QUESTION)) != "Your cat is called Miso." and time.monotonic() < deadline:
             time.sleep(0.1)
         assert answer == "Your cat is called Miso.", "the partial answer is kept"

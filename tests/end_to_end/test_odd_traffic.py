@@ -1,4 +1,4 @@
-"""What nobody should send and no provider should answer: it comes back as a clear error or as it was, and is kept."""
+"""Odd requests and odd answers: each ends in a clear error or is relayed unchanged, and is kept."""
 
 from __future__ import annotations
 

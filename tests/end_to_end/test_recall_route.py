@@ -1,4 +1,4 @@
-"""The recall route shows what a request with a text would be given, and why, and changes nothing."""
+"""The recall route shows the memories that a request with this text would get, and why, and changes nothing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_get_answers_as_post_does(server: Server, scope: Scope) -> None:
     assert got == posted
 
 
-def test_nothing_is_written_and_nobody_is_asked(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_nothing_is_written_and_no_provider_is_asked(server: Server, scope: Scope, provider: FakeProvider) -> None:
     fill(server, scope)
     named = "SELECT relname FROM pg_class WHERE relname ~ '^conversations_' AND relkind = 'r'"
     tables = [row["relname"] for row in store.rows(server, named)]
@@ -112,15 +112,15 @@ def test_nothing_is_written_and_nobody_is_asked(server: Server, scope: Scope, pr
 
     before, asked = counts(), len(provider.requests)
     recall(server, scope, QUESTION)
-    recall(server, ("nobody", "ever"), QUESTION)
+    recall(server, ("unused", "ever"), QUESTION)
     assert counts() == before
     assert len(provider.requests) == asked
 
 
 def test_a_scope_that_does_not_exist_has_no_memories(server: Server) -> None:
-    found = recall(server, ("nobody", "was here"), QUESTION)
+    found = recall(server, ("unused", "as yet"), QUESTION)
     assert (found["memories"], found["latest"], found["block"], found["tokens"]) == ([], [], "", 0)
-    assert (found["partition"], found["instance"]) == ("nobody", "was here")
+    assert (found["partition"], found["instance"]) == ("unused", "as yet")
 
 
 def test_memory_of_another_scope_is_not_seen(server: Server, scope: Scope) -> None:
@@ -215,7 +215,7 @@ def test_recall_that_is_late_is_degraded_as_for_a_request(start_beside: StartSer
     assert response.json()["memories"] == []
 
 
-def test_the_partitions_of_evaluations_are_nobody_s(server: Server) -> None:
+def test_the_partitions_of_evaluations_are_reserved(server: Server) -> None:
     error = recall(server, ("reservoir-evaluation-mine", "x"), QUESTION, status=400)["error"]
     assert error["param"] == "partition"
     assert json.dumps(error).count("reserved") == 1

@@ -1,4 +1,4 @@
-"""The embedding model is changed under a running server, by a command that is killed on the way."""
+"""The embedding model changes under a running server, by a command that is killed half-way."""
 
 from __future__ import annotations
 

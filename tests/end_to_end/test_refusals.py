@@ -1,4 +1,4 @@
-"""What is refused, in OpenAI's shape, and odd names and texts that are not."""
+"""Refusals in OpenAI's shape, and odd names and texts that are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat route, as an app and as a provider see it: what goes out, what comes back, what is logged."""
+"""The chat route as apps and providers see it: requests, answers, and the log."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_misspelt_command_is_not_passed_on(
     server: Server, scope: Scope, provider: FakeProvider, command: str
 ) -> None:
     answer = httpx.get(f"{server.base_url(*scope)}/command/{command}", trust_env=False)
-    assert answer.status_code == 404 and "no such command" in answer.json()["error"]["message"]
+    assert answer.status_code == 404 and "No such command" in answer.json()["error"]["message"]
     assert provider.requests == []
 
 

@@ -1,4 +1,4 @@
-"""Streams: relayed as they come, kept as far as they came, ended when their client leaves."""
+"""Streams: relayed as they arrive, kept as far as they arrived, ended when their client leaves."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_providers_request(
     assert [m["content"] for m in store.messages(server, scope)] == ["hi"]
 
 
-def test_an_answer_compressed_against_our_wish_is_relayed_and_kept(
+def test_an_answer_compressed_although_we_asked_not_to_is_relayed_and_kept(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     headers = [("Content-Type", "application/json"), ("Content-Encoding", "gzip")]

@@ -1,4 +1,4 @@
-"""What is added to a request, what is left out of it, and what memory keeps its hands off."""
+"""What is added to a request, what is dropped from it, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_in_a_tool_loop_the_same_is_added_byte_for_byte(server: Server, scope: S
     provider.answer(Answer(body=completion("", message=calling)))
     chat(server, scope, question)
     first = provider.last.body
-    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # would be recalled in its stead
+    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # would be recalled instead
     loop = question["messages"] + [calling, {"role": "tool", "tool_call_id": "c1", "content": "42"}]
     answer = chat(server, scope, question | {"messages": loop})
     prefix = first[: first.rindex(b"]}")]
@@ -196,6 +196,6 @@ def test_a_history_longer_than_the_window_loses_its_oldest_turns(
 
 
 def test_an_unknown_model_is_never_cut(server: Server, scope: Scope, provider: FakeProvider) -> None:
-    body = json.dumps(says("word " * 20000) | {"model": "nobody-knows-me"})
+    body = json.dumps(says("word " * 20000) | {"model": "unknown-model"})
     assert chat(server, scope, body).status_code == 200
     assert provider.last.body == body.encode()

@@ -1,4 +1,4 @@
-"""A server that is set up wrongly does not start, and says what to write."""
+"""A server with wrong settings does not start, and says what to write instead."""
 
 from __future__ import annotations
 

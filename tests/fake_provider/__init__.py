@@ -7,10 +7,6 @@ In tests it runs in a thread of the test process, and every byte of its answers 
         provider.answer(stream_answer("Hello there", tail=[Cut.RST], done=False))
         ...
         assert provider.last.json["messages"][-1]["content"] == "Hi"
-
-By hand it lets Reservoir be tried without a key; it prints what it receives:
-
-    python -m tests.fake_provider --port 9000
 """
 
 from tests.fake_provider.answers import (

@@ -1,4 +1,4 @@
-"""What the provider is asked, and what it answers: whole, in events, cut off, paused."""
+"""The requests that the provider receives, and its answers: whole, in events, cut off, paused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Literal
 
 Headers = Sequence[tuple[str, str]]
-KEEP_BODY = 64 * 2**20  # of a larger body only size and digest are kept
+KEEP_BODY = 64 * 2**20  # bytes; of larger bodies only size and digest are kept
 CREATED = 1_700_000_000
 
 
@@ -28,7 +28,7 @@ class Request:
     body: bytes = b""
     size: int = 0
     digest: str = ""  # sha256 of the body
-    sent: int = 0  # bytes of the answer handed to the system so far
+    sent: int = 0  # bytes of the answer handed to the operating system so far
     gone_at: float | None = None  # when the client closed before the answer was finished
     gone: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
@@ -52,7 +52,7 @@ class Request:
         return messages
 
     def header(self, name: str) -> str | None:
-        """The value of a header that may stand once; None when it is missing."""
+        """The value of a header that may occur once; None when it is missing."""
         values = self.all_headers(name)
         assert len(values) < 2, f"{name} was sent {len(values)} times"
         return values[0] if values else None
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait so many seconds before the next piece."""
+    """Wait `seconds` before the next piece."""
 
     seconds: float
 
@@ -85,7 +85,7 @@ class Gate:
 
 
 class Cut(Enum):
-    """End the connection here: politely (FIN) or not (RST)."""
+    """End the connection here: with FIN or with RST."""
 
     FIN = "fin"
     RST = "rst"
@@ -201,7 +201,7 @@ def stream_answer(
     choices: int = 1,
     **more: Any,
 ) -> Answer:
-    """A streamed answer. `delay` before every event but the first, `split` into pieces of so many bytes."""
+    """A streamed answer: `delay` seconds before every event but the first, `split` into pieces of that many bytes."""
     events = stream_events(text, usage=usage, done=done, choices=choices, **more)
     pieces: list[Piece] = []
     for data in pieces_of(b"".join(events), split) if split else events:
@@ -212,12 +212,12 @@ def stream_answer(
 
 
 def pieces_of(data: bytes, size: int) -> list[bytes]:
-    """The data cut at every `size` bytes, through lines and characters alike."""
+    """The data cut at every `size` bytes, even within lines and characters."""
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def said(request: Request) -> str:
-    """What the model of this provider answers: the text of the last user message, repeated."""
+    """The default answer: the text of the last user message, repeated."""
     for message in reversed(request.messages):
         if message.get("role") == "user":
             content = message.get("content") or ""
@@ -228,6 +228,6 @@ def said(request: Request) -> str:
 
 
 def vector(text: str, dimensions: int) -> list[float]:
-    """A vector that depends on the text alone."""
+    """A vector that depends only on the text."""
     seed = hashlib.shake_256(text.encode()).digest(dimensions)
     return [(byte - 127.5) / 127.5 for byte in seed]

@@ -1,4 +1,4 @@
-"""A connection of the provider: HTTP/1.1 by hand, so that every byte of an answer can be as a test wants it."""
+"""A connection of the provider: HTTP/1.1 by hand, so that a test controls every byte of an answer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.fake_provider.answers import KEEP_BODY, Answer, Cut, Framing, Gate, P
 
 
 class Script(Protocol):
-    """Who says what is answered."""
+    """Decides the answers."""
 
     errors: list[Exception]
 
     def received(self, request: Request) -> None: ...
 
     def early(self) -> Answer | None:
-        """The answer to a request whose body is not waited for."""
+        """The answer to send without waiting for the request's body."""
 
     def choose(self, request: Request) -> Answer: ...
 
@@ -31,7 +31,7 @@ class _Gone(Exception):
 
 
 class Connection:
-    """One client connection: requests one after the other, each answered to the script."""
+    """One client connection: requests one after the other, each answered as scripted."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class Connection:
             await asyncio.gather(pump, return_exceptions=True)
             self._writer.close()
             try:
-                await self._writer.wait_closed()  # what was written goes out first
+                await self._writer.wait_closed()  # so that written bytes are sent first
             except (ConnectionError, asyncio.CancelledError):
                 self._writer.transport.abort()
 
     async def _pump(self) -> None:
-        """Read all the time, so that a client that leaves is noticed when it does."""
+        """Read all the time, so that a leaving client is noticed at once."""
         try:
             while data := await self._reader.read(65536):
                 self._data += data
@@ -102,7 +102,7 @@ class Connection:
         return data
 
     async def _exchange(self) -> bool:
-        """One request and its answer; whether the connection goes on."""
+        """One request and its answer; returns whether the connection stays open."""
         head = await self._until(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _version = first.split(" ")
@@ -148,12 +148,12 @@ class Connection:
             yield data
 
     async def _send(self, request: Request, answer: Answer) -> bool:
-        """Answer, unless the client leaves first; whether the connection goes on."""
+        """Answer, unless the client leaves first; returns whether the connection stays open."""
         sending = asyncio.ensure_future(self._write(request, answer))
         leaving = asyncio.ensure_future(self._eof.wait())
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            for _ in range(3):  # a client that closes the moment it has everything did not leave early
+            for _ in range(3):  # a client that closes right after the last byte did not leave early
                 await asyncio.sleep(0)
             if sending.done() and not isinstance(sending.exception(), ConnectionError):
                 request.finished.set()
@@ -185,7 +185,7 @@ class Connection:
         return framing in ("length", "chunked") and not lies and not client_closes and answer.http == "HTTP/1.1"
 
     async def _play(self, request: Request, pieces: Iterable[Piece], *, chunked: bool) -> bool:
-        """Send the pieces; False when they end the connection."""
+        """Send the pieces; returns False when they end the connection."""
         for piece in pieces:
             match piece:
                 case Pause():
@@ -203,11 +203,11 @@ class Connection:
         self._writer.write(data)
         await self._writer.drain()
         request.sent += len(data)
-        await asyncio.sleep(0)  # a client that reads fast must not keep the others waiting
+        await asyncio.sleep(0)  # a fast client must not keep the others waiting
 
     async def _cut(self, how: Cut) -> None:
         if how is Cut.RST:
-            await asyncio.sleep(0.02)  # what was sent before is to arrive
+            await asyncio.sleep(0.02)  # so that bytes sent before arrive
             linger = struct.pack("ii", 1, 0)
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._writer.transport.abort()

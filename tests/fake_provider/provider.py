@@ -1,4 +1,4 @@
-"""The provider: what it answers by itself, what it was told to, and providers that are not there."""
+"""The provider: its default answers, its scripted ones, and ports without a provider."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.fake_provider.connection import Connection
 
 
 class FakeProvider:
-    """Start with `with`. Thread-safe enough for a test: script and read from the test's thread."""
+    """Start it with `with`. Scripting and reading are safe from the test's thread."""
 
     def __init__(self, port: int = 0, *, word_delay: float = 0.0, log: Callable[[Request], None] | None = None):
         self.port = port
         self.word_delay = word_delay  # seconds before each event of a default stream
         self.requests: list[Request] = []
         self.connections = 0
-        self.errors: list[Exception] = []  # what went wrong in a scripted answer
+        self.errors: list[Exception] = []  # errors in scripted answers
         self._log = log
         self._queue: deque[Answer | Answerer] = deque()
         self._answerer: Answerer | None = None
@@ -54,7 +54,7 @@ class FakeProvider:
 
     @property
     def chats(self) -> list[Request]:
-        """The chat requests among what was received."""
+        """The chat requests among those received."""
         return [r for r in self.requests if r.method == "POST" and r.path.endswith("/chat/completions")]
 
     def answer(self, *answers: Answer | Answerer) -> None:
@@ -62,18 +62,18 @@ class FakeProvider:
         self._queue.extend(answers)
 
     def answer_always(self, answerer: Answerer | None) -> None:
-        """Ask this function for every answer that is not scripted."""
+        """Call this function for every answer that is not scripted."""
         self._answerer = answerer
 
     def reset(self) -> None:
-        """Forget the script and what was received."""
+        """Forget the script and the received requests."""
         self._queue.clear()
         self._answerer = None
         self.word_delay = 0.0
         self.requests.clear()
 
     def wait_for(self, count: int, seconds: float = 5.0) -> list[Request]:
-        """Wait until so many requests have come in whole."""
+        """Wait until `count` requests have arrived completely."""
         deadline = time.monotonic() + seconds
         while len(self.requests) < count:
             assert time.monotonic() < deadline, f"{len(self.requests)} of {count} requests came"
@@ -132,14 +132,14 @@ class FakeProvider:
         started.set()
         await self._stop.wait()
         server.close()
-        await asyncio.sleep(0.001)  # a connection that is just being accepted becomes a task
+        await asyncio.sleep(0.001)  # so that a connection that is being accepted becomes a task
         for task, writer in running.items():
             writer.transport.abort()
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await asyncio.sleep(0.001)  # what was aborted is closed
+        await asyncio.sleep(0.001)  # so that aborted connections are closed
 
-    # What follows runs in the provider's thread.
+    # The rest runs in the provider's thread.
 
     def received(self, request: Request) -> None:
         self.requests.append(request)
@@ -231,7 +231,7 @@ def closed_port() -> Iterator[int]:
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[int]:
-    """A port on which connecting hangs: its queue is full and nobody accepts."""
+    """A port on which connecting hangs: its queue is full, and no connection is accepted."""
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))

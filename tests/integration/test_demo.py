@@ -1,4 +1,4 @@
-"""The tour for somebody without a key, as they run it: the real command, in front of its stand-in provider."""
+"""The tour without a key: the real command, in front of its provider without a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = ("can't stand coriander", "from platform 7", "red button for ten secon
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
-    """Asks the database of the commands."""
+    """Queries the database of the commands."""
     server = EmbeddedPostgres(tmp_path)
 
     def ask(sql: str) -> list[Any]:
@@ -74,11 +74,12 @@ def test_it_shows_what_was_sent_and_what_was_given_and_leaves_nothing_unless_ask
     )
     for told in (*words, *QUESTIONS):
         assert told in shown
-    assert shown.count("I am no model.") >= len(QUESTIONS)
+    assert shown.count("I am not a model") >= len(QUESTIONS)
+    assert "it leaves at 22:09 from platform 7" in shown
     for table in ("partition", "message", "exchange", "ledger", "embedding"):
         assert rows(f"SELECT count(*) FROM conversations_{table}") == [(0,)], table
 
-    assert "It is kept in demo/mira-" in demo(tmp_path, "--keep", columns=170)
+    assert "Kept in demo/mira-" in demo(tmp_path, "--keep", columns=170)
     assert rows("SELECT count(*) FROM conversations_message") == [(2 * (len(HISTORY) + len(QUESTIONS)),)]
     injected = rows(
         "SELECT l.injected::text FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id "

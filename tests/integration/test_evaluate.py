@@ -94,14 +94,14 @@ def test_a_part_of_recall_can_be_left_out_and_what_it_is_worth_is_shown(tmp_path
     assert compared["mrr"] < report["overall"]["mrr"], "without vectors, breeding is no animal"
 
 
-def test_nothing_remains_of_it(tmp_path: Path) -> None:
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
     evaluate(file(tmp_path))
     assert not Partition.objects.exists()
     assert not Message.objects.exists()
     assert not Embedding.objects.exists()
 
 
-def test_what_is_imported_keeps_its_times_names_roles_and_order(tmp_path: Path) -> None:
+def test_imported_messages_keep_their_times_names_roles_and_order(tmp_path: Path) -> None:
     tokens.prepare(tmp_path / "tiktoken")
     embedder = configured_embedder()
     conversations = questions.read(file(tmp_path).read_text())
@@ -119,7 +119,7 @@ def test_what_is_imported_keeps_its_times_names_roles_and_order(tmp_path: Path) 
     embedder.close()
 
 
-def test_what_an_earlier_run_left_behind_is_removed_and_what_another_works_on_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_earlier_runs_are_removed_and_running_ones_are_not(tmp_path: Path) -> None:
     Partition.objects.create(name=f"{SCRATCH}{'0' * 32}")
     lookalike = Partition.objects.create(name=f"{SCRATCH}notes")
     mine = Partition.objects.create(name="mine")
@@ -144,11 +144,11 @@ def test_an_interrupted_run_cleans_up(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         (b"\xff\xfe", "is not UTF-8"),
-        (b'{"conversations":\n [}', r"questions\.json, line 2, column 3: this is no JSON"),
-        (b'{"conversations": []}', "there is no question"),
+        (b'{"conversations":\n [}', r"questions\.json, line 2, column 3: this is not JSON"),
+        (b'{"conversations": []}', "none has a question"),
     ],
 )
-def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     path = tmp_path / "questions.json"
     if content is not None:
         path.write_bytes(content)

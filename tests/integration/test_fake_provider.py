@@ -1,4 +1,4 @@
-"""The fake provider and the real `openai` library agree; so what is tested against the fake holds."""
+"""The fake provider agrees with the real `openai` library, so tests against the fake are valid."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class TestTheScript:
         provider.answer(Answer(body=(piece for _ in range(100)), content_length=size, framing="length"))
         with httpx.stream("GET", f"{provider.base_url}/models") as answer:
             time.sleep(0.3)
-            assert provider.last.sent < size / 2, "nobody read, and it was sent all the same"
+            assert provider.last.sent < size / 2, "it sent more than the client could have received"
             assert sum(len(data) for data in answer.iter_raw()) == size
 
     def test_a_large_upload_is_counted_and_digested_not_kept(self, provider: FakeProvider) -> None:
@@ -256,7 +256,7 @@ class TestTheScript:
         assert [type(error) for error in provider.errors] == [LookupError]
 
 
-class TestNobodyThere:
+class TestUnreachable:
     def test_a_closed_port_refuses(self) -> None:
         with closed_port() as port, pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}/")

@@ -1,4 +1,4 @@
-"""What a client is told of a fault that nobody foresaw."""
+"""The answer to a client when Reservoir itself fails unexpectedly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def test_a_fault_of_ours_is_a_500_in_openais_shape_and_the_log_quotes_nothing(
         raise RuntimeError(said)
 
     with pytest.raises(RuntimeError) as caught:
-        broken("what " + "somebody said")
+        broken("what " + "the user said")
     answer = fail(RequestFactory().get("/v1/x"), caught.value)
     assert answer.status_code == 500
     assert set(json.loads(answer.content)["error"]) == {"message", "type", "param", "code"}  # type: ignore[attr-defined]
     assert "RuntimeError" in caplog.text and "in broken" in caplog.text
-    assert "what somebody said" not in caplog.text
+    assert "what the user said" not in caplog.text

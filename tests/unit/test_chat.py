@@ -1,4 +1,4 @@
-"""proxy/chat.py: a request is taken apart and put together again, and what is no request is refused."""
+"""proxy/prompt/chat.py: requests are decoded and encoded again without a change, and other bodies are refused."""
 
 import json
 import re
@@ -39,7 +39,7 @@ json_texts = st.recursive(
 
 
 def object_text(fields: dict[str, str], space: str = "") -> str:
-    """A JSON object from the texts of its values, with that white space between all parts."""
+    """A JSON object from the texts of its values, with this white space between all parts."""
     pairs = [f"{json.dumps(key)}{space}:{space}{value}" for key, value in fields.items()]
     return "{" + space + f"{space},{space}".join(pairs) + space + "}"
 
@@ -99,7 +99,7 @@ def test_a_changed_request_keeps_all_that_the_client_sent_as_it_was_spelled(
     assert [m.raw for m in again.messages] == [*messages[:at], added.raw, *messages[at:]]
     assert again.fields == chat.fields | {"messages": [m.payload for m in again.messages]}
     assert all(value in sent for value in others.values())
-    assert chat.encode() == text.encode(), "the request it was made of stays as it was"
+    assert chat.encode() == text.encode(), "the original request stays unchanged"
 
 
 @given(requests(), st.text(min_size=1))
@@ -167,7 +167,7 @@ def test_model_and_messages_can_change_together_in_either_order() -> None:
         b'{"messages": [{"role": "user", "content": ' + b'[{"a":' * 50_000 + b"0" + b"}]" * 50_000 + b"}]}",
     ],
 )
-def test_what_is_no_json_is_refused_as_invalid_json(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused_as_invalid_json(body: bytes) -> None:
     with pytest.raises(BadRequest) as refusal:
         decode(body)
     assert refusal.value.code == "invalid_json"
@@ -216,7 +216,7 @@ def test_a_refusal_says_where_the_json_breaks_and_quotes_none_of_it() -> None:
         (b'{"n": 1, "messages": [{"role": "user"}], "\\u006e": 2}', "duplicate_key", None),
     ],
 )
-def test_json_that_is_no_chat_request_is_refused_naming_what_is_wrong(
+def test_json_that_is_not_a_chat_request_is_refused_with_the_reason(
     body: bytes, code: str | None, param: str | None
 ) -> None:
     with pytest.raises(BadRequest) as refusal:
@@ -255,7 +255,7 @@ def test_half_a_character_and_a_null_byte_survive() -> None:
     assert json.loads(changed.encode()) == json.loads(body)
 
 
-def test_the_last_user_message_is_the_one_that_recall_asks_with() -> None:
+def test_the_last_user_message_is_the_query_of_recall() -> None:
     user, assistant, tool = {"role": "user"}, {"role": "assistant"}, {"role": "tool"}
     assert chat_of({"role": "system"}, user, assistant, user, assistant, tool).last_user == 3
     assert chat_of(assistant, tool).last_user is None
@@ -291,7 +291,7 @@ def test_history_is_what_the_client_sent_before_its_last_user_message() -> None:
         ({"max_tokens": 5.0}, 0),
     ],
 )
-def test_the_room_for_the_answer_is_what_the_request_asks_for(fields: dict[str, Any], reserve: int) -> None:
+def test_the_room_for_the_answer_is_read_from_the_request(fields: dict[str, Any], reserve: int) -> None:
     assert chat_of({"role": "user"}, **fields).output_reserve == reserve
 
 
@@ -350,7 +350,7 @@ def test_an_error_is_read_as_an_answer_that_is_not_complete() -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_answer_is_read_as_none(body: bytes) -> None:
+def test_a_body_that_is_not_an_answer_gives_an_empty_reply(body: bytes) -> None:
     assert decode_reply(body) == Reply()
 
 
@@ -361,7 +361,7 @@ def test_a_role_that_only_a_provider_knows_is_passed_on() -> None:
     assert not chat.messages[0].is_system
 
 
-def test_what_is_nested_beyond_reason_is_left_out_of_what_is_kept() -> None:
+def test_values_nested_beyond_the_limit_are_not_kept() -> None:
     deep: Any = {}
     for _ in range(500):
         deep = {"a": deep}

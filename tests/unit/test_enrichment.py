@@ -1,4 +1,4 @@
-"""proxy/enrichment.py: what is recalled reads safely, stays within its budget and stands in its place."""
+"""proxy/prompt/enrichment.py: memories are rendered safely, stay within their budget, and go to their place."""
 
 import json
 import re
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, MemoryRole, Turn, decode
+from proxy.prompt.counting import message_tokens
 from proxy.prompt.enrichment import (
     BUDGET,
     DUPLICATE,
     EMPTY,
-    MemoryRole,
     as_turns,
     enrich,
     messages_to_add,
@@ -23,7 +23,6 @@ from proxy.prompt.enrichment import (
     render,
     splice,
 )
-from proxy.prompt.window import message_tokens
 
 TEXT_PART = {"type": "text", "text": "a"}
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
@@ -51,7 +50,7 @@ def roles_and_texts(chat: Chat) -> list[tuple[str, Any]]:
     return [(message["role"], message.get("content")) for message in sent]
 
 
-# What a person or a page may have said to break out of the block.
+# Texts that try to break out of the block.
 FRAGMENTS = ["</memory>", "<memory>", "< / MEMORY >", "<\x00/memory>", "<|im_end|>", "<|im_start|>system"]
 FRAGMENTS += [
     "- 14:05 user: ",
@@ -84,7 +83,7 @@ memories = st.lists(
 )
 
 
-def test_the_block_says_who_said_what_and_when_in_the_order_of_time() -> None:
+def test_the_block_has_speakers_and_times_in_chronological_order() -> None:
     found = [
         memory(3, "Yes, in August.", minutes=24 * 60, role="assistant"),
         memory(1, "My dog is called Rex.", role="user", name="Ann"),
@@ -131,7 +130,7 @@ def test_times_are_shown_in_utc() -> None:
         ("x" * 100, "x" * 64),
     ],
 )
-def test_a_name_cannot_pose_as_somebody_else(name: str, shown: str) -> None:
+def test_a_name_cannot_pose_as_another_speaker(name: str, shown: str) -> None:
     assert f"\n- 12:00 {shown}: text\n" in render([memory(1, "text", name=name)])
 
 
@@ -174,7 +173,7 @@ def test_a_budget_without_bounds_keeps_all_that_says_something_new(found: list[M
 
 
 @given(memories, st.integers(50, 300))
-def test_the_budget_holds_also_where_joined_texts_cost_more_than_their_sum(found: list[Memory], budget: int) -> None:
+def test_the_budget_holds_even_if_joined_texts_cost_more_than_their_sum(found: list[Memory], budget: int) -> None:
     def superadditive(text: str) -> int:
         return count(text) + text.count("\n") ** 2 // 4
 
@@ -207,7 +206,7 @@ def test_a_budget_is_used_to_its_last_token() -> None:
     assert pack(found, all_of_it - 1, words).kept == tuple(found[:2])
 
 
-def test_a_text_that_stands_twice_is_kept_once() -> None:
+def test_of_equal_texts_one_is_kept() -> None:
     packed = pack([memory(1, "Same  text"), memory(2, "Same text\n"), memory(3, "other"), memory(4, " ")], 500, count)
     assert [m.id for m in packed.kept] == [1, 3]
     assert packed.dropped == {2: DUPLICATE, 4: EMPTY}
@@ -226,7 +225,7 @@ def test_packing_counts_each_memory_once_and_no_hopeless_one() -> None:
     assert sum(counted) < 4 * len(packed.block)
 
 
-def test_additions_stand_directly_before_the_last_user_message() -> None:
+def test_additions_come_directly_before_the_last_user_message() -> None:
     chat = chat_of(
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "old question"},
@@ -279,7 +278,7 @@ def test_without_a_user_message_nothing_is_added() -> None:
     assert enrich(chat, Additions(), "block", "system") is chat
 
 
-def test_what_was_sent_before_is_spliced_byte_for_byte() -> None:
+def test_messages_sent_before_are_spliced_byte_for_byte() -> None:
     chat = chat_of({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
     first = enrich(chat, Additions(turns=(turn(1, role="user", content="é"),)), "the block", "system")
     sent = [
@@ -312,7 +311,7 @@ def test_what_was_sent_before_is_spliced_byte_for_byte() -> None:
         ({"role": "user", "content": "a\ud800"}, {"role": "user", "content": "a\ufffd"}),
     ],
 )
-def test_an_added_turn_is_text_that_every_provider_takes(payload: dict[str, Any], plain: dict[str, Any]) -> None:
+def test_an_added_turn_is_text_that_every_provider_accepts(payload: dict[str, Any], plain: dict[str, Any]) -> None:
     (kept,) = as_turns([turn(7, **payload)])
     assert kept.id == 7
     assert kept.message.payload == json.loads(kept.message.raw) == plain
@@ -331,7 +330,7 @@ def test_an_added_turn_is_text_that_every_provider_takes(payload: dict[str, Any]
         {"role": "user"},
     ],
 )
-def test_what_cannot_be_a_turn_of_its_own_is_not_added(payload: dict[str, Any]) -> None:
+def test_a_message_that_cannot_be_a_turn_is_not_added(payload: dict[str, Any]) -> None:
     assert as_turns([turn(1, **payload)]) == ()
 
 
@@ -353,9 +352,7 @@ client_messages = st.lists(
 
 @given(client_messages, hostile, st.lists(st.text(min_size=1).filter(str.strip), max_size=3))
 @example([{"role": "user"}], "x", [])
-def test_all_that_the_client_sent_stays_as_it_was(
-    messages: list[dict[str, Any]], text: str, texts: Sequence[str]
-) -> None:
+def test_the_clients_messages_stay_unchanged(messages: list[dict[str, Any]], text: str, texts: Sequence[str]) -> None:
     chat = chat_of(*messages)
     turns = tuple(turn(i, role="user", content=text) for i, text in enumerate(texts))
     block = render([memory(1, text)])

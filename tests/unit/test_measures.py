@@ -1,4 +1,4 @@
-"""The figures of an evaluation, against small cases worked out by hand."""
+"""proxy/evaluation/measures.py: figures of small cases, checked against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_recall_is_the_share_of_the_evidence_among_the_first() -> None:
     assert (found["recall@5"], found["recall@10"], found["recall@20"]) == (0.5, 0.75, 0.75)
 
 
-def test_questions_count_alike_however_much_evidence_they_have() -> None:
+def test_all_questions_have_the_same_weight() -> None:
     found = figures([answer("a", "ab"), answer("abyz", "xab")])
     assert found["recall@10"] == 0.75
     assert (found["any@10"], found["all@10"]) == (1.0, 0.5)
     assert found["questions"] == 2
 
 
-def test_mrr_looks_at_the_first_piece_of_evidence_only() -> None:
+def test_mrr_depends_on_the_first_piece_of_evidence_only() -> None:
     assert figures([answer("cd", "abcd"), answer("z", "abcd")])["mrr"] == pytest.approx((1 / 3 + 0) / 2)
 
 
@@ -47,14 +47,14 @@ def test_ndcg_is_one_for_the_best_order_and_discounts_by_rank() -> None:
     assert figures([answer(many, many)])["ndcg@10"] == pytest.approx(1), "no more than ten can stand among ten"
 
 
-def test_a_budget_counts_four_tokens_beside_each_content() -> None:
+def test_a_budget_counts_four_tokens_besides_each_content() -> None:
     twenty = "abcdefghijklmnopqrst"
     assert figures([answer("t", twenty, tokens=46)])["recall@1000tok"] == 1
     assert figures([answer("t", twenty, tokens=47)])["recall@1000tok"] == 0
     assert figures([answer("t", twenty, tokens=47)])["recall@2000tok"] == 1
 
 
-def test_what_does_not_fit_a_budget_is_passed_over() -> None:
+def test_messages_that_do_not_fit_a_budget_are_skipped() -> None:
     long = Answer("pets", "a", frozenset("b"), ("a", "b"), (1500, 10), frozenset(), 0, 1.0)
     assert figures([long])["recall@1000tok"] == 1
 

@@ -1,4 +1,4 @@
-"""Where a request names its model."""
+"""proxy/providers/model_name.py: the model in a JSON body, a form or a path."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
+"""proxy/providers: model name -> provider, key, window and price, from the environment and the file."""
+
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from proxy.providers import configuration
 from proxy.providers.registry import Providers, Target
 
 KEYS = {
@@ -38,7 +41,7 @@ base_url = "https://eu.api.openai.com/v1"
 
 
 def built_in(**environ: str) -> Providers:
-    return Providers.from_environment(environ)
+    return configuration.from_environment(environ)
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def from_file(folder: Path, content: str, **environ: str) -> Providers:
         ("mistral/", "openai", "mistral/"),
     ],
 )
-def test_a_models_name_says_who_provides_it(model: str, provider: str, known_as: str) -> None:
+def test_a_models_name_selects_its_provider(model: str, provider: str, known_as: str) -> None:
     target = built_in().select(model)
     assert (target.provider.name, target.model) == (provider, known_as)
 
@@ -114,7 +117,7 @@ def test_an_address_is_taken_with_or_without_its_ending(name: str, ending: str) 
     assert providers.select(f"{name}/model").provider.base_url == "http://10.0.0.1:9/api/v1"
 
 
-def test_an_empty_address_is_none() -> None:
+def test_an_empty_address_counts_as_unset() -> None:
     assert built_in(RSV_OPENAI_BASE_URL=" ").default.base_url == "https://api.openai.com/v1"
 
 
@@ -178,7 +181,7 @@ def test_the_file_changes_a_provider_that_is_built_in_and_the_environment_wins(t
         ("mistral-large-2512", 262_144),
         ("gemini-1.5-flash", 1_000_000),
         ("models/gemini-2.5-flash", 1_048_576),
-        ("gpt-nobody-knows", None),
+        ("gpt-unknown", None),
         ("my-gpt-4", None),
         ("mistral/gpt-4", None),
         ("ollama/gpt-4", None),
@@ -209,8 +212,8 @@ def test_costs_of_known_models() -> None:
     assert providers.cost(target, 0, 0) == 0
 
 
-@pytest.mark.parametrize("model", ["gpt-nobody-knows", "llama3.2:3b", "ollama/gpt-4o", "whisper-1", "gemini/gemma-3"])
-def test_a_price_that_nobody_knows_is_none_and_not_zero(model: str) -> None:
+@pytest.mark.parametrize("model", ["gpt-unknown", "llama3.2:3b", "ollama/gpt-4o", "whisper-1", "gemini/gemma-3"])
+def test_an_unknown_price_is_none_and_not_zero(model: str) -> None:
     providers = built_in()
     assert providers.cost(providers.select(model), 1000, 1000) is None
 
@@ -249,14 +252,14 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
     ("content", "sentence"),
     [
         ("default = ", "is not TOML"),
-        ('defualt = "x"', "write default, providers, windows, prices; 'defualt' is none of them"),
-        ('default = "nobody"', "default: write one of openai, mistral, gemini, ollama"),
+        ('defualt = "x"', "write default, providers, windows, prices; 'defualt' is not one of them"),
+        ('default = "unknown"', "default: write one of openai, mistral, gemini, ollama"),
         ("default = []", "default: write one of"),
         ("providers = 3", r"write a table, as \[providers\]"),
         ("providers.x = 3", r"write a table, as \[providers\.x\]"),
         ("[providers.x]", "write its base_url"),
         ("[providers.x]\nbase_url = 3", "base_url: write text in quotes"),
-        ('[providers.x]\nbase_url = "http://x/v1"\nkey = "sk-secret"', "'key' is none of them"),
+        ('[providers.x]\nbase_url = "http://x/v1"\nkey = "sk-secret"', "'key' is not one of them"),
         ('[providers.x]\nbase_url = "http://x/v1"\nkey_env = 3', "key_env: write text in quotes"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = "a*"', "patterns: write a list"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = [3]', "patterns: write a list"),
@@ -271,7 +274,7 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
         ("[prices]\nx = { input = 1, output = -1 }", "write US dollars for a million tokens"),
         ("[prices]\nx = { input = nan, output = 1 }", "write US dollars for a million tokens"),
         ('[prices]\nx = { input = "1", output = 1 }', "write US dollars for a million tokens"),
-        ("[prices]\nx = { input = 1, output = 1, outptu = 1 }", "'outptu' is none of them"),
+        ("[prices]\nx = { input = 1, output = 1, outptu = 1 }", "'outptu' is not one of them"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_to_write(content: str, sentence: str, tmp_path: Path) -> None:
@@ -281,7 +284,7 @@ def test_a_wrong_file_is_refused_with_what_to_write(content: str, sentence: str,
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be read .*: name a TOML file"):
         built_in(RESERVOIR_PROVIDERS=str(tmp_path / "none.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")

@@ -1,4 +1,4 @@
-"""A file of questions is read, or what is wrong with it is said and where."""
+"""proxy/evaluation/questions.py: a file is read, or refused with the place of its first mistake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def good() -> dict[str, Any]:
     }
 
 
-def test_what_the_file_says_is_read_as_it_stands() -> None:
+def test_a_valid_file_is_read_completely() -> None:
     (conversation,) = read(json.dumps(good()))
     first, second = conversation.messages
     assert (first.id, first.role, first.name, first.content) == ("m1", "user", "Ada", "I keep bees.")
@@ -58,29 +58,29 @@ def conversation(change: Callable[[dict[str, Any]], object]) -> str:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"conversations":\n  [}', "line 2, column 4: this is no JSON"),
+        ('{"conversations":\n  [}', "line 2, column 4: this is not JSON"),
         ("[" * 100_000, "line 1: this is nested too deeply."),
-        ("[]", "line 1: this is no object"),
+        ("[]", "line 1: this is not an object"),
         ("{}", "conversations: it is missing."),
-        ('{"conversations": {}}', "conversations: this is no list"),
-        ('{"conversations": [7]}', r"conversations\[0\]: this is no object"),
-        ('{"conversations": []}', "conversations: there is no question"),
+        ('{"conversations": {}}', "conversations: this is not a list"),
+        ('{"conversations": [7]}', r"conversations\[0\]: this is not an object"),
+        ('{"conversations": []}', "conversations: none has a question"),
         (conversation(lambda c: c.pop("messages")), r"conversations\[0\]\.messages: it is missing"),
         (conversation(lambda c: c["messages"][1].pop("id")), r"messages\[1\]\.id: it is missing"),
-        (conversation(lambda c: c["messages"][1].update(id=2)), r"messages\[1\]\.id: 2 is no text"),
+        (conversation(lambda c: c["messages"][1].update(id=2)), r"messages\[1\]\.id: 2 is not text"),
         (conversation(lambda c: c["messages"][1].update(id="")), r"messages\[1\]\.id: it is empty"),
-        (conversation(lambda c: c["messages"][1].update(id="m1")), r'messages\[1\]\.id: "m1" stands twice'),
-        (conversation(lambda c: c["messages"][1].update(role="bot")), r"messages\[1\]\.role: 'bot' is none"),
-        (conversation(lambda c: c["messages"][1].update(name=7)), r"messages\[1\]\.name: 7 is no text"),
-        (conversation(lambda c: c["messages"][1].update(content=None)), r"messages\[1\]\.content: null is no text"),
-        (conversation(lambda c: c["messages"][1].update(created_at="soon")), r'created_at: "soon" is no time'),
+        (conversation(lambda c: c["messages"][1].update(id="m1")), r'messages\[1\]\.id: "m1" is used twice'),
+        (conversation(lambda c: c["messages"][1].update(role="bot")), r"messages\[1\]\.role: 'bot' is not a role"),
+        (conversation(lambda c: c["messages"][1].update(name=7)), r"messages\[1\]\.name: 7 is not text"),
+        (conversation(lambda c: c["messages"][1].update(content=None)), r"messages\[1\]\.content: null is not text"),
+        (conversation(lambda c: c["messages"][1].update(created_at="soon")), r'created_at: "soon" is not a time'),
         (conversation(lambda c: c["questions"][0].update(evidence=[])), r"questions\[0\]\.evidence: it is empty"),
-        (conversation(lambda c: c["questions"][0].update(evidence=["m3"])), r'evidence\[0\]: "m3" is no message'),
+        (conversation(lambda c: c["questions"][0].update(evidence=["m3"])), r'evidence\[0\]: "m3" is not a message'),
         (
             conversation(lambda c: c["questions"][0].update(evidence=[["m1"]])),
-            r"evidence\[0\]: \[\"m1\"\] is no message",
+            r"evidence\[0\]: \[\"m1\"\] is not a message",
         ),
-        (conversation(lambda c: c["questions"].clear()), "there is no question in any of them"),
+        (conversation(lambda c: c["questions"].clear()), "none has a question"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(text: str, sentence: str) -> None:

@@ -1,3 +1,5 @@
+"""proxy/providers/tokens.py: tokens are counted without the network, exactly where the encoding is known."""
+
 import gzip
 import hashlib
 import importlib.resources
@@ -21,7 +23,7 @@ from proxy.providers import tokens
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Prepared tables for the whole module: encodings are loaded once in a process."""
+    """Prepared tables for the whole module, since a process loads each encoding once."""
     folder = tmp_path_factory.mktemp("home") / "tiktoken"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(tokens.CACHE_VARIABLE, "restored afterwards")
@@ -103,7 +105,7 @@ def test_a_package_with_other_tables_is_refused_and_leaves_nothing_behind(
     other = tmp_path / "package" / "data" / tokens.TABLES[0].source
     other.write_bytes(gzip.compress(b"other"))
     monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path / "package")
-    with pytest.raises(RuntimeError, match="not the table expected: pip install"):
+    with pytest.raises(RuntimeError, match="is damaged: run pip install"):
         tokens.prepare(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert tokens.CACHE_VARIABLE not in os.environ
@@ -161,7 +163,7 @@ def test_special_tokens_in_a_text_are_plain_text() -> None:
 
 @pytest.mark.usefixtures("cache")
 @given(st.text(st.characters(), max_size=50))
-def test_whatever_a_text_holds_it_is_counted(text: str) -> None:
+def test_any_text_can_be_counted(text: str) -> None:
     for model in ("gpt-4o", "gpt-4"):
         count = tokens.counter(model).count(text + "\ud800\x00")
         assert 0 < count <= len((text + "??").encode("utf-8", "replace"))
@@ -197,13 +199,13 @@ def test_threads_may_count_at_once() -> None:
     assert len(set(counts)) == 1
 
 
-def test_the_network_is_never_asked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_never_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})  # loaded afresh, out of our tables
-    for model in ("gpt-4", "gpt-4o", "gpt-oss-20b", "davinci", "text-davinci-003", "nobody's"):
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})  # so that they are loaded from our tables again
+    for model in ("gpt-4", "gpt-4o", "gpt-oss-20b", "davinci", "text-davinci-003", "unknown"):
         assert tokens.counter(model).count("hello") == 1
     assert tables(cache) == TABLES

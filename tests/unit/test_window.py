@@ -1,4 +1,4 @@
-"""proxy/window.py: how much a request is, and what goes when it is too much."""
+"""proxy/prompt/counting.py and window.py: how many tokens a request has, and what is dropped when they are too many."""
 
 import json
 import re
@@ -11,10 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import ContextLengthExceeded
-from proxy.prompt import window
+from proxy.prompt import counting, window
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.counting import definition_tokens, message_tokens, request_tokens
 from proxy.prompt.enrichment import enrich, render
-from proxy.prompt.window import Fitted, Limit, admit, definition_tokens, fit, message_tokens, request_tokens
+from proxy.prompt.window import Fitted, Limit, admit, fit
 
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
 UNKNOWN = Limit(None, exact=False)
@@ -25,7 +26,7 @@ def words(text: str) -> int:
 
 
 def octets(text: str) -> int:
-    """The most that a tokenizer can make of a text."""
+    """The most tokens that a text can have."""
     return len(text.encode(errors="replace"))
 
 
@@ -205,9 +206,9 @@ wild_messages = st.lists(
 def test_bytes_are_an_upper_bound_of_tokens(messages: list[dict[str, Any]], fields: dict[str, Any]) -> None:
     body = json.dumps({"messages": messages} | fields, ensure_ascii=False, separators=(",", ":"))
     chat = decode(body.encode(errors="replace"))
-    assert request_tokens(chat, octets) <= window._request_at_most(chat)
+    assert request_tokens(chat, octets) <= counting.request_at_most(chat)
     for message in chat.messages:
-        assert message_tokens(message.payload, octets) <= window._at_most(message)
+        assert message_tokens(message.payload, octets) <= counting.message_at_most(message)
 
 
 def test_a_last_message_longer_than_the_window_is_refused_with_both_numbers() -> None:
@@ -220,11 +221,11 @@ def test_a_last_message_longer_than_the_window_is_refused_with_both_numbers() ->
 
 
 @pytest.mark.parametrize("limit", [Limit(150, exact=True), Limit(100, exact=False), UNKNOWN])
-def test_a_last_message_is_admitted_where_it_fits_or_nobody_knows(limit: Limit) -> None:
+def test_a_last_message_is_admitted_if_it_fits_or_the_window_is_unknown(limit: Limit) -> None:
     admit(chat_of(say("user", 5000), say("user", 150)), limit, words)
 
 
-def test_what_must_fit_by_its_bytes_is_not_counted() -> None:
+def test_a_request_that_fits_by_its_bytes_is_not_counted() -> None:
     chat = chat_of(say("user", 10), tools=[{"type": "function", "function": {"name": "f"}}])
     added = Additions(turns(say("user", 10)), memories("one", "two"))
     admit(chat, Limit(8192, exact=True), never)
@@ -255,7 +256,7 @@ def test_a_request_that_fits_is_the_same_request() -> None:
     assert fitted(chat, Additions(), 83).chat is chat
 
 
-def test_memories_go_first_and_the_least_relevant_first() -> None:
+def test_memories_are_dropped_first_from_the_least_relevant() -> None:
     added = Additions(turns(say("user", 20), say("assistant", 20)), memories("a b c d", "e f g h", "i j k l"))
     chat = chat_of(say("system", 100), say("user", 100), max_tokens=50)
     base = 100 + 100 + 3 + 40 + 50
@@ -270,7 +271,7 @@ def test_memories_go_first_and_the_least_relevant_first() -> None:
     assert result.block == ""
 
 
-def test_added_turns_go_next_from_the_oldest_and_answers_go_with_their_question() -> None:
+def test_added_turns_are_dropped_next_from_the_oldest_with_their_answers() -> None:
     added = Additions(
         turns(say("user", 20), say("assistant", 20), say("assistant", 20), say("user", 20), say("assistant", 20)),
         memories("a b c"),
@@ -284,7 +285,7 @@ def test_added_turns_go_next_from_the_oldest_and_answers_go_with_their_question(
     assert fitted(chat, added, base + 39).additions.turns == ()
 
 
-def test_the_clients_own_turns_go_last_from_the_oldest_with_their_answers() -> None:
+def test_the_clients_own_turns_are_dropped_last_from_the_oldest_with_their_answers() -> None:
     chat = chat_of(
         named("system", "S"),
         named("user", "q1"),
@@ -306,7 +307,7 @@ def test_the_clients_own_turns_go_last_from_the_oldest_with_their_answers() -> N
         assert left(fitted(chat, added, tokens)) == ["S", "D", "q3"]
 
 
-def test_where_cutting_would_not_help_the_client_is_left_alone() -> None:
+def test_the_clients_turns_stay_where_dropping_them_would_not_help() -> None:
     chat = chat_of(named("system", "S"), named("user", "q1"), named("assistant", "a1"), named("user", "q2"))
     result = fitted(chat, Additions(turns(say("user", 20)), memories("a")), 22)
     assert result.chat is chat
@@ -326,7 +327,7 @@ def test_room_asked_for_the_answer_is_kept_free_of_the_clients_turns() -> None:
     assert left(fitted(chat_of(*messages, max_tokens=78), Additions(), 100)) == ["q2"]
 
 
-def test_what_we_add_leaves_room_for_an_answer_that_nobody_asked_room_for() -> None:
+def test_additions_leave_room_for_the_answer_even_if_the_request_reserves_none() -> None:
     chat = chat_of(say("user", 800))
     added = Additions(turns(say("user", 72)))
     assert fitted(chat, added, 1000).additions == added
@@ -337,7 +338,7 @@ def test_what_we_add_leaves_room_for_an_answer_that_nobody_asked_room_for() -> N
 
 
 @pytest.mark.parametrize("limit", [UNKNOWN, Limit(None, exact=True), Limit(8192, exact=False)])
-def test_where_the_limit_is_not_known_only_what_we_add_is_limited_with_a_margin(limit: Limit) -> None:
+def test_an_unknown_limit_restricts_only_our_additions_with_a_margin(limit: Limit) -> None:
     window_less_margin = 8192 - 819
     chat = chat_of(say("user", 3000), say("assistant", 3000), say("user", 800), max_tokens=300)
     room = window_less_margin - 6803 - 300
@@ -358,7 +359,7 @@ def test_the_assumed_window_can_be_set() -> None:
     assert fitted(chat, added, None, default_window=2000).additions == Additions()
 
 
-def test_a_call_goes_with_its_results() -> None:
+def test_a_call_is_dropped_with_its_results() -> None:
     chat = chat_of(
         named("user", "q1"),
         call("a", "b"),
@@ -391,13 +392,13 @@ def test_in_a_tool_loop_the_question_and_the_last_call_stay_and_older_calls_go()
     assert fitted(chat, Additions(), least - 1).chat is chat
 
 
-def test_a_result_that_stands_apart_from_its_call_goes_with_it() -> None:
+def test_a_result_apart_from_its_call_is_dropped_with_it() -> None:
     chat = chat_of(named("user", "q1"), call("a"), named("user", "q2"), result("a"), named("user", "q3"))
     total = request_tokens(chat, words)
     assert left(fitted(chat, Additions(), total - 1)) == ["q2", "q3"]
 
 
-def test_a_last_result_keeps_its_call_wherever_that_stands() -> None:
+def test_a_last_result_keeps_its_call_at_any_distance() -> None:
     chat = chat_of(named("user", "q1"), call("a"), named("user", "q2"), result("a"))
     assert fitted(chat, Additions(), request_tokens(chat, words) - 1).chat is chat
 
@@ -431,7 +432,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     st.integers(0, 100),
     st.booleans(),
 )
-def test_whatever_has_to_go_the_rest_is_a_request_that_fits_if_any_does(
+def test_any_cut_leaves_a_valid_request_that_fits_if_one_can(
     messages: list[dict[str, Any]],
     roles: Sequence[str],
     texts: Sequence[str],

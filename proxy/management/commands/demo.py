@@ -32,29 +32,30 @@ ROLES = {"user": "cyan", "assistant": "green", "system": "yellow"}
 
 
 class Command(TerminalCommand):
-    help = "Show what Reservoir does, without a key: what an app sends, and what the model is given."
+    help = "Show what Reservoir does, without a key: what an app sends, and what the model receives."
     examples = """
-  a tour of a minute, which leaves nothing behind:
+  a tour of one minute, which leaves nothing behind:
       manage.py demo
-  the same, to look at afterwards in the admin, and to forget by manage.py prune:
+  the same, kept to be inspected in the admin and forgotten by manage.py prune:
       manage.py demo --keep
 
 Mira has talked with her assistant for six weeks. Today her app starts anew and asks three questions. They go through
-the real pipeline to a provider on this machine that is no model: it says what it was given. Nothing leaves the machine.
+the real pipeline to a provider on this machine that has no model: it quotes what it was given. Nothing leaves the
+machine.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--keep", action="store_true", help="leave the conversation in the partition demo")
+        parser.add_argument("--keep", action="store_true", help="keep the conversation, in the partition demo")
 
     def handle(self, *args: Any, keep: bool, **options: Any) -> None:
-        settings.RESERVOIR_RECALL_DEADLINE_MS = 10_000  # nobody waits for an answer, and all of this is cold
+        settings.RESERVOIR_RECALL_DEADLINE_MS = 10_000  # no client is waiting, and everything is cold
         logging.getLogger("proxy").setLevel(logging.ERROR)
         console = self.console()
         with _scope(keep) as scope:
             asyncio.run(_show(console, scope))
         if keep:
             where = f"http://localhost:{settings.RESERVOIR_PORT}/admin/"
-            console.print(f"It is kept in {scope.partition}/{scope.instance}: see {where} while the server runs.")
+            console.print(f"Kept in {scope.partition}/{scope.instance}: see {where} while the server runs.")
             console.print(f"Forget it: manage.py prune --partition demo --instance {scope.instance} --whole")
         else:
             console.print("Nothing was left behind.")
@@ -74,8 +75,8 @@ async def _show(console: Console, scope: Scope) -> None:
         console.print(
             Text.assemble(
                 ("Mira", "bold cyan"),
-                f" has told her assistant {tour.told()} messages' worth of things over six weeks. Today her app starts "
-                "anew: it sends one question, and no history.",
+                f" has told her assistant {tour.history_size()} messages' worth of things over six weeks. Today "
+                "her app starts anew: it sends one question, and no history.",
             )
         )
 
@@ -89,7 +90,7 @@ async def _show(console: Console, scope: Scope) -> None:
     console.print()
     console.print(
         Text.assemble(
-            ("That is all there is to it. ", "bold"),
+            ("That is all. ", "bold"),
             "Point your app at ",
             (f"http://localhost:{settings.RESERVOIR_PORT}/v1/partition/…/instance/…", "cyan"),
             ", and its conversations have a memory.",
@@ -109,7 +110,7 @@ def _print_stop(console: Console, stop: Stop) -> None:
     else:
         console.print(sent)
         console.print(got)
-    console.print(Padding(Text.assemble(("stand-in  ", "bold green"), safe(stop.answer)), (0, 2)))
+    console.print(Padding(Text.assemble(("the answer  ", "bold green"), safe(stop.answer)), (0, 2)))
     console.print(Padding(_ledger(stop), (1, 2, 0, 2)))
     console.print(Padding(Text(_in_numbers(stop), style="dim"), (0, 2)))
 
@@ -119,7 +120,7 @@ def _app_sent(stop: Stop) -> RenderableType:
 
 
 def _model_got(stop: Stop) -> RenderableType:
-    """The messages, the added ones in their colours; of the latest turns only the last few."""
+    """The messages, the added ones coloured; of the latest turns only the last few."""
     own = len(stop.got) - len(stop.sent)
     turns = [message for message in stop.got[:own] if message["role"] != "system"]
     notes = [message for message in stop.got[:own] if message["role"] == "system"]
@@ -131,7 +132,7 @@ def _model_got(stop: Stop) -> RenderableType:
         parts += [_line(message, dim=True) for message in turns[-SHOWN_TURNS:]]
         parts.append(Text())
     if notes:
-        parts.append(Text("what matters for the question, found in all that was said", style="italic yellow"))
+        parts.append(Text("memories relevant to the question, found in the whole history", style="italic yellow"))
         parts += [Text(safe(str(message["content"])), style="yellow") for message in notes]
         parts.append(Text())
     parts.append(Text("the question, as the app sent it", style="dim italic"))

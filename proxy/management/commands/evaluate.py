@@ -37,30 +37,30 @@ COLUMNS = {
 
 
 class Command(TerminalCommand):
-    help = "Measure recall: how much of what answers a question is found, on a file of conversations and questions."
+    help = "Measure recall on a file of conversations and questions: how many of the right messages are found."
     wide = True
     examples = """
-  your own conversations, and questions whose answers you know (docs/recall.md says how they are written down):
+  on your own conversations, with questions whose answers you know (docs/recall.md describes the file):
       manage.py evaluate questions.json
-  what each part of recall is worth on them:
+  with each part of recall left out in turn, to see what it contributes:
       manage.py evaluate questions.json --compare all
   for a script:
       manage.py evaluate questions.json --json
 
-They are imported into a partition of their own, which nobody sees, and which is gone afterwards.
+The conversations are imported into a hidden partition, which is deleted at the end.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, metavar="FILE", help="conversations and questions, see docs/recall.md")
-        parser.add_argument("--json", action="store_true", help="print one JSON object in place of the tables")
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
         parser.add_argument(
             "--compare",
             action="append",
             default=[],
             choices=[*(f"{WITHOUT}{part}" for part in PARTS), "all"],
             metavar="SETTING",
-            help=f"ask again with a part of recall left out: {', '.join(WITHOUT + part for part in PARTS)}, "
-            "or all for each of them in turn; may be given several times",
+            help=f"ask again without a part of recall: {', '.join(WITHOUT + part for part in PARTS)}, "
+            "or all for each part in turn; may be repeated",
         )
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
@@ -131,9 +131,9 @@ def _read(file: Path) -> tuple[Conversation, ...]:
     try:
         return questions.read(file.read_text())
     except OSError as error:
-        raise CommandError(f"{file} cannot be read ({error.strerror}): give the path of a file.") from None
+        raise CommandError(f"{file} cannot be read ({error.strerror}): pass the path of a file.") from None
     except UnicodeDecodeError:
-        raise CommandError(f"{file} is not UTF-8: write it in that encoding.") from None
+        raise CommandError(f"{file} is not UTF-8: save it in that encoding.") from None
     except questions.WrongFile as error:
         raise CommandError(f"{file}, {error}") from None
 
@@ -155,7 +155,7 @@ def _shares(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, caption="Shares in percent; block: as rendered under default settings")
+    table = Table(box=box.SIMPLE, caption="Shares in percent; block: the memory block under default settings")
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left")
     return table
@@ -163,7 +163,7 @@ def _table(*columns: str) -> Table:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, Sequence[Conversation]], Callable[[int], None]]]:
-    """Bars on standard error: `bar(title, conversations)` is told how many messages, or questions, are done."""
+    """Progress bars on standard error: `bar(title, conversations)` returns a function that advances a new bar."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
 

@@ -1,4 +1,4 @@
-"""proxy/sse.py: what is relayed is what came, and the copy adds up."""
+"""proxy/answer/stream_copy.py: the bytes that are relayed are those that arrived, and the copy adds up."""
 
 import json
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.answer import sse
-from proxy.answer.sse import StreamCopy, error_frame
+from proxy.answer import deltas, frames
+from proxy.answer.frames import error_frame
+from proxy.answer.stream_copy import StreamCopy
 from proxy.errors import ProviderUnreachable
 from proxy.prompt.chat import Reply
 
@@ -162,7 +163,7 @@ stream_pieces = st.lists(
 @given(stream_pieces)
 @example([b"data: [DONE]", b"\r", b"\n", b"more"])
 @example([b"data: x\r", b"\ndata: [DONE]\n", b"\n"])
-def test_nothing_is_ever_lost_or_reordered_whatever_comes(pieces: list[bytes]) -> None:
+def test_no_input_is_ever_lost_or_reordered(pieces: list[bytes]) -> None:
     copy = StreamCopy()
     given_out = b""
     for i, piece in enumerate(pieces):
@@ -225,7 +226,7 @@ def test_a_line_that_only_resembles_the_terminal_event_is_relayed(line: bytes) -
     assert not copy.done
 
 
-def test_the_terminal_mark_inside_of_a_text_is_text() -> None:
+def test_the_terminal_mark_inside_a_text_is_text() -> None:
     stream = chunk(delta(content="say data: [DONE]\n\ndata: [DONE]\n\n"))
     copy = StreamCopy()
     assert copy.feed(stream) == stream
@@ -241,14 +242,14 @@ def test_a_line_beginning_is_held_only_as_long_as_it_may_become_the_end() -> Non
     assert copy.held == b""
 
 
-def test_a_line_of_nothing_but_spaces_is_not_held_without_end() -> None:
+def test_a_line_of_spaces_is_not_held_back_without_limit() -> None:
     copy = StreamCopy()
     out = b"".join(copy.feed(part) for part in [b"data:"] + [b" "] * 1000)
     assert out + copy.held == b"data:" + b" " * 1000
     assert len(copy.held) <= 32
 
 
-def test_nothing_is_no_complete_answer() -> None:
+def test_an_empty_stream_is_not_a_complete_answer() -> None:
     copy = StreamCopy()
     copy.close()
     assert copy.reply() == Reply()
@@ -427,7 +428,7 @@ def test_data_lines_of_one_event_are_one_text() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"data: {oops\n\n", b"data: 5\n\n", b"data: " + b"[" * 100_000 + b"\n\n"])
-def test_an_event_that_is_no_chunk_is_skipped_and_counted(bad: bytes) -> None:
+def test_an_event_that_is_not_a_chunk_is_skipped_and_counted(bad: bytes) -> None:
     copy = copy_of(chunk(delta(content="a")), bad, chunk(delta(content="b")))
     assert copy.malformed == 1
     assert copy.reply().messages[0].payload["content"] == "ab"
@@ -446,7 +447,7 @@ def test_a_character_that_was_cut_into_two_escapes_is_whole_again() -> None:
     assert json.loads(message.raw)["content"] == "\N{WAVING HAND SIGN}"
 
 
-def test_half_a_character_does_not_reach_the_store() -> None:
+def test_half_a_character_is_replaced() -> None:
     message = copy_of(rb'data: {"choices":[{"delta":{"content":"a\ud83d"}}]}' + b"\n\n").reply().messages[0]
     message.payload["content"].encode()
 
@@ -463,7 +464,7 @@ def test_values_nested_deeper_than_any_answer_needs_are_left_out() -> None:
 
 
 def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "COPY_LIMIT", 10_000)
+    monkeypatch.setattr(deltas, "COPY_LIMIT", 10_000)
     copy = StreamCopy()
     parts = [chunk(delta(content="x" * 1000)) for _ in range(20)] + [chunk(delta(content="x", finish_reason="stop"))]
     for part in parts:
@@ -477,7 +478,7 @@ def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: 
 def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sse, "COPY_LIMIT", 2000)
+    monkeypatch.setattr(deltas, "COPY_LIMIT", 2000)
     stream = [chunk(delta(content=text)) for text in ("start", "x" * 3000, "end")]
     assert payload_of(*stream)["content"] == "start"
 
@@ -485,12 +486,12 @@ def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
 def test_an_event_that_is_too_large_is_left_out_and_the_next_one_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sse, "EVENT_LIMIT", 1000)
+    monkeypatch.setattr(frames, "EVENT_LIMIT", 1000)
     large = b"data: " + b"x" * 600
     copy = StreamCopy()
     assert copy.feed(large) == large
     assert copy.feed(b"x" * 600) == b"x" * 600
-    assert sum(map(len, copy._line)) == 0
+    assert sum(map(len, copy._frames._line)) == 0
     copy.feed(b"\n\n" + chunk(delta(content="a")) + b": comment\n" * 300)
     copy.feed(chunk(delta(content="b")))
     assert copy.malformed == 1
@@ -519,7 +520,7 @@ def test_a_failure_within_an_event_does_not_become_part_of_it(broken: bytes) -> 
     assert error["type"] == "upstream_error"
 
 
-def test_a_failure_after_the_terminal_event_is_none() -> None:
+def test_a_failure_after_the_terminal_event_is_ignored() -> None:
     copy = copy_of(TEXT_STREAM)
     assert copy.fail(ProviderUnreachable("The provider broke off.")) == DONE
     assert copy.reply().complete

@@ -1,0 +1,191 @@
+"""Server-sent events: bytes -> events, whatever the pieces in which the bytes arrive. Pure.
+
+The standard: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+EVENT_LIMIT = 16 * 1024 * 1024  # bytes; the data of a larger event is not kept
+HALF_EVENT = 2**16  # bytes; a longer unfinished event is relayed before its end arrives
+
+_BOM = b"\xef\xbb\xbf"
+_LAST = b"[DONE]"
+_LONGEST_LAST_LINE = 32
+_COST_OF_A_LINE = 256  # bytes that a list entry takes beside its text
+_EMPTY_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def error_frame(body: bytes) -> bytes:
+    """The event that reports a failure after the stream has begun; `body` is `{"error": {...}}`."""
+    return b"data: " + body + b"\n\n"
+
+
+class Frames:
+    """Splits a stream into events, and says which bytes to relay.
+
+    `on_event` receives the data of each event, or None for an event over EVENT_LIMIT.
+
+    `feed` returns the bytes to relay now. It holds back the terminal `[DONE]` event and everything after it, and,
+    briefly, the beginning of a line that may become that event. What `feed` returned, followed by `held`, is
+    exactly what came in.
+    """
+
+    def __init__(self, on_event: Callable[[bytes | None], None]) -> None:
+        self.done = False  # the terminal event has arrived
+        self._on_event = on_event
+        self._held: list[bytes] = []
+        self._released = False
+        self._tail = b""  # beginning of a line, neither relayed nor parsed yet
+        self._line: list[bytes] = []  # beginning of a line, relayed
+        self._in_line = False
+        self._in_event = False
+        self._first_line = True
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._size = 0  # of `_line` and `_data`
+        self._oversize = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the provider's next bytes; returns the bytes to relay now."""
+        if self._released or not data:
+            return data
+        if self.done:
+            self._held.append(data)
+            return b""
+        data, self._tail = self._tail + data, b""
+        at = 0
+        for piece in data.splitlines(keepends=True):  # bytes are split at CR, LF and CRLF only, as in the standard
+            if at == 0 and self._after_cr and piece == b"\n":
+                at = 1
+                continue
+            line = piece.rstrip(b"\r\n")
+            ended = len(line) < len(piece)
+            if not self._in_line and self._may_be_last(line):
+                if not ended:
+                    self._tail = line
+                    break
+                if self._is_last(line):
+                    self._dispatch()
+                    self.done = True
+                    self._held = [data[at:]]
+                    return data[:at]
+            self._take(line, ended=ended)
+            at += len(piece)
+        self._after_cr = data.endswith(b"\r")
+        return data[:at]
+
+    @property
+    def held(self) -> bytes:
+        """Bytes that arrived and have not been relayed."""
+        return b"".join(self._held) + self._tail
+
+    def release(self) -> bytes:
+        """Return the held bytes; from now on `feed` holds nothing back."""
+        held = self.held
+        self._held, self._tail, self._released = [], b"", True
+        return held
+
+    def close(self) -> None:
+        """The stream has ended. A last event counts even if its line end or its empty line is missing.
+
+        Held bytes stay in `held`.
+        """
+        if self.done or self._released:
+            return
+        if self._is_last(self._tail):
+            self.done = True
+            self._held, self._tail = [self._tail], b""
+        elif self._in_line:
+            self._end_line()
+        self._dispatch()
+
+    def fail(self, frame: bytes) -> bytes:
+        """The stream broke off: returns the bytes to send in place of the rest.
+
+        These are `frame`, after the end of an unfinished event: without that, the client would read the frame as
+        part of the event. After the terminal event nothing is missing, and the held bytes are returned instead.
+        """
+        if self.done:
+            return self.release()
+        between = b"\n\n" if self._in_line or self._in_event else b""
+        self.close()
+        self._tail, self._released = b"", True
+        return between + frame
+
+    def _may_be_last(self, line: bytes) -> bool:
+        if self._first_line:
+            if _BOM.startswith(line):
+                return True
+            line = line.removeprefix(_BOM)
+        return len(line) <= _LONGEST_LAST_LINE and (
+            b"data:".startswith(line) or (line.startswith(b"data:") and _LAST.startswith(line[5:].strip(b" \t")))
+        )
+
+    def _is_last(self, line: bytes) -> bool:
+        if self._first_line:
+            line = line.removeprefix(_BOM)
+        return line.startswith(b"data:") and line[5:].strip(b" \t") == _LAST
+
+    def _take(self, line: bytes, *, ended: bool) -> None:
+        if ended and not line and not self._in_line:
+            self._dispatch()
+            return
+        self._keep(line)
+        self._in_line = True
+        if ended:
+            self._end_line()
+
+    def _keep(self, fragment: bytes) -> None:
+        self._size += len(fragment)
+        if self._size > EVENT_LIMIT:
+            self._oversize = True
+        if self._oversize:
+            self._line.clear()
+            self._data.clear()
+        elif fragment:
+            self._line.append(fragment)
+
+    def _end_line(self) -> None:
+        line = b"".join(self._line)
+        self._line.clear()
+        self._in_line, self._in_event = False, True
+        if self._first_line:
+            self._first_line = False
+            line = line.removeprefix(_BOM)
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data.append(value.removeprefix(b" "))
+            self._size += _COST_OF_A_LINE
+        elif not self._oversize:
+            self._size -= len(line)
+
+    def _dispatch(self) -> None:
+        data, oversize = b"\n".join(self._data), self._oversize
+        self._data.clear()
+        self._size, self._oversize = 0, False
+        self._in_event = self._first_line = False
+        if data or oversize:
+            self._on_event(None if oversize else data)
+
+
+class WholeEvents:
+    """Holds back the beginning of an event until the empty line that ends it, for at most HALF_EVENT bytes."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; returns the bytes up to the end of the last whole event."""
+        self._held += data
+        end = max((at + len(line) for line in _EMPTY_LINES if (at := self._held.rfind(line)) >= 0), default=0)
+        if len(self._held) - end > HALF_EVENT:
+            end = len(self._held)
+        ready, self._held = self._held[:end], self._held[end:]
+        return ready
+
+    def rest(self) -> bytes:
+        """Return the unfinished event that is held back."""
+        rest, self._held = self._held, b""
+        return rest

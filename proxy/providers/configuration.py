@@ -1,0 +1,88 @@
+"""The environment, and the file that RESERVOIR_PROVIDERS names -> Providers.
+
+The file adds to the built-in providers or changes them:
+
+    default = "groq"                        # otherwise openai
+
+    [providers.groq]
+    base_url = "https://api.groq.com/openai/v1"
+    key_env = "GROQ_API_KEY"                # leave it out where no key is needed
+    patterns = ["moonshotai/*"]             # tried before the built-in ones
+    memory_role = "system"                  # or "user", for models that refuse a second system message
+
+    [windows]                               # tokens, by model or by provider/model
+    "groq/moonshotai/kimi-k2" = 131072
+
+    [prices]                                # US dollars for a million tokens
+    "groq/moonshotai/kimi-k2" = { input = 1.0, cached = 0.5, output = 3.0 }
+
+RSV_..._BASE_URL wins over the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.providers.built_in import BUILT_IN
+from proxy.providers.providers_file import ProvidersFile
+from proxy.providers.registry import Provider, Providers
+
+
+def from_environment(environ: Mapping[str, str]) -> Providers:
+    """Raises ValueError, with a sentence that says what to write instead."""
+    file = ProvidersFile.read(environ.get("RESERVOIR_PROVIDERS", ""))
+    declared = file.providers()
+    names = dict.fromkeys([*BUILT_IN, *declared])
+    providers = {name: _provider(name, declared.get(name, {}), file, environ) for name in names}
+    default = file.default(providers)
+    rules = [
+        *((pattern, name) for name in declared for pattern in declared[name].get("patterns", ())),
+        ("ft:*", default),
+        ("?*:?*", "ollama"),
+        *((pattern, name) for name, known in BUILT_IN.items() for pattern in known.patterns),
+    ]
+    return Providers(providers, default, rules, file.windows(), file.prices())
+
+
+def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, environ: Mapping[str, str]) -> Provider:
+    known = BUILT_IN.get(name)
+    overriding = environ.get(known.url_env, "").strip() if known else ""
+    if known and overriding:
+        base_url = _base_url(overriding, known.url_env)
+    elif "base_url" in declared:
+        base_url = _base_url(declared["base_url"], file.place(f"providers.{name}.base_url"))
+    elif known:
+        base_url = known.base_url
+    else:
+        raise file.wrong(f"providers.{name}", 'its base_url, as base_url = "https://api.example.com/v1"')
+    # A key goes only to the provider that it is named for: there is no common key.
+    key_env = declared.get("key_env", known.key_env if known else "")
+    key = environ.get(key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{key_env}: write the key alone: one line of ASCII letters, digits and signs.")
+    return Provider(
+        name=name,
+        base_url=base_url,
+        key=key or None,
+        memory_role=declared.get("memory_role", known.memory_role if known else "system"),
+        catalogue=known.catalogue if known else None,
+    )
+
+
+def _base_url(written: str, where: str) -> str:
+    """An address without `/chat/completions` and without slashes at its end. Raises ValueError."""
+    url = written.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    wanted = f"{where}: write an address such as https://api.example.com/v1"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018, raises ValueError for a port that is not a number
+    except ValueError:
+        raise ValueError(f"{wanted}, its port a number up to 65535 if it has one.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
+        raise ValueError(f"{wanted}, which begins with http:// or https://.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{wanted}, without a user, a password, a query or a fragment.")
+    return url

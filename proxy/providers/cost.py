@@ -1,0 +1,24 @@
+"""What an exchange cost, from the usage that the provider reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from proxy.providers.registry import Providers, Target
+
+HIGHEST = Decimal(1_000_000)  # US dollars; a higher cost means that the usage is wrong
+
+
+def exchange_cost(providers: Providers, target: Target, usage: Mapping[str, Any]) -> Decimal | None:
+    """US dollars for a `usage` object of the OpenAI API; None where the price or the usage is not known."""
+    details = usage.get("prompt_tokens_details")
+    reported = (
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        details.get("cached_tokens") if isinstance(details, dict) else 0,
+    )
+    counts = [n if type(n) is int and 0 <= n < 2**31 else 0 for n in reported]
+    dollars = providers.cost(target, *counts) if any(counts) else None
+    return dollars if dollars is not None and dollars < HIGHEST else None
