@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,18 +24,20 @@ from console.visible import require, visible
 from console.words import tells_something, words
 from conversations.models import Exchange, Ledger, Message
 from conversations.turns import plain_text
+from proxy.answer.timings import PHASES
+from proxy.prompt.chat import last_user_index
+from proxy.prompt.enrichment import BLOCK_START
+from proxy.providers import configuration
 
 # A client that resends a long history: this many of its turns are shown, the others are named by their number.
 MOST_TURNS = 40
 
-PHASES = {
+PHASE_TITLES = {
     "recall": "find memories",
     "enrich": "choose and place them",
     "provider": "wait for the provider's first byte",
     "answer": "read the answer",
 }
-
-KEYS = {"mistral": "MISTRAL_API_KEY", "gemini": "GEMINI_API_KEY", "ollama": "OLLAMA_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +145,14 @@ def _turn(raw: str) -> Turn:
 def _added(raw: str) -> Turn:
     payload = _object(raw)
     text = plain_text(payload)
-    latest = "" if text.startswith("<memory>") else text
+    latest = "" if text.startswith(BLOCK_START) else text
     return Turn(str(payload.get("role") or ""), text, raw, added=True, latest=latest)
 
 
 def _with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
-    """What we add stands directly before the last user message."""
-    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=len(turns))
-    return [*turns[:last], *added, *turns[last:]]
+    """The turns with the additions where the proxy puts them, or at the end where the user message is forgotten."""
+    at = last_user_index(turns)
+    return [*turns, *added] if at is None else [*turns[:at], *added, *turns[at:]]
 
 
 def _with_gaps(turns: Sequence[Turn]) -> list[Turn]:
@@ -211,12 +214,12 @@ def _words(*texts: str) -> set[str]:
 def _bars(exchange: Exchange) -> list[Bar]:
     """The phases one after the other, in the order in which they happen."""
     phases = {name: ms for name, ms in exchange.timings.items() if name != "total" and isinstance(ms, int | float)}
-    order = [*(name for name in PHASES if name in phases), *(name for name in phases if name not in PHASES)]
+    order = sorted(phases, key=lambda name: PHASES.index(name) if name in PHASES else len(PHASES))
     ends = [0.0]
     for name in order:
         ends.append(ends[-1] + phases[name])
     bars = [
-        Bar(name, PHASES.get(name, ""), start, end - start)
+        Bar(name, PHASE_TITLES.get(name, ""), start, end - start)
         for name, (start, end) in zip(order, pairwise(ends), strict=True)
     ]
     total = exchange.timings.get("total")
@@ -244,16 +247,24 @@ def _curl(request: HttpRequest, exchange: Exchange, sent: Request) -> SafeString
         return ""
     partition, instance = (quote(name, safe="") for name in (exchange.instance.partition.name, exchange.instance.name))
     url = f"{request.scheme}://{request.get_host()}/v1/partition/{partition}/instance/{instance}/chat/completions"
-    key = KEYS.get(exchange.provider, "OPENAI_API_KEY")
+    key = _key_variable(exchange.provider)
     return " \\\n    ".join(
         [
             f"curl {shlex.quote(url)}",
             '-H "Content-Type: application/json"',
-            f'-H "Authorization: Bearer ${key}"',
+            *([f'-H "Authorization: Bearer ${key}"'] if key else []),
             '-H "X-Reservoir-Recall: off" -H "X-Reservoir-Store: off"',
             f"-d {shlex.quote(safe_text.escaped(body(exchange.parameters, [turn.raw for turn in sent.turns])))}",
         ]
     )
+
+
+def _key_variable(provider: str) -> str:
+    """The environment variable that holds the provider's key; empty for a provider that is unknown or needs none."""
+    try:
+        return configuration.from_environment(os.environ).key_variable(provider)
+    except ValueError:  # the providers' file has become invalid since the server started
+        return ""
 
 
 def _object(raw: str) -> dict[str, Any]:
