@@ -9,14 +9,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from proxy.demo import quoting
 from proxy.errors import openai_error
-
-Json = dict[str, Any]
+from proxy.prompt.chat import Json
 
 MODELS = ("gpt-4", "gpt-4o", "gpt-4o-mini")
 BODY_LIMIT = 2**26  # bytes

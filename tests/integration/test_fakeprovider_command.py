@@ -26,12 +26,6 @@ class Command:
     base_url: str
     home: Path
 
-    def stop(self) -> str:
-        """Stop it; returns what it printed since it was started."""
-        self.process.terminate()
-        printed, _ = self.process.communicate(timeout=30)
-        return printed
-
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
@@ -88,6 +82,13 @@ def test_it_streams_the_same_answer_with_usage_when_asked(client: OpenAI) -> Non
     assert text.endswith(f'"{FACT}"')
     assert chunks[-1].usage and chunks[-1].usage.completion_tokens > 0
     assert chunks[-2].choices[0].finish_reason == "stop"
+
+
+def test_it_prints_what_it_receives(command: Command, client: OpenAI) -> None:
+    client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "A parrot\x1b[2J of mine."}])
+    assert command.process.stdout
+    line = next(line for line in command.process.stdout if "parrot" in line)
+    assert line.strip() == r"user: A parrot\x1b[2J of mine.", "what could act on the terminal is escaped"
 
 
 def test_it_lists_models(client: OpenAI) -> None:
