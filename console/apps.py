@@ -9,7 +9,8 @@ class ConsoleConfig(AppConfig):
     name = "console"
 
     def ready(self) -> None:
-        from console import lists, users  # noqa: F401, they register what they show
+        from console import users  # noqa: F401
+        from console.lists import conversations, exchanges, messages, partitions  # noqa: F401, they register what they show
 
 
 class ConsoleSiteConfig(admin_apps.AdminConfig):

@@ -30,7 +30,7 @@ class Part:
 
 def parts(role: str, content: str, payload: str) -> list[Part]:
     """What to show of a message with this plain text and this JSON."""
-    message = _object(payload)
+    message = json_object(payload)
     if role in ("tool", "function"):
         title = f"result {message.get('name') or message.get('tool_call_id') or ''}".strip()
         return [fold(title, content or payload)]
@@ -71,7 +71,7 @@ def _cut(value: Any) -> Any:
             return value
 
 
-def _object(payload: str) -> Mapping[str, Any]:
+def json_object(payload: str) -> Mapping[str, Any]:
     try:
         message = json.loads(payload)
     except ValueError:

@@ -23,9 +23,9 @@ CONTENT_SECURITY_POLICY = (
 # Pages beside the lists: their address, their name, the view, and the permission that a link at the top needs.
 PAGES = (
     ("search/", "search", "console.searching.search_page", "view_message"),
-    ("prune/", "prune", "console.prune.prune_page", "delete_message"),
-    ("prune/retention/<int:pk>/", "retention", "console.prune.retention", ""),
-    ("map/<int:pk>/", "map", "console.memory_map.map_page", ""),
+    ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
+    ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
+    ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )
 
 

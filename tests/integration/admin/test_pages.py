@@ -121,7 +121,7 @@ def test_a_failed_exchange_says_what_went_wrong(root: Client) -> None:
 def test_a_conversation_is_paged_by_time_and_jumps_to_dates_and_messages(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.dialogue.A_PAGE", 10)
+    monkeypatch.setattr("console.conversation.dialogue.A_PAGE", 10)
     for i in range(15):
         exchange(HOME, f"question {i:02}", f"answer {i:02}", minutes=i * 60 * 12)
     instance = Instance.objects.get()

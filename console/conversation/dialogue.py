@@ -12,10 +12,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.dateparse import parse_date
 
-from console import vectors
+from console.conversation import vectors
+from console.conversation.threads import sessions, threads
 from console.pages import page, to_partition
 from console.reading import LARGEST_PAYLOAD, Part, parts
-from console.threads import sessions, threads
 from console.visible import require
 from console.words import labels
 from conversations.models import Instance, Message

@@ -12,10 +12,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from numpy.typing import NDArray
 
-from console import safe_text, vectors
-from console.dialogue import hue
+from console import safe_text
+from console.conversation import vectors
+from console.conversation.dialogue import hue
+from console.conversation.threads import sessions, threads
 from console.pages import page, to_instance
-from console.threads import sessions, threads
 from console.visible import require, visible
 from console.words import labels
 from conversations.models import Instance, Message
