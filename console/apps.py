@@ -3,7 +3,7 @@ from django.contrib.admin import apps as admin_apps
 
 
 class ConsoleConfig(AppConfig):
-    """Our pages, templates and styles. It stands before the admin, whose templates it replaces."""
+    """Our pages, templates and styles. It precedes Django's admin in INSTALLED_APPS to replace its templates."""
 
     default = True
     name = "console"

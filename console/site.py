@@ -1,4 +1,4 @@
-"""The admin site: what every page shares. Its index is the dashboard; the navigation stands at the top."""
+"""The admin site: addresses, navigation and security headers. Its index is the dashboard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from django.utils.module_loading import import_string
 
 from console.visible import may
 
-# Nothing but what we serve ourselves: no inline script or style either, so that stored text that slipped through
-# could still do nothing.
+# Only our own files, and no inline scripts or styles: even unescaped stored text could do nothing.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""A conversation as a dialogue: a page of messages at a time, in sessions and topics."""
+"""A conversation as a dialogue: one page of messages at a time, grouped by session and topic."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Topic:
 
 @dataclass(slots=True)
 class Session:
-    """Messages without a long pause. `continued` from the page before."""
+    """Messages without a long pause; `continued` if it began on the previous page."""
 
     begins: datetime
     ends: datetime
@@ -57,7 +57,7 @@ class Session:
 
 
 def show(request: HttpRequest, instance: Instance) -> HttpResponse:
-    """The page of an instance: the latest messages, or those around what the address asks for."""
+    """The page of an instance: the latest messages, or those around the date or message in the address."""
     require(request, "view_message")
     rows = Message.objects.filter(instance=instance)
     messages, earlier, later = _window(rows, request)
@@ -78,19 +78,19 @@ def show(request: HttpRequest, instance: Instance) -> HttpResponse:
 
 
 def hue(message_id: int) -> int:
-    """The colour of the topic that begins with this message."""
+    """The colour of the topic that begins with this message, from 0 to HUES - 1."""
     return message_id * 5 % HUES
 
 
 def _window(rows: MessageQuerySet, request: HttpRequest) -> tuple[list[Message], bool, bool]:
-    """The messages of a page in the order of time, and whether there are any before and after them."""
+    """The messages of a page in order of time, whether earlier ones exist, and whether later ones do."""
     asked = request.GET
     day = parse_date(asked["date"]) if _is_date(asked.get("date")) else None
     if day:
         start = timezone.make_aware(datetime.combine(day, time.min))
         if after := _fetch(rows.filter(created__gte=start), forwards=True, count=A_PAGE):
             return after[:A_PAGE], rows.filter(created__lt=start).exists(), len(after) > A_PAGE
-        # The end is nearest to a date after it.
+        # A date after the end shows the end.
     for key, forwards in (("before", False), ("after", True)):
         if mark := _mark(rows, asked.get(key)):
             found = _fetch(_beyond(rows, mark, forwards=forwards), forwards=forwards, count=A_PAGE)
@@ -113,7 +113,7 @@ def _mark(rows: MessageQuerySet, given: str | None) -> tuple[datetime, int] | No
 def _beyond(
     rows: MessageQuerySet, mark: tuple[datetime, int], *, forwards: bool, included: bool = False
 ) -> MessageQuerySet:
-    """Those after (or before) a place in time: a range of the index, not an offset."""
+    """The messages after (or before) a mark: a range of the index, not an offset."""
     created, pk = mark
     way = "gt" if forwards else "lt"
     tie = f"{way}e" if included else way
@@ -123,7 +123,7 @@ def _beyond(
 
 
 def _fetch(rows: MessageQuerySet, *, forwards: bool, count: int) -> list[Any]:
-    """One more than asked for, to know whether there is more."""
+    """Up to one message more than `count`, which shows that more exist."""
     order = ("created", "id") if forwards else ("-created", "-id")
     return list(rows.order_by(*order).with_raw(LARGEST_PAYLOAD)[: count + 1])
 

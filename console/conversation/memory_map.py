@@ -1,4 +1,4 @@
-"""The memory map: a conversation's messages as points, near each other when they mean alike, joined by topic."""
+"""The memory map: a conversation's messages as points, similar ones close together, joined by topic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from conversations.models import Instance, Message
 MOST = 5_000
 TEXT = 140
 ITERATIONS = 25
-ENOUGH = 1_500  # messages show in which directions all of them differ
+ENOUGH = 1_500  # messages suffice to find the directions in which all differ
 NAMED_TOPICS = 24
 
 Floats = NDArray[np.float32]
 
 
 def map_page(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page of an instance's map. What is drawn comes with `?drawn`, which its script asks for."""
+    """The page of an instance's map. The points come with `?drawn`, which the page's script requests."""
     require(request, "view_message")
     instance = get_object_or_404(visible(request, Instance.objects.select_related("partition")), pk=pk)
     context: dict[str, Any] = {"trail": to_instance(instance), "instance": instance, "most": MOST}
@@ -46,13 +46,13 @@ def map_page(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def project(rows: Floats) -> Floats:
-    """Vectors (n x d) -> points (n x 2) on the two directions in which they differ most, within 0 and 1."""
+    """Vectors (n x d) -> points (n x 2) along the two directions in which they differ most, scaled to 0..1."""
     if len(rows) == 0:
         return np.zeros((0, 2), dtype=np.float32)
     centred = rows - rows.mean(axis=0)
     some = centred[:: -(-len(rows) // ENOUGH)]
     spread = some.T @ some
-    # The two largest eigenvectors by iteration: all of them would take longer than the rest of the page.
+    # The two largest eigenvectors by iteration: computing all would take longer than the rest of the page.
     best = np.linalg.qr(spread[:, np.argsort(-np.diag(spread))[:2]])[0]
     for _ in range(ITERATIONS):
         best = np.linalg.qr(spread @ best)[0]
@@ -63,7 +63,7 @@ def project(rows: Floats) -> Floats:
 
 
 def _drawn(instance: Instance) -> dict[str, Any]:
-    """What the script draws: columns with an entry for each message, and the topics."""
+    """The data for the script: columns with one entry for each message, and the topics."""
     latest = Message.objects.filter(instance=instance, abandoned=False).order_by("-created", "-id")
     fields = ("id", "created", "role", "name", "text")
     messages = list(latest.annotate(text=Left("content", TEXT)).values_list(*fields)[:MOST])[::-1]

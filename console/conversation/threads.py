@@ -1,7 +1,7 @@
-"""Sessions and threads: where a conversation pauses, and where it changes its subject. Pure, computed when read.
+"""Sessions and threads: where a conversation pauses, and where its subject changes. Pure.
 
 A session is a run of messages without a long gap in time. A thread is a run of consecutive messages on one topic: each
-stays linked to the ones before it while it is similar enough to the last of them, or to what they are about.
+stays linked to the previous ones while it is similar enough to the last of them, or to the thread as a whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Vector = NDArray[np.float32]
 
 
 def sessions(times: Sequence[datetime], gap: timedelta = SESSION_GAP) -> list[int]:
-    """For each message, in the order of time, the index of the first message of its session."""
+    """For each message, in order of time, the index of the first message of its session."""
     starts: list[int] = []
     for i, moment in enumerate(times):
         pauses = i == 0 or moment - times[i - 1] > gap
@@ -39,11 +39,11 @@ def threads(
     breaks: Sequence[int] = (),
     similar: float = SIMILAR,
 ) -> list[int]:
-    """For each message, in the order of time, the index of the first message of its thread.
+    """For each message, in order of time, the index of the first message of its thread.
 
-    `vectors` have length 1; what has none (no text, or not embedded yet) stays in the thread it is found in. Only
-    where `begins` is true may a thread begin: with a question, never with the answer to it; what lies between two
-    such places is compared as one. At the indexes in `breaks` a thread ends in any case.
+    `vectors` have length 1; a message without one (no text, or not embedded yet) stays in the current thread. A
+    thread may begin only where `begins` is true: with a question, never with its answer. Messages between two such
+    places are compared as one. A thread always ends at the indexes in `breaks`.
     """
     ended = {0, *breaks}
     heads = [i for i in range(len(vectors)) if i in ended or begins is None or begins[i]]
@@ -71,10 +71,10 @@ def _unit(vectors: Sequence[Vector]) -> Vector | None:
 
 
 def _cosine(one: Vector, other: Vector) -> float:
-    """Of a vector of length 1 and any other."""
+    """The cosine of a vector of length 1 and any other vector."""
     return float(one @ other) / max(_length(other), 1e-9)
 
 
 def _length(vector: Vector) -> float:
-    """In half the time that numpy takes, for thousands of short vectors."""
+    """The length of a vector; for short ones, in half the time of numpy's norm."""
     return math.sqrt(float(vector @ vector))

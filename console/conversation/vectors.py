@@ -1,4 +1,4 @@
-"""The vectors of messages, as arrays: one for each message, whatever the number of its pieces."""
+"""One vector for each message, whatever its number of pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
 
-# As bytes, since parsing a thousand vectors from text takes longer than everything else on a page.
+# As bytes: parsing a thousand vectors from text takes longer than the rest of a page.
 SQL = """
 SELECT message_id, model_id, halfvec_send(vector) FROM conversations_embedding WHERE message_id = ANY(%s)
 ORDER BY message_id, start
@@ -19,9 +19,9 @@ ORDER BY message_id, start
 
 
 def of_messages(ids: Sequence[int]) -> dict[int, Vector]:
-    """Message id -> the mean of its pieces' vectors, of length 1; of the model that most of them are embedded with.
+    """Message id -> the mean of its pieces' vectors, of length 1, under the model that embedded most of them.
 
-    A message without a vector is not in it.
+    Messages without a vector are missing.
     """
     if not ids:
         return {}

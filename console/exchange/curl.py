@@ -17,7 +17,7 @@ from proxy.providers import configuration
 
 
 def curl(request: HttpRequest, exchange: Exchange, sent: Sent) -> SafeString | str:
-    """The command that asks the same again, with no memory added and nothing kept of it."""
+    """The command that repeats the request without recalling or storing; empty if part of the request is missing."""
     if not sent.complete or any(turn.large for turn in sent.turns):
         return ""
     partition, instance = (quote(name, safe="") for name in (exchange.instance.partition.name, exchange.instance.name))

@@ -17,7 +17,7 @@ from conversations.turns import plain_text
 def find_echoes(
     answers: Sequence[Message], sent: Sequence[Turn], added: Sequence[Turn], recalled: Sequence[str]
 ) -> list[str]:
-    """Words of the answer that stand in what was added, and nowhere in what the app sent: the memory speaking."""
+    """Words of the answer that occur in the additions and nowhere in the app's request: they come from memory."""
     memory = _words(*(plain_text(json_object(turn.raw)) for turn in added), *recalled)
     own = _words(*(plain_text(json_object(turn.raw)) for turn in sent))
     said = _words(*(answer.content for answer in answers))
@@ -25,12 +25,12 @@ def find_echoes(
 
 
 def _is_number(word: str) -> bool:
-    """Of some length: what somebody looks for when something was told that should not have been."""
+    """Longer numbers matter to readers who look for leaked information, such as telephone numbers."""
     return word.isdigit() and len(word) > 2
 
 
 def by_echo(memories: list[tuple[Row, SafeString]]) -> list[tuple[Row, SafeString]]:
-    """Those that the answer echoes first."""
+    """The memories, those with the most echoed words first."""
     return sorted(memories, key=lambda memory: -memory[1].count("<mark>"))
 
 

@@ -1,4 +1,4 @@
-"""A ledger -> the table that a reader sees: each candidate, what every arm said of it, and why it was kept or not."""
+"""A ledger -> the table on the page: each candidate, its rank and score by each arm, and why it was kept or not."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from conversations.models import Ledger, Message
 
 TEXT = 1_200  # characters of a candidate that are fetched
 
-# What each arm looks at, for readers who have never seen the code.
+# Each arm's label and explanation, for readers who do not know the code.
 ARMS = {
-    "vector": ("meaning", "how near it means what the question means"),
+    "vector": ("meaning", "how close its meaning is to that of the question"),
     "words": ("words", "how many rare words it shares with the question"),
-    "session": ("session", "how well the session it was said in fits the question"),
-    "nearby": ("nearby", "how many of the question's words were said around it"),
-    "speaker": ("speaker", "whether the question names the one who said it"),
-    "answer": ("answers", "whether it follows a question that is like this one"),
+    "session": ("session", "how well its session fits the question"),
+    "nearby": ("nearby", "how many of the question's words appear in the messages around it"),
+    "speaker": ("speaker", "whether the question names its speaker"),
+    "answer": ("answers", "whether it follows a similar question"),
     "question": ("asks", "a question tells less than its answer"),
 }
 
-# The part of each message's text that recall meant.
+# The part of each message's text that recall found.
 PIECES = """
 SELECT m.id, substr(m.content, piece.start + 1, least(piece.length, %s))
 FROM unnest(%s::bigint[], %s::int[], %s::int[]) piece(id, start, length)
@@ -56,7 +56,7 @@ class Table:
 
     @property
     def memories(self) -> list[Row]:
-        """What was recalled and shown, most relevant first."""
+        """Recalled messages that were shown, most relevant first."""
         return [row for row in self.rows if row.kept and row.recalled and row.message]
 
     @property
@@ -70,7 +70,7 @@ class Table:
 
     @property
     def forgotten(self) -> int:
-        """How many were shown that are no longer kept."""
+        """The number of shown messages that have been forgotten since."""
         return sum(row.kept and row.message is None for row in self.rows)
 
 
@@ -95,7 +95,7 @@ def table(request: HttpRequest, ledger: Ledger | None) -> Table:
         )
         for entry in entries
     ]
-    rows.sort(key=lambda row: not row.recalled)  # what was searched for, then what is added in any case
+    rows.sort(key=lambda row: not row.recalled)  # recalled messages first, then the latest turns
     return Table(rows, [ARMS.get(arm, (arm, "")) for arm in arms])
 
 
@@ -111,7 +111,7 @@ def _messages(request: HttpRequest, entries: Sequence[Mapping[str, Any]]) -> tup
 
 
 def _piece(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """Where the text that was meant begins, and how long it is."""
+    """The start and length of the recalled text, in characters."""
     piece = entry.get("piece")
     if isinstance(piece, list) and len(piece) == 2 and all(isinstance(at, int) for at in piece):
         return piece[0], max(0, piece[1] - piece[0])

@@ -40,7 +40,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     both = with_added(sent.turns, added)
     got = [turn for turn in both if not turn.left_out]
     answers = _answers(request, exchange)
-    # What was added is gone when something it quoted was forgotten; the rest of what it quoted is still there.
+    # Forgetting a quoted message removes the addition; the other quoted messages are still stored.
     recalled = [] if added else [row.text for row in (*table.memories, *table.turns)]
     echoes = find_echoes(answers, sent.turns, added, recalled)
     return page(
@@ -75,7 +75,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
 
 
 def _answers(request: HttpRequest, exchange: Exchange) -> list[Message]:
-    """What came back: stored with this exchange, and not part of its request."""
+    """The answers: messages stored with this exchange that are not part of its request."""
     rows = visible(request, Message.objects.filter(exchange=exchange)).exclude(pk__in=exchange.request_ids)
     return list(rows.order_by("choice", "id").only("id", "role", "name", "content", "payload", "partial", "choice"))
 
@@ -84,13 +84,13 @@ def _answer(answer: Message, echoes: Sequence[str]) -> list[Part]:
     found = parts(answer.role, answer.content, answer.payload)
     if not echoes:
         return found
-    # Plain while words are marked: marks inside laid-out Markdown would have to reach into its tags.
+    # Plain text when words are marked: marks in rendered Markdown would have to cross its tags.
     texts = [part for part in found if part.kind != "text"]
     return [Part("text", safe_text.marked(answer.content, echoes)), *texts]
 
 
 def _bars(exchange: Exchange) -> list[Bar]:
-    """The phases one after the other, in the order in which they happen."""
+    """The phases in the order in which they happen."""
     phases = {name: ms for name, ms in exchange.timings.items() if name != "total" and isinstance(ms, int | float)}
     order = sorted(phases, key=lambda name: PHASES.index(name) if name in PHASES else len(PHASES))
     ends = [0.0]

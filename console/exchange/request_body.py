@@ -1,4 +1,4 @@
-"""A request's body, put together again from what is kept of it, character by character as it was sent. Pure."""
+"""A request's body, restored from its stored parts exactly as it was sent. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLANK = " \t\n\r"
 def body(parameters: str, messages: Sequence[str], *, model: str = "") -> str:
     """The text of a request. `parameters` is its text with an empty array for its messages, which are JSON texts.
 
-    `model`, where given, stands in place of the model's name: what the provider was sent.
+    `model`, if given, replaces the model's name by the one that the provider was sent.
     """
     array = f"[{', '.join(messages)}]"
     edits = {"messages": array} | ({"model": json.dumps(model)} if model else {})
@@ -28,7 +28,7 @@ def body(parameters: str, messages: Sequence[str], *, model: str = "") -> str:
 
 
 def values(text: str) -> dict[str, tuple[int, int]]:
-    """Where the values of a JSON object's own keys begin and end; empty for what is no object."""
+    """The span of each value of a JSON object, by key; empty for any other text."""
     spans: dict[str, tuple[int, int]] = {}
     at = _skip(text, 0)
     if text[at : at + 1] != "{":

@@ -18,13 +18,13 @@ from conversations.turns import plain_text
 from proxy.prompt.chat import last_user_index
 from proxy.prompt.enrichment import BLOCK_START
 
-# A client that resends a long history: this many of its turns are shown, the others are named by their number.
+# Of a long history, this many turns are shown; the page says how many it leaves out.
 MOST_TURNS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the request. `added` by us; `left_out` by us; without `id`, it is not stored."""
+    """One message of the request. We `added` it or `left_out` it. A message without an `id` is not stored."""
 
     role: str = ""
     content: str = ""
@@ -33,8 +33,8 @@ class Turn:
     left_out: bool = False  # the model's window had no room for it
     id: int | None = None
     large: bool = False  # `raw` stands for a message that is too large to be shown here
-    skipped: int = 0  # in place of so many turns of the client, which are not shown here
-    unsent: int = 0  # in place of so many turns that were left out
+    skipped: int = 0  # stands for this number of turns that the page does not show
+    unsent: int = 0  # stands for this number of turns that were left out
     latest: str = ""  # the text of one of the latest turns, which are folded
 
     @property
@@ -47,10 +47,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the app sent, put together again from what is stored."""
+    """What the app sent, restored from stored messages."""
 
     turns: list[Turn] = field(default_factory=list)  # system prompts included, nothing added
-    complete: bool = True  # nothing of it has been forgotten
+    complete: bool = True  # no part has been forgotten
 
 
 def read_sent(request: HttpRequest, exchange: Exchange) -> Sent:
@@ -93,7 +93,7 @@ def with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
 
 
 def with_gaps(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns as the provider got them, and in each place where some were left out how many."""
+    """The turns as the provider got them, with a count in place of each run that was left out."""
     found: list[Turn] = []
     for left_out, run in groupby(turns, key=lambda turn: turn.left_out):
         run_of = list(run)

@@ -1,4 +1,4 @@
-"""What has been forgotten."""
+"""The audit: who forgot how much, and when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conversations.models import AuditEntry, Partition
 
 
 def audit(request: HttpRequest) -> Any:
-    """What has been forgotten, where the user may see it."""
+    """The audit entries of partitions that the user may see."""
     entries = AuditEntry.objects.all()
     allowed = allowed_partitions(request)
     if allowed is None:

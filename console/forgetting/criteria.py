@@ -1,4 +1,4 @@
-"""What to forget: as the form or the address says it."""
+"""What to forget, according to the form or the address."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Criteria(forms.Form):
         return name
 
     def selection(self) -> Selection:
-        """Raises ValueError, with what to do, where it says too little."""
+        """Raises ValueError, with advice, if the criteria are too vague."""
         given = self.cleaned_data
         before = _midnight(given["before"])
         if given["older_than"]:
@@ -73,7 +73,7 @@ class Criteria(forms.Form):
 
 
 def chosen(request: HttpRequest) -> tuple[Selection | None, Instance | None]:
-    """The messages that the address names, one by one or by their exchange, and their instance."""
+    """The messages that the address names by id or by exchange, and their instance; None if none is left."""
     given = [int(pk) for pk in request.GET.getlist("message") if _is_id(pk)][:MOST_SELECTED]
     rows = visible(request, Message.objects.filter(pk__in=given))
     exchange = None
@@ -85,20 +85,20 @@ def chosen(request: HttpRequest) -> tuple[Selection | None, Instance | None]:
         rows = visible(request, own)
     found = list(rows.order_by("instance_id", "pk").values_list("pk", "instance_id"))
     if found:
-        # One conversation at a time: what is forgotten is named by its scope in the audit.
+        # One conversation at a time, because the audit names the scope.
         instance = Instance.objects.select_related("partition").get(pk=found[0][1])
         ids = tuple(pk for pk, of in found if of == instance.pk)
         return Selection(partition=instance.partition.name, instance=instance.name, ids=ids), instance
     if exchange is None:
         return None, None
-    # One that holds no message goes with its moment, as a span of time takes such exchanges along.
+    # An exchange without messages is selected by its time: a span of time includes such exchanges.
     instance, moment = exchange.instance, exchange.created
     end = moment + timedelta(microseconds=1)
     return Selection(partition=instance.partition.name, instance=instance.name, since=moment, before=end), instance
 
 
 def asked_form(request: HttpRequest) -> tuple[Criteria, list[tuple[str, str]]]:
-    """The form as it was filled in. A link from a page names the place only, and asks nothing yet."""
+    """The form as submitted, or prefilled by a link that names only a place; and the trail to that place."""
     asked = request.GET
     if "partition_name" in asked:
         return Criteria(request, asked), []

@@ -36,9 +36,9 @@ LABELS = {
 
 
 def prune_page(request: HttpRequest) -> HttpResponse:
-    """GET shows what would go, POST lets it go: what was shown, or nothing.
+    """GET is the dry run; POST removes exactly what it showed, or nothing.
 
-    What criteria select may take seconds to count, and comes with `?counted`, which the page's script asks for.
+    Counting by criteria may take seconds, so it happens with `?counted`, which the page's script requests.
     """
     require(request, "view_message", "delete_message")
     if request.method == "POST":
@@ -72,7 +72,7 @@ def _show(
     problem: str = "",
     trail: Sequence[tuple[str, str]] = (),
 ) -> HttpResponse:
-    """What would go: `counts`, or what is counted here."""
+    """The dry run: shows `counts`, or counts now."""
     if selection is None:
         return _page(request, form=form, problem=problem, trail=trail)
     counts = count(selection) if counts is None else counts
@@ -99,7 +99,7 @@ def _page(request: HttpRequest, **context: Any) -> HttpResponse:
 
 
 def _among(selection: Selection) -> int:
-    """How many messages are looked through, as their instances count them."""
+    """The number of messages to search, from the counters of their instances."""
     concerned = Instance.objects.filter(partition__name=selection.partition)
     if selection.instance is not None:
         concerned = concerned.filter(name=selection.instance)
@@ -111,12 +111,12 @@ def _forget(request: HttpRequest) -> HttpResponse:
     try:
         selection, expected = unseal(request)
     except BadSignature:
-        messages.error(request, "What you confirmed was not what was shown, or long ago. Look at it again.")
+        messages.error(request, "This confirmation is invalid or has expired. Check the selection again.")
         return HttpResponseRedirect(reverse("admin:prune"))
     try:
         gone = forget(selection, by=f"admin: {request.user.get_username()}", expected=expected)
     except Changed as changed:
-        problem = "Meanwhile something has been added or removed. This is what would go now."
+        problem = "Meanwhile something has been added or removed. This would be removed now."
         return _show(request, form=Criteria(request), selection=selection, counts=changed.counts, problem=problem)
     messages.success(
         request, f"Forgotten: {gone.messages} messages, {gone.embeddings} embeddings, {gone.exchanges} exchanges."

@@ -16,7 +16,7 @@ MOST_DAYS = 36_500
 
 
 def retention(request: HttpRequest, pk: int) -> HttpResponse:
-    """Set for how many days a partition keeps what is said."""
+    """Set for how many days a partition keeps messages."""
     require(request, "view_partition", "delete_message")
     if request.method != "POST":
         raise Http404
@@ -27,6 +27,6 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
     else:
         partition.keep_days = int(days) if days else None
         partition.save(update_fields=["keep_days"])
-        kept = f"keeps what is said for {days} days" if days else "keeps everything"
+        kept = f"keeps messages for {days} days" if days else "keeps everything"
         messages.success(request, f"{safe_text.shown(partition.name)} {kept}; manage.py prune --retention applies it.")
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))

@@ -1,4 +1,4 @@
-"""What was shown, sealed, so that exactly that is confirmed."""
+"""Signs what a dry run showed, so that a confirmation covers exactly that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conversations.selection import Selection
 
 
 def seal(request: HttpRequest, selection: Selection, counts: Counts) -> str:
-    """What is confirmed is what was shown, to this user."""
+    """A signed text of the selection and its counts, valid for this user."""
     said = asdict(selection)
     for key in ("since", "before"):
         said[key] = said[key].isoformat() if said[key] else None
@@ -24,7 +24,9 @@ def seal(request: HttpRequest, selection: Selection, counts: Counts) -> str:
 
 
 def unseal(request: HttpRequest) -> tuple[Selection, Counts]:
-    """Raises BadSignature for what this user was not shown within the last hour."""
+    """Raises BadSignature unless this user was shown the selection within the last hour, PermissionDenied for a
+    partition that the user may no longer see.
+    """
     sealed = loads(request.POST.get("sealed", ""), salt="prune", max_age=3600)
     if sealed["by"] != request.user.pk:
         raise BadSignature
@@ -34,5 +36,5 @@ def unseal(request: HttpRequest) -> tuple[Selection, Counts]:
     said["ids"] = tuple(said["ids"]) if said["ids"] is not None else None
     selection = Selection(**said)
     if selection.partition is None or not visible(request, Partition.objects.filter(name=selection.partition)).exists():
-        raise PermissionDenied  # the limit may be newer than what was shown
+        raise PermissionDenied  # the user may have been limited since the dry run
     return selection, Counts(**sealed["counts"])

@@ -1,4 +1,4 @@
-"""What all lists share: read-only, withheld rows, sorting and pages that every index serves."""
+"""The base of all lists: read-only, limited to visible rows, sorted and paged by indexes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ else:
 
 
 class Sorted(ChangeList):
-    """Sorts by the columns that offer it. Django takes any from the address, also those that no index serves."""
+    """Sorts only by sortable columns. Django accepts any column from the address, even one without an index."""
 
     def get_ordering_field(self, field_name: Any) -> Any:
         return super().get_ordering_field(field_name) if field_name in (self.sortable_by or ()) else None
 
 
 class ReadOnly(ModelAdmin):
-    """A list of what the user may see. Nothing is added, changed or deleted here; forgetting is prune.py's."""
+    """A list of what the user may see. Nothing is added, changed or deleted here: console/forgetting/ does that."""
 
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
@@ -75,10 +75,10 @@ class ReadOnly(ModelAdmin):
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined, no-any-return]
         if not self.has_view_permission(request, found):
             raise PermissionDenied
-        if left := found.get_deferred_fields():  # what a list does without, at once
+        if left := found.get_deferred_fields():  # fields that the list deferred, in one query
             found.refresh_from_db(fields=left)
         return self.page(request, found)
 
     def page(self, request: HttpRequest, found: Any) -> HttpResponse:
-        """What is shown of one row."""
+        """The page of one row."""
         raise NotImplementedError

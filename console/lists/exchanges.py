@@ -26,11 +26,11 @@ class ExchangeAdmin(ReadOnly):
     list_select_related = ("instance__partition",)
     list_filter = (InPartition, InInstance, "ended", Memory, "created")
     search_fields = ("trace_id",)
-    search_help_text = "Trace id, or words of the question (the latest that have them)"
+    search_help_text = "Trace id, or words of the question (searches the latest matches)"
     sortable_by = ("at",)
 
     def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
-        """What was asked is for those who may read messages."""
+        """Only users who may view messages see the question."""
         reads = may(request, "view_message")
         return self.list_display if reads else tuple(name for name in self.list_display if name != "asked")
 

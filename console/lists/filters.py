@@ -15,7 +15,7 @@ from conversations.numbers import whole_number
 
 
 class Fixed(admin.SimpleListFilter):
-    """A filter whose values are known: Django would ask the whole table for them."""
+    """A filter with known values: Django would scan the whole table for them."""
 
     values: tuple[str, ...] = ()
 
@@ -37,9 +37,9 @@ class Memory(Fixed):
 
 
 class Place(admin.SimpleListFilter):
-    """A partition or a conversation that a link named; to be taken off again, not to be chosen among thousands.
+    """A partition or a conversation named by a link. Users can remove the filter, not choose among thousands.
 
-    Of one that is gone, or that the user may not see, there is nothing.
+    Nothing is listed if it does not exist or the user may not see it.
     """
 
     model: type[Any]

@@ -29,7 +29,7 @@ class MessageAdmin(ReadOnly):
     sortable_by = ()
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return ("-created", "-id") if "instance" in request.GET else ("-id",)  # each as an index has it
+        return ("-created", "-id") if "instance" in request.GET else ("-id",)  # each order has an index
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).annotate(snippet=Left("content", SNIPPET))

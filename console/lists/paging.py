@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 else:
     AnyPaginator = Paginator
 
-# As many pages as somebody turns by hand. Whoever wants more narrows the list down, or jumps to a date.
+# More pages than anyone turns by hand. To find older rows, readers filter the list or jump to a date.
 MOST_PAGES = 40
 AHEAD = 4  # pages beyond the one that is shown, to choose from
 
 
 class UncountedPaginator(AnyPaginator):
-    """Looks a few pages ahead of the one that is asked for, and no further: it reads primary keys, never counts."""
+    """Looks only a few pages ahead of the requested one: it reads primary keys and never counts."""
 
     object_list: Any
-    page_asked_for = 1  # set by whoever knows
+    page_asked_for = 1  # set by the list, which knows the request
 
     @property
     def looked_ahead(self) -> int:
-        """How many rows are looked at, at most."""
+        """The maximum number of rows to read."""
         return int(self.per_page) * min(self.page_asked_for + AHEAD, MOST_PAGES)
 
     @cached_property
@@ -38,5 +38,5 @@ class UncountedPaginator(AnyPaginator):
 
     @property
     def is_cut(self) -> bool:
-        """Whether there may be more than has been looked at."""
+        """Whether more rows may exist."""
         return self.count >= self.looked_ahead

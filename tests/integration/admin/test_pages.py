@@ -101,7 +101,7 @@ def test_the_error_of_a_failure_is_escaped_once(root: Client) -> None:
 def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None:
     bees = exchange(HOME, "I keep bees.", "How lovely.")
     asked = exchange(HOME, "What do I keep?", "Who knows.", minutes=9, shown=(question_of(bees),))
-    assert "Nothing in this scope was found to matter" in text(root.get(change(bees)))
+    assert "Recall found nothing relevant in this scope" in text(root.get(change(bees)))
     Ledger.objects.filter(exchange=asked).update(message_ids=[], candidates=[{"id": question_of(bees), "kept": False}])
     assert "of each of the 1 message that" in text(root.get(change(asked)))
 
