@@ -17,6 +17,7 @@ from console.lists.columns import SNIPPET, ended_badge, scope_link
 from console.lists.filters import InInstance, InPartition, Memory
 from console.visible import may
 from conversations.models import Exchange
+from conversations.states import MemoryState
 
 
 @admin.register(Exchange)
@@ -61,7 +62,7 @@ class ExchangeAdmin(ReadOnly):
 
     @admin.display(description="memories")
     def memory_shown(self, exchange: Exchange) -> str:
-        return str(exchange.memories or tags.NONE) if exchange.memory == "on" else exchange.memory
+        return str(exchange.memories or tags.NONE) if exchange.memory == MemoryState.ON else exchange.memory
 
     @admin.display(description="tokens")
     def tokens(self, exchange: Exchange) -> str:

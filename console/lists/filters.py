@@ -12,6 +12,7 @@ from console import safe_text
 from console.visible import instances_of, visible
 from conversations.models import Instance, Partition
 from conversations.numbers import whole_number
+from conversations.states import MemoryState
 
 
 class Fixed(admin.SimpleListFilter):
@@ -33,7 +34,7 @@ class Role(Fixed):
 
 class Memory(Fixed):
     title = parameter_name = "memory"
-    values = ("on", "off", "degraded")
+    values = tuple(state.value for state in MemoryState)
 
 
 class Place(admin.SimpleListFilter):
