@@ -113,7 +113,12 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
 old_router = Router()  # for the paths of the original Reservoir's clients
 old_router.api_operation(["POST"], CHAT_COMPLETIONS, include_in_schema=False)(chat_completions)
 
-api = NinjaAPI(title="Reservoir", docs_url=f"{VERSION}/docs", openapi_url=f"{VERSION}/openapi.json")
+api = NinjaAPI(
+    title="Reservoir",
+    version=settings.RESERVOIR_VERSION,
+    docs_url=f"{VERSION}/docs",
+    openapi_url=f"{VERSION}/openapi.json",
+)
 api.add_router(MEMORY, memory_router)
 api.add_router(VERSION + BASE, router)
 api.add_router(BASE + VERSION, old_router)

@@ -1,4 +1,4 @@
-"""The ASGI application: the guard in front of the API and the admin, and what lives as long as the server."""
+"""The ASGI application: the guard in front of the API and the admin, and the tasks that live as long as the server."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from reservoir_site.postgres import EmbeddedPostgres  # noqa: E402
 from reservoir_site.postgres_folder import PostgresError  # noqa: E402
 
 WATCH_SECONDS = 0.5
-LEAVE_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 
 log = logging.getLogger("reservoir.database")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI's entry point: serves HTTP and the lifespan, and closes WebSockets."""
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     elif scope["type"] == "http":
@@ -46,10 +47,10 @@ _guard = Guard(api=cast(App, ApiHandler()), site=cast(App, ASGIHandler()))
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Start what serves requests before the first one, and stop it after the last.
+    """Start the runtime before the first request, and stop it after the last.
 
-    The database is not waited for: a worker that begins while it is away serves without memory. If it gave up instead,
-    uvicorn would stop the other workers too.
+    Does not wait for the database: a worker that starts while it is unreachable serves without memory. If the worker
+    gave up instead, uvicorn would stop the other workers too.
     """
     await receive()
     if parent := parent_process():
@@ -68,40 +69,40 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await running.stop()
     if server := database.embedded():
         await asyncio.to_thread(server.release)
-    _leave_behind()
+    _exit_soon()
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def _leave_behind() -> None:
-    """A page that waits for the database, on a lock perhaps, does not keep the process: all is stored by now."""
-    end = threading.Timer(LEAVE_SECONDS, os._exit, [0])
-    end.daemon = True  # who is gone before has no need of it
+def _exit_soon() -> None:
+    """Exit even if a page still waits for the database, perhaps on a lock: everything is stored by now."""
+    end = threading.Timer(EXIT_SECONDS, os._exit, [0])
+    end.daemon = True  # the timer must not keep a process that exits earlier
     end.start()
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A worker whose server was killed ends, also while it begins, or it would keep the port from the next one."""
+    """End a worker whose server was killed, even during startup: it would keep the port from the next server."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _watch_database() -> None:
-    """Start the embedded PostgreSQL again whenever it has died, however long its recovery takes."""
+    """Restart the embedded PostgreSQL whenever it has died, however long its recovery takes."""
     server = database.embedded()
     while server:
-        await asyncio.to_thread(_see_to, server)  # even asking may take a second, when it hangs
+        await asyncio.to_thread(_keep_running, server)  # if it hangs, even the check takes a second
         await asyncio.sleep(WATCH_SECONDS)
 
 
-def _see_to(server: EmbeddedPostgres) -> None:
+def _keep_running(server: EmbeddedPostgres) -> None:
     try:
         if not server.is_held():
             server.hold()
         elif not server.is_alive() or server.is_stuck():
-            log.warning("the embedded PostgreSQL has stopped and is started again")
+            log.warning("the embedded PostgreSQL has stopped; restarting it")
             server.ensure_running()
             log.info("the embedded PostgreSQL runs again")
     except PostgresError as error:
         log.error("%s", error)
-    except Exception:  # whatever it was, whoever watches must not stop watching
-        log.exception("the embedded PostgreSQL could not be seen to")
+    except Exception:  # the watch must go on after any error
+        log.exception("the embedded PostgreSQL could not be checked")

@@ -1,7 +1,7 @@
 """Backup and restore of the embedded database, by PostgreSQL's own pg_dump and pg_restore.
 
-A backup is a snapshot: consistent while the server serves. A restore is made beside the database that is there and
-takes its place in one step: what goes wrong before that changes nothing.
+A backup is a snapshot: consistent while the server runs. A restore fills a new database beside the present one, and
+then swaps them in one step: an earlier failure changes nothing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ RESTORED, REPLACED = "reservoir_restored", "reservoir_replaced"
 
 
 class BackupError(Exception):
-    """It did not work; the message is one sentence with the remedy."""
+    """A backup or restore failed; the message is one sentence with the remedy."""
 
 
 def backup(file: Path) -> int:
-    """Write a backup, readable by its owner alone; the file appears when it is whole. Returns its size in bytes.
+    """Write a backup that only its owner can read; the file appears once it is complete. Returns its size in bytes.
 
     Raises BackupError, PostgresError.
     """
     if file.exists() and not file.is_file():  # a device such as /dev/null would be replaced
-        raise BackupError(f"{file} is no file that could be written anew: name another.")
+        raise BackupError(f"{file} exists and is not a regular file: name another.")
     where = _embedded("pg_dump --format=custom --no-owner --exclude-extension=vector")
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         draft.touch(mode=0o600, exist_ok=False)
-        # Every database of the embedded server has the extension; only a superuser may make it.
+        # Every database of the embedded server has the extension already; only a superuser could create it.
         _run("pg_dump", where, "--format=custom", "--exclude-extension=vector", f"--file={draft}", where.dbname)
         with draft.open("rb") as written:
             os.fsync(written.fileno())
@@ -48,13 +48,13 @@ def backup(file: Path) -> int:
 
 
 def restore(file: Path) -> None:
-    """Put what a backup holds in the place of the database. Nobody may be using that.
+    """Replace the database with the contents of a backup. No process may be using the database.
 
     Raises BackupError, PostgresError.
     """
     where = _embedded("pg_restore --no-owner --clean --if-exists --single-transaction")
     if not file.is_file():
-        raise BackupError(f"There is no backup {file}: name a file that `manage.py backup` has written.")
+        raise BackupError(f"{file} does not exist: name a file that `manage.py backup` wrote.")
     connection.close()
     with psycopg.connect(
         host=where.host, port=where.port, user=where.user, dbname="postgres", autocommit=True
@@ -81,14 +81,16 @@ def restore(file: Path) -> None:
 def _embedded(instead: str) -> Location:
     server = database.embedded()
     if server is None:
-        raise BackupError(f"The database of DATABASE_URL is not ours to copy: use `{instead}` of its own version.")
+        raise BackupError(
+            f"This command works on the embedded database only: for DATABASE_URL, use `{instead}` of its version."
+        )
     database.reach()
     return server.location
 
 
 def _run(name: str, where: Location, *arguments: str) -> None:
     command = [program(name), f"--host={where.host}", f"--port={where.port}", f"--username={where.user}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  no shell parses any of it
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  no shell parses it
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BackupError(f"{name} failed: {reason}")

@@ -1,4 +1,4 @@
-"""Database connections of the admin end with its requests."""
+"""Closes the admin's database connections at the end of its requests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from django.http import HttpRequest, HttpResponse
 
 
 def close_connection(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware. Under ASGI each request has a thread of its own, and nobody comes back to that thread's connection:
-    kept open, it would hold one of PostgreSQL's until the garbage collector finds it.
+    """Middleware that closes the connection. Under ASGI each request runs in its own thread and no later request reuses
+    that thread's connection: it would occupy one of PostgreSQL's until it is garbage collected.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         try:
             return get_response(request)
         finally:
-            if not connection.in_atomic_block:  # in a test, whose transaction this is
+            if not connection.in_atomic_block:  # a test's transaction goes on
                 connection.close()
 
     return middleware

@@ -1,4 +1,4 @@
-"""Where the database is: the server that DATABASE_URL names, or the embedded one."""
+"""Chooses the database: the server that DATABASE_URL names, or the embedded one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from psycopg.conninfo import conninfo_to_dict
 from reservoir_site.postgres import EmbeddedPostgres
 from reservoir_site.postgres_folder import PostgresError, embedded_location
 
-# Recall filters vectors by scope: a generic plan or a non-iterative index scan silently finds nothing.
+# Recall filters vectors by scope: with a generic plan or a non-iterative index scan it would silently find nothing.
 SESSION_OPTIONS = "-c plan_cache_mode=force_custom_plan -c hnsw.iterative_scan=relaxed_order -c jit=off"
 
 
 def database_settings(url: str, home: Path) -> dict[str, Any]:
-    """Django's settings of the database; nothing is started or contacted.
+    """Django's settings for the database, without starting or contacting it; an empty URL means the embedded one.
 
-    Raises ValueError, with what to write instead, for a URL that is not PostgreSQL's.
+    Raises ValueError, saying what to write instead, if the URL is not PostgreSQL's.
     """
     common: dict[str, Any] = {
         "ENGINE": "django.db.backends.postgresql",
-        "CONN_MAX_AGE": None,  # a few threads keep their connections
+        "CONN_MAX_AGE": None,  # a fixed number of threads keep their connections
         "CONN_HEALTH_CHECKS": False,
         "OPTIONS": {
             "options": SESSION_OPTIONS,
             "connect_timeout": 5,
-            # A server that vanished without a word is noticed in seconds, not after the system's 15 minutes.
+            # Notices a vanished server within seconds, not after the system's 15 minutes.
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -51,7 +51,7 @@ def database_settings(url: str, home: Path) -> dict[str, Any]:
     except psycopg.ProgrammingError:
         given = {}
     if not given.get("dbname"):
-        raise ValueError("DATABASE_URL is not understood: write postgresql://user:password@host:5432/database.")
+        raise ValueError("DATABASE_URL is invalid: write postgresql://user:password@host:5432/database.")
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
     options = {key: value for key, value in given.items() if key not in names.values()}
     options["options"] = f"{SESSION_OPTIONS} {given.get('options', '')}".strip()
@@ -64,7 +64,7 @@ def database_settings(url: str, home: Path) -> dict[str, Any]:
 
 @cache
 def embedded() -> EmbeddedPostgres | None:
-    """The embedded server; None where DATABASE_URL names another."""
+    """The embedded server; None if DATABASE_URL names another."""
     where = embedded_location(settings.RESERVOIR_HOME)
     if settings.DATABASES["default"]["HOST"] != where.host:
         return None
@@ -72,9 +72,9 @@ def embedded() -> EmbeddedPostgres | None:
 
 
 def reach() -> None:
-    """See to it that the database answers, starting the embedded one if it is ours.
+    """Return once the database answers; starts the embedded one if needed.
 
-    Raises PostgresError, with the remedy, when it cannot be reached or lacks pgvector.
+    Raises PostgresError, with the remedy, if the database cannot be reached or lacks pgvector.
     """
     if server := embedded():
         server.hold()
@@ -86,7 +86,7 @@ def reach() -> None:
     except OperationalError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         raise PostgresError(
-            f"The database of DATABASE_URL cannot be reached ({reason}): see that it runs and the URL is right."
+            f"The database of DATABASE_URL cannot be reached ({reason}): check that it runs and that the URL is right."
         ) from error
     if not available:
         raise PostgresError(

@@ -1,6 +1,6 @@
-"""Typed readers of environment variables that fail loudly.
+"""Typed readers of environment variables. All raise ImproperlyConfigured for an invalid value.
 
-A wrong value stops the process with one sentence that says what to write instead.
+The message is one sentence that says what to write instead; it aborts startup.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\sA-Z/:@?#\[\]]+|\[[0-9a-f:.]+\])(:
 
 
 def text(name: str, default: str = "") -> str:
-    """The variable as it is, without white space around it; the default when unset or empty."""
+    """The variable without surrounding white space; the default if it is unset or empty."""
     return os.environ.get(name, "").strip() or default
 
 
 def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-    """A whole number within bounds."""
+    """A whole number from `least` to `most`, both included."""
     given = text(name)
     if not given:
         return default
@@ -40,7 +40,7 @@ def integer(name: str, default: int, *, least: int = 0, most: int | None = None)
 
 
 def boolean(name: str, default: bool) -> bool:
-    """yes or no."""
+    """True or False, from any word of YES or NO in any case."""
     given = text(name).lower()
     if not given:
         return default
@@ -50,13 +50,13 @@ def boolean(name: str, default: bool) -> bool:
 
 
 def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
-    """A list, its items separated by commas."""
+    """A list of the words between commas."""
     given = text(name)
     return [word.strip() for word in given.split(",") if word.strip()] if given else list(default)
 
 
 def choice(name: str, default: str, among: tuple[str, ...]) -> str:
-    """One of some words, in any case."""
+    """One of the given upper-case words; the variable may have any case."""
     given = text(name, default).upper()
     if given not in among:
         raise ImproperlyConfigured(f"{name} is {given!r}: write one of {', '.join(among)}.")
@@ -64,15 +64,15 @@ def choice(name: str, default: str, among: tuple[str, ...]) -> str:
 
 
 def hosts(name: str, default: tuple[str, ...]) -> list[str]:
-    """Host names as Django compares them: without scheme and port."""
+    """Host names as Django compares them, without scheme and port."""
     return _each(
         name, words(name, default), HOST, "host names such as app.example.com or [::1], without scheme and port"
     )
 
 
 def origins(name: str) -> list[str]:
-    """Web origins as browsers send them, in small letters: scheme, host, and port where it is not the usual one."""
-    return _each(name, words(name), ORIGIN, "origins such as https://app.example.com, in small letters, without a path")
+    """Web origins as browsers send them, in lower case: scheme, host, and port unless it is the scheme's default."""
+    return _each(name, words(name), ORIGIN, "origins such as https://app.example.com, in lower case, without a path")
 
 
 def _each(name: str, given: list[str], pattern: re.Pattern[str], wanted: str) -> list[str]:
@@ -88,12 +88,12 @@ def folder(name: str, default: Path) -> Path:
 
 
 def secret(name: str, kept_in: Path) -> str:
-    """The variable, else a random secret that is made once and kept in a file only its owner can read."""
+    """The variable; if unset, a random secret that is made once and kept in a file that only its owner can read."""
     try:
         return text(name) or _kept_secret(kept_in)
     except OSError as error:
         raise ImproperlyConfigured(
-            f"{kept_in} cannot be read or made ({error.strerror}): let RESERVOIR_HOME name a folder of your own."
+            f"{kept_in} cannot be read or written ({error.strerror}): set RESERVOIR_HOME to a folder of your own."
         ) from None
 
 
@@ -107,7 +107,7 @@ def _kept_secret(kept_in: Path) -> str:
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_urlsafe(50))
     try:
-        os.link(draft, kept_in)  # of several processes that start at once, one wins
+        os.link(draft, kept_in)  # if several processes start at once, one wins
     except FileExistsError:
         pass
     finally:

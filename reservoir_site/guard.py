@@ -1,7 +1,7 @@
-"""Who may come in: what every request meets before Django sees it. Plain ASGI.
+"""The guard: admits or refuses every request before Django sees it. Plain ASGI.
 
-A page on any web site can make its visitor's browser call a server on the visitor's machine. So a request must ask
-for a host name that is ours, and must not come from a foreign origin unless a setting lists it.
+Any web page can make its visitor's browser call a server on the visitor's machine. Therefore a request must name one
+of our hosts, and must not come from a foreign origin unless a setting lists that origin.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("reservoir.access")
 
 
 class Guard:
-    """Lets in what may come in, to `api` or, for all other paths, to `site`. Writes the access log."""
+    """Passes admitted requests to `api`, or to `site` for all other paths. Writes the access log."""
 
     def __init__(self, *, api: App, site: App) -> None:
         self._api = api
@@ -39,7 +39,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
-        # As the client wrote it: decoded, a name with a %2F in it could not be told from two segments.
+        # As the client wrote it: once decoded, a name with %2F would look like two segments.
         path = quote(scope.get("raw_path") or scope["path"].encode(), safe=NOT_ENCODED)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = _listed_origin(headers)
@@ -73,13 +73,13 @@ class Guard:
                     await _respond(watched_send, refusal.status, refusal.headers, refusal.body())
         finally:
             elapsed = (time.perf_counter() - started) * 1000
-            # No query string: it may hold what nobody should read in a log.
+            # Without the query string, which may hold private text.
             log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed)
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Some are refused at once rather than everybody served slowly. Raises Overloaded."""
+        """Serve the request, or refuse it at once so that the others stay fast. Raises Overloaded."""
         if self._running >= settings.RESERVOIR_MAX_REQUESTS:
-            raise Overloaded("There are too many requests at once here: try again in a second.")
+            raise Overloaded("Too many requests are running: try again in a second.")
         self._running += 1
         try:
             await self._api(scope, receive, send)
@@ -88,7 +88,7 @@ class Guard:
 
 
 def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
-    """Raises a refusal for a request that may not come in."""
+    """Raises Forbidden or BadRequest for a request that must not enter."""
     host = headers.get(b"host", b"").decode("latin-1")
     domain, _ = split_domain_port(host)
     if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
@@ -117,7 +117,7 @@ def _limit(path: str) -> int:
 
 
 def _limited(receive: Receive, limit: int, headers: dict[bytes, bytes]) -> Receive:
-    """`receive` that raises BodyTooLarge as soon as that is known."""
+    """A `receive` that raises BodyTooLarge as soon as the body exceeds `limit` bytes."""
     too_large = BodyTooLarge(f"The body of the request is larger than {limit} bytes.")
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:

@@ -1,4 +1,4 @@
-"""Serving: what is made ready before the first request, and the web server."""
+"""Serving: preparation before the first request, and the web server."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from proxy.providers import configuration
 from reservoir_site import database
 
 EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104
-MIGRATION_LOCK = 0x5265_7365  # of several servers that start at once, one migrates
+MIGRATION_LOCK = 0x5265_7365  # if several servers start at once, one migrates
 
 
 def check_port() -> None:
-    """See that nobody else listens where this server is to. Raises ImproperlyConfigured, with the remedy."""
+    """Check that the server's port is free. Raises ImproperlyConfigured, with the remedy."""
     where, port = settings.RESERVOIR_BIND, settings.RESERVOIR_PORT
     try:
         family, kind, _, _, address = socket.getaddrinfo(where, port, type=socket.SOCK_STREAM)[0]
@@ -39,11 +39,12 @@ def check_port() -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ImproperlyConfigured(
-                f"Port {port} of {where} is in use: end what listens there, or set RESERVOIR_PORT to another."
+                f"Port {port} of {where} is in use: stop the program that listens there, or change RESERVOIR_PORT."
             ) from None
         raise ImproperlyConfigured(
-            f"Port {port} of {where} cannot be listened on ({error.strerror}): "
-            "set RESERVOIR_BIND and RESERVOIR_PORT to what this machine has."
+            f"The server cannot listen on port {port} of {where} ({error.strerror}): "
+            "set RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES to an address of this machine, "
+            "and RESERVOIR_PORT to a port that you may use."
         ) from None
 
 
@@ -62,20 +63,20 @@ def prepare(say: Callable[[str], object]) -> None:
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
 
-    def first_things() -> None:
+    def after_migrating() -> None:
         _check_language()
         _make_first_admin(say)
         make_groups()
         interrupt_open_exchanges()
 
-    prepare_database(first_things)
+    prepare_database(after_migrating)
 
 
 def prepare_database(then: Callable[[], object] = lambda: None) -> None:
-    """Start the database if need be and bring it up to date, one process at a time. Raises PostgresError."""
+    """Start the database if needed, migrate it and call `then`, one process at a time. Raises PostgresError."""
     database.reach()
     with connection.cursor() as cursor:
-        # Asked again and again, never waited for: CREATE INDEX CONCURRENTLY waits for everybody who waits.
+        # Polls instead of waiting: CREATE INDEX CONCURRENTLY waits for every waiting transaction.
         while not _got_migration_lock(cursor):
             time.sleep(0.2)
         try:
@@ -87,7 +88,7 @@ def prepare_database(then: Callable[[], object] = lambda: None) -> None:
 
 
 def _check_language() -> None:
-    """Only the database knows which languages there are. Raises ImproperlyConfigured."""
+    """Check RESERVOIR_LANGUAGE; only the database knows its languages. Raises ImproperlyConfigured."""
     with connection.cursor() as cursor:
         try:
             cursor.execute("SELECT %s::regconfig", [settings.RESERVOIR_LANGUAGE])
@@ -106,17 +107,17 @@ def _got_migration_lock(cursor: CursorWrapper) -> bool:
 
 
 def announce(say: Callable[[str], object]) -> None:
-    """Where to point an app, and where to look."""
+    """Print the base URL for apps, and the admin's address."""
     host = settings.RESERVOIR_BIND if settings.RESERVOIR_BIND not in EVERYWHERE else "localhost"
     root = f"http://{host}:{settings.RESERVOIR_PORT}"
     say(f"Reservoir  {root}/v1/partition/{{partition}}/instance/{{instance}}")
     say(f"Admin      {root}/admin/   (login: {settings.RESERVOIR_HOME / 'admin_login'})")
     if settings.RESERVOIR_BIND not in ("127.0.0.1", "::1", "localhost"):
-        say(f"Listening on {settings.RESERVOIR_BIND}: everybody who reaches this port can read every partition.")
+        say(f"Listening on {settings.RESERVOIR_BIND}: every client that reaches this port can read every partition.")
 
 
 def run() -> None:
-    """Serve until told to stop. SIGTERM lets running answers finish within RESERVOIR_SHUTDOWN_SECONDS."""
+    """Serve until SIGTERM or SIGINT; running answers then have RESERVOIR_SHUTDOWN_SECONDS to finish."""
     _allow_connections()
     uvicorn.run(
         "reservoir_site.asgi:application",
@@ -126,10 +127,10 @@ def run() -> None:
         loop="auto",
         lifespan="on",
         ws="none",
-        access_log=False,  # ours has no query strings
+        access_log=False,  # the guard writes one without query strings
         log_config=None,
         server_header=False,
-        date_header=False,  # the provider's is relayed
+        date_header=False,  # relayed from the provider
         proxy_headers=False,
         timeout_graceful_shutdown=settings.RESERVOIR_SHUTDOWN_SECONDS,
         backlog=2048,
@@ -137,7 +138,7 @@ def run() -> None:
 
 
 def _allow_connections() -> None:
-    """A request takes two descriptors, client's and provider's; the usual limit of 1,024 is soon reached."""
+    """Raise the limit of file descriptors: each request needs two, and the usual limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2**16 if hard == resource.RLIM_INFINITY else min(hard, 2**16)
     if soft != resource.RLIM_INFINITY and soft < wanted:

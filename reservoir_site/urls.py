@@ -1,4 +1,4 @@
-"""Mounting only."""
+"""The site's routes: probes, the admin and the API."""
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponseBase
@@ -20,6 +20,7 @@ urlpatterns = [
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """404 as JSON below the API's paths, otherwise as a page."""
     if request.path.startswith(PREFIXES):
         return not_found(request, exception)
     return page_not_found(request, exception)

@@ -100,7 +100,7 @@ class TestReadme:
         assert provider.last.header("authorization") == "Bearer sk-newcomer"
         sent = re.search(r"-d '(.*)'", command)
         assert sent
-        assert provider.last.body == sent[1].encode(), "nothing to remember yet, so the bytes are the client's"
+        assert provider.last.body == sent[1].encode(), "there is nothing to recall yet, so the bytes are the client's"
 
     def test_the_python_example(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
         code = example("python", "from openai import OpenAI")
@@ -174,7 +174,7 @@ class TestMemory:
             {"role": "user", "content": QUESTION},
         ]
         client.chat.completions.create(model="gpt-4", messages=history)
-        assert provider.last.messages == history, "it holds everything that could be recalled"
+        assert provider.last.messages == history, "it already contains everything that could be recalled"
 
     def test_recall_off_and_store_off_are_two_switches(self, provider: FakeProvider, client: OpenAI) -> None:
         provider.answer_always(knowing)

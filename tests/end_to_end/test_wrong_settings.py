@@ -1,4 +1,4 @@
-"""A server with wrong settings does not start, and says what to write instead."""
+"""Invalid settings abort startup with a sentence that says what to write."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.server import ROOT, clean_environment
     ("name", "value", "sentence"),
     [
         ("RESERVOIR_LOG_LEVEL", "loud", "RESERVOIR_LOG_LEVEL is 'LOUD': write one of DEBUG, INFO, WARNING, ERROR."),
-        ("RESERVOIR_HOME", os.devnull, "let RESERVOIR_HOME name a folder of your own."),
+        ("RESERVOIR_HOME", os.devnull, "set RESERVOIR_HOME to a folder of your own."),
         ("RESERVOIR_LANGUAGE", "klingon", "RESERVOIR_LANGUAGE is 'klingon': write one of arabic, "),
         ("RESERVOIR_RECALL_DEADLINE_MS", "many", "RESERVOIR_RECALL_DEADLINE_MS is 'many': write a whole number"),
         ("OPENAI_API_KEY", "sk\nx", "OPENAI_API_KEY: write the key alone"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_with_one_sentence(
+def test_an_invalid_setting_aborts_startup_with_one_sentence(
     tmp_path: Path, name: str, value: str, sentence: str
 ) -> None:
     settings = {"RESERVOIR_HOME": str(tmp_path / "home"), name: value}
@@ -35,7 +35,7 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_begun(tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         settings = {"RESERVOIR_HOME": str(tmp_path / "home"), "RESERVOIR_PORT": port}

@@ -1,4 +1,4 @@
-"""The scripts on a fresh machine, in a copy of the project that needs no packages and so no network."""
+"""The scripts on a fresh machine, in a copy of the project that needs no packages and thus no network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose .venv has been made."""
     project = tmp_path_factory.mktemp("made")
     shutil.copytree(ROOT / "script", project / "script", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-embedded.txt", "requirements-dev.txt"):
         (project / name).write_text("# nothing\n")
     (project / "manage.py").write_text("import sys\nprint(sys.prefix, sys.argv[1:])\n")
     assert "Installing requirements.txt" in serve(project).stderr
@@ -75,7 +76,7 @@ def test_a_second_start_installs_nothing(project: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_changed_requirements_are_installed_into_what_is_there(project: Path) -> None:
+def test_changed_requirements_are_installed_into_the_same_environment(project: Path) -> None:
     (project / "requirements.txt").write_text("# something else\n")
     marker = project / ".venv" / "marker"
     marker.touch()
@@ -85,7 +86,7 @@ def test_changed_requirements_are_installed_into_what_is_there(project: Path) ->
 
 
 def test_going_back_to_older_requirements_installs_those(project: Path) -> None:
-    """What is needed for development brings its own versions of what is needed to run."""
+    """The development packages bring their own versions of the packages to run."""
     run([str(project / "script" / "setup"), "--dev"])
     (project / "requirements.txt").write_text("# newer\n")
     (project / "requirements-dev.txt").write_text("# newer\n")
@@ -94,7 +95,16 @@ def test_going_back_to_older_requirements_installs_those(project: Path) -> None:
     assert "Installing requirements.txt" in serve(project).stderr
 
 
-def test_a_killed_installation_is_begun_anew(project: Path) -> None:
+def test_pip_shows_what_it_does(project: Path) -> None:
+    (project / "package").mkdir()
+    (project / "package" / "pyproject.toml").write_text("not TOML")
+    (project / "requirements.txt").write_text("./package\n")
+    done = serve(project)
+    assert "Processing ./package" in done.stderr, "progress goes to standard error"
+    assert done.stdout == ""
+
+
+def test_a_killed_installation_starts_again(project: Path) -> None:
     (project / ".venv" / ".reservoir-installing").touch()
     marker = project / ".venv" / "marker"
     marker.touch()
@@ -102,7 +112,7 @@ def test_a_killed_installation_is_begun_anew(project: Path) -> None:
     assert is_new(project / ".venv", marker)
 
 
-def test_an_environment_without_a_python_is_made_anew(project: Path) -> None:
+def test_an_environment_without_a_python_is_replaced(project: Path) -> None:
     for link in (project / ".venv" / "bin").glob("python*"):
         link.unlink()
     marker = project / ".venv" / "marker"
@@ -111,7 +121,7 @@ def test_an_environment_without_a_python_is_made_anew(project: Path) -> None:
     assert is_new(project / ".venv", marker)
 
 
-def test_one_killed_while_it_makes_the_environment(project: Path) -> None:
+def test_a_kill_while_the_environment_is_made(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     starting = subprocess.Popen(
         [project / "script" / "server"],
@@ -148,10 +158,10 @@ def test_without_a_python_a_sentence_says_so(project: Path, tmp_path: Path) -> N
         (tools / tool).symlink_to(str(shutil.which(tool)))
     done = run([str(project / "script" / "server")], PATH=str(tools))
     assert done.returncode == 1
-    assert "needs Python 3.11 or newer, and there is none on the PATH" in done.stderr
+    assert "needs Python 3.11 or newer, and the PATH has none" in done.stderr
 
 
-def test_an_unsuitable_python_of_one_s_choice_is_named(project: Path) -> None:
+def test_a_chosen_python_that_is_unsuitable_is_named(project: Path) -> None:
     done = run([str(project / "script" / "setup")], PYTHON="/bin/false")
     assert done.returncode == 1
     assert "PYTHON is set to '/bin/false'" in done.stderr
@@ -165,3 +175,68 @@ def test_an_installation_that_fails_starts_nothing_and_is_tried_again(project: P
     assert "pip could not install requirements.txt" in done.stderr
     (project / "requirements.txt").write_text("# nothing\n")
     assert serve(project).returncode == 0
+
+
+def break_python(venv: Path) -> Path:
+    """Make the environment unusable; returns a file that shows whether it was deleted."""
+    for link in (venv / "bin").glob("python*"):
+        link.unlink()
+    marker = venv / "marker"
+    marker.touch()
+    return marker
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
+    assert done.returncode == 1
+    assert re.search(sentence, done.stderr)
+    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_a_linked_environment_is_not_deleted(project: Path, tmp_path: Path) -> None:
+    (project / ".venv").rename(tmp_path / "shared")
+    (project / ".venv").symlink_to(tmp_path / "shared")
+    marker = break_python(tmp_path / "shared")
+    assert_refused(
+        serve(project), r"\.venv is a link to an unusable environment: repair that one, or remove the link\."
+    )
+    assert marker.exists() and (project / ".venv").is_symlink()
+
+
+def test_an_environment_made_by_hand_is_not_deleted(project: Path) -> None:
+    (project / ".venv" / ".reservoir-made").unlink()
+    marker = break_python(project / ".venv")
+    assert_refused(serve(project), "was not made by script/setup: remove it, then run this again")
+    assert marker.exists()
+
+
+def test_an_installation_killed_in_an_environment_made_by_hand_deletes_nothing(project: Path) -> None:
+    (project / ".venv" / ".reservoir-made").unlink()
+    (project / ".venv" / ".reservoir-installing").touch()
+    assert_refused(serve(project), "was not made by script/setup")
+    assert (project / ".venv" / "bin" / "python").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_another_user_s_environment_is_not_deleted(project: Path) -> None:
+    marker = break_python(project / ".venv")
+    os.chown(project / ".venv", 65534, 65534)
+    assert_refused(serve(project), r"belongs to another user \(65534\): run this as its owner")
+    assert marker.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_unwritable_folder_is_one_sentence(project: Path) -> None:
+    shutil.rmtree(project / ".venv")
+    open_folder = Path(tempfile.mkdtemp(prefix="reservoir-test-", dir="/tmp"))
+    try:
+        copy = shutil.copytree(project, open_folder / "project")
+        for folder in (open_folder, copy):
+            folder.chmod(0o755)
+        done = run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(copy / "script" / "server")])
+    finally:
+        shutil.rmtree(open_folder)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        f"project/.venv cannot be written or read (Permission denied): run this as the owner of {copy}."
+    )
+    assert "Traceback" not in done.stderr

@@ -146,23 +146,25 @@ def test_every_module_is_on_the_map() -> None:
 
 
 def test_every_direct_dependency_says_why() -> None:
-    for name in ("requirements.in", "requirements-dev.in"):
+    for name in ("requirements.in", "requirements-embedded.in", "requirements-dev.in"):
         lines = (ROOT / name).read_text().splitlines()
         unexplained = [
             line
             for before, line in zip(["", *lines], lines, strict=False)
-            if line and not line.startswith(("#", "-r")) and not before.startswith("#")
+            if line and not line.startswith(("#", "-r", "-c")) and not before.startswith("#")
         ]
         assert unexplained == [], name
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-embedded", "requirements-dev"])
 def test_requirements_are_pinned_and_name_no_index(name: str) -> None:
     text = (ROOT / f"{name}.txt").read_text()
     assert "script/lock" in text.splitlines()[1]
     assert not re.search(r"://|--index|--extra|--find-links|--trusted", text)
-    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    assert [line for line in lines if not re.match(r"[a-z0-9-]+(\[[a-z,]+\])?==[^ ]+( ; .+)?$", line)] == []
+    whole = text.replace(" \\\n", "")  # one line a package, with its hashes
+    lines = [line for line in whole.splitlines() if line and not line.lstrip().startswith("#")]
+    pin = r"[a-z0-9-]+(\[[a-z,]+\])?==[^ ]+( ; .+?)?(    --hash=sha256:[0-9a-f]{64})+$"
+    assert [line for line in lines if not re.match(pin, line)] == []
     pinned = {line.partition("==")[0].partition("[")[0] for line in lines}
     wanted = {
         re.split(r"[\[~=<>; ]", line)[0].lower()
@@ -176,7 +178,7 @@ def test_development_uses_the_versions_that_run() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^([a-z0-9-]+==[^ \n]+)", (ROOT / name).read_text(), re.MULTILINE))
 
-    assert pins("requirements.txt") <= pins("requirements-dev.txt")
+    assert pins("requirements.txt") | pins("requirements-embedded.txt") <= pins("requirements-dev.txt")
 
 
 def test_the_weights_of_recall_are_those_of_the_formula() -> None:

@@ -1,4 +1,4 @@
-"""Settings: what makes no sense stops the start with a sentence that says what to write."""
+"""Invalid settings raise a sentence that says what to write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reservoir_site import env
 
 
 @pytest.mark.parametrize("word", ["app.example.com", "https://App.example.com", "https://a.example/", "*", "null"])
-def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+def test_an_origin_that_browsers_never_send_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("ORIGINS", f"https://a.example:8443, http://[::1]:3000, {word}")
     with pytest.raises(ImproperlyConfigured, match=r"^ORIGINS holds .*: write origins such as https://") as caught:
         env.origins("ORIGINS")
@@ -17,14 +17,14 @@ def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("word", ["http://localhost", "localhost:3017", "::1", "a.example/x"])
-def test_a_host_name_that_no_request_is_for_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+def test_an_impossible_host_name_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("HOSTS", f"localhost,127.0.0.1,[::1],.example.com,*,{word}")
     with pytest.raises(ImproperlyConfigured, match=r"^HOSTS holds .*: write host names such as") as caught:
         env.hosts("HOSTS", ())
     assert repr(word) in str(caught.value)
 
 
-def test_right_names_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_names_are_returned_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["https://a.example", "http://localhost:5173", "http://[::1]:3000", "capacitor://localhost"]
     monkeypatch.setenv("ORIGINS", ",".join(given))
     assert env.origins("ORIGINS") == given

@@ -7,11 +7,11 @@ from reservoir_site.backup import BackupError, backup
 
 
 class Command(BaseCommand):
-    help = "Write the embedded database into a file, consistent, also while the server runs."
+    help = "Write the embedded database to a file, consistent even while the server runs."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, help="where to; an older backup there is replaced")
+        parser.add_argument("file", type=Path, help="the file to write; replaces an older backup")
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
         try:

@@ -8,16 +8,16 @@ from reservoir_site.server import prepare_database
 
 
 class Command(BaseCommand):
-    help = "Put what a backup holds in the place of the embedded database. Stop the server first."
+    help = "Replace the embedded database with a backup. Stop the server first."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, help="what `manage.py backup` has written")
+        parser.add_argument("file", type=Path, help="a file that `manage.py backup` wrote")
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
         try:
             restore(file)
         except BackupError as error:
             raise CommandError(str(error)) from None
-        prepare_database()  # a backup of an older Reservoir is brought up to date
+        prepare_database()  # migrates a backup of an older Reservoir
         self.stdout.write(f"{file} is restored")

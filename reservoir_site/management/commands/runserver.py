@@ -8,7 +8,7 @@ from reservoir_site import database, server
 
 
 class Command(DjangoRunserver):
-    help = "Run Reservoir for development: like `serve`, and started again when code changes."
+    help = "Run Reservoir for development: like `serve`, with a restart whenever the code changes."
     default_port = str(settings.RESERVOIR_PORT)
     default_addr = settings.RESERVOIR_BIND
     addr: str
@@ -19,7 +19,7 @@ class Command(DjangoRunserver):
             raise CommandError(
                 f"To serve on {self.addr}, set RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES={self.addr}."
             )
-        database.reach()  # held by the reloader too, so that it outlives each reload
+        database.reach()  # the reloader holds it too, so that it survives each reload
         settings.RESERVOIR_BIND, settings.RESERVOIR_PORT = self.addr, int(self.port)
         settings.RESERVOIR_WORKERS = 1
         super().run(**options)

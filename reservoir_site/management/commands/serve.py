@@ -6,7 +6,7 @@ from reservoir_site import server
 
 
 class Command(BaseCommand):
-    help = "Run Reservoir: start the database, bring it up to date, and serve until stopped."
+    help = "Run Reservoir: start and migrate the database, then serve until stopped."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:

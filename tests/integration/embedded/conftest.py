@@ -1,4 +1,4 @@
-"""Homes with an embedded PostgreSQL; whatever a failed test left running there is killed afterwards."""
+"""Homes with an embedded PostgreSQL; processes that a failed test left there are killed afterwards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.integration.embedded.processes import (
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home that does not exist yet; whatever a failed test left running there is killed afterwards."""
+    """A home that does not exist yet; processes that a failed test left there are killed afterwards."""
     yield tmp_path / "home"
     stop_everything_below(tmp_path)
 
 
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server for the tests that only look, in a home that pytest's closed folder holds."""
+    """A server for tests that change nothing, in a home below pytest's closed folder."""
     home = tmp_path_factory.mktemp("shared") / "home"
     server = EmbeddedPostgres(home)
     server.hold()
@@ -42,7 +42,7 @@ def shared_home(running: EmbeddedPostgres) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder every user of the machine may pass through, unlike pytest's own."""
+    """A folder that every user may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="reservoir-test-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder

@@ -1,4 +1,4 @@
-"""Holds the embedded PostgreSQL of a home in a process of its own, until its standard input ends."""
+"""A process that holds the embedded PostgreSQL of a home until its standard input ends."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ from reservoir_site.postgres import EmbeddedPostgres
 if __name__ == "__main__":
     EmbeddedPostgres(Path(sys.argv[1])).hold()
     print("holding", flush=True)
-    sys.stdin.read()  # and then an ordinary exit, with nobody calling release()
+    sys.stdin.read()  # then an ordinary exit, without a call of release()

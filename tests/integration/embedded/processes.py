@@ -1,4 +1,4 @@
-"""Processes of the embedded PostgreSQL and of those who hold it, found, asked and killed."""
+"""Finds, asks and kills processes of the embedded PostgreSQL and of its holders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Holder:
         assert (self.process.returncode, complaints) == (0, "")
 
     def kill(self) -> None:
-        with self.process:  # which also closes its pipes
+        with self.process:  # also closes its pipes
             self.process.kill()
 
 
@@ -100,7 +100,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def exit_code_in_a_fork(body: Callable[[], None], user: pwd.struct_passwd | None = None) -> int:
-    """Run the body in a forked child, as another user if one is given; 0 when it raised nothing."""
+    """Run the body in a forked child, as another user if one is given; 0 if it raised nothing."""
     child = os.fork()
     if child == 0:
         code = 1

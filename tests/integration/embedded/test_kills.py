@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL with real processes, which are really killed."""
+"""The embedded PostgreSQL when its real processes, or its holders, are killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reservoir_site import postgres
+from reservoir_site import postgres_processes
 from reservoir_site.postgres import EmbeddedPostgres
 from tests.integration.embedded.processes import (
     Holder,
@@ -44,7 +44,7 @@ def test_a_server_left_by_killed_holders_is_found_and_stopped_by_the_next(
     assert processes_of(home) == set()
 
 
-def test_a_killed_postgres_is_started_again_with_its_rows(home: Path) -> None:
+def test_a_killed_postgres_restarts_with_its_rows(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     try:
@@ -60,13 +60,13 @@ def test_a_killed_postgres_is_started_again_with_its_rows(home: Path) -> None:
     assert processes_of(home) == set()
 
 
-def test_one_whose_recovery_was_killed_is_started_anew_and_a_long_recovery_is_left_alone(
+def test_a_killed_recovery_leads_to_a_restart_and_a_long_recovery_does_not(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
-    monkeypatch.setattr(postgres, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(postgres, "STUCK_SECONDS", 1.0)  # less than PostgreSQL takes to end its processes, at worst
+    monkeypatch.setattr(postgres_processes, "CHECK_EVERY", 0.05)
+    monkeypatch.setattr(postgres_processes, "STUCK_SECONDS", 1.0)  # less than ending the processes may take
     query(home, "CREATE TABLE t AS SELECT 42 AS answer")
 
     def named(what: str) -> list[int]:
@@ -74,7 +74,7 @@ def test_one_whose_recovery_was_killed_is_started_anew_and_a_long_recovery_is_le
         return [pid for pid, line in command_lines() if line.startswith(mark)]
 
     first = postmaster_of(home)
-    os.kill(named("walwriter")[0], signal.SIGKILL)  # PostgreSQL throws out everybody and recovers
+    os.kill(named("walwriter")[0], signal.SIGKILL)  # PostgreSQL ends all connections and recovers
     assert eventually(lambda: bool(named("startup")))
     (recovering,) = named("startup")
     os.kill(recovering, signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_the_exit_after_a_killed_postgres_leaves_nothing_behind(home: Path) -> N
     assert processes_of(home) == set()
 
 
-def test_a_supervisor_also_heals_what_another_process_started(home: Path, start: Callable[[Path], Holder]) -> None:
+def test_a_supervisor_also_restarts_a_server_of_another_process(home: Path, start: Callable[[Path], Holder]) -> None:
     starter = start(home).wait_until_it_holds()
     server = EmbeddedPostgres(home)
     server.hold()
@@ -133,7 +133,7 @@ def test_after_everything_was_killed_at_once_the_rows_are_there(home: Path, star
     holder = start(home).wait_until_it_holds()
     query(home, "CREATE TABLE t AS SELECT 7 AS n")
     for pid in processes_of(home) | {holder.process.pid}:
-        with suppress(ProcessLookupError):  # children leave by themselves once their parent is gone
+        with suppress(ProcessLookupError):  # children exit on their own once their parent is gone
             os.kill(pid, signal.SIGKILL)
     following = start(home).wait_until_it_holds()
     assert query(home, "SELECT n FROM t") == [(7,)]
@@ -141,7 +141,7 @@ def test_after_everything_was_killed_at_once_the_rows_are_there(home: Path, star
     assert processes_of(home) == set()
 
 
-def test_a_stale_file_with_the_process_id_of_somebody_else_is_not_believed(home: Path) -> None:
+def test_a_stale_file_with_the_process_id_of_another_program_is_not_trusted(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     try:
@@ -160,7 +160,7 @@ def test_a_stale_file_with_the_process_id_of_somebody_else_is_not_believed(home:
 
 
 @pytest.mark.parametrize("also_initdb", [True, False])
-def test_a_first_start_killed_half_way_is_made_again(
+def test_a_first_start_that_was_killed_is_repeated(
     home: Path, start: Callable[[Path], Holder], also_initdb: bool
 ) -> None:
     holder = start(home)

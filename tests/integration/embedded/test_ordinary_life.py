@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL is made, held, shared and let go; what goes wrong is said."""
+"""The embedded PostgreSQL is made, held, shared and released; failures are one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration.embedded.processes import (
 # --- from start to stop ------------------------------------------------------------------------------
 
 
-def test_saying_where_it_is_touches_nothing(home: Path) -> None:
+def test_asking_for_the_location_touches_nothing(home: Path) -> None:
     where = embedded_location(home)
     assert (where.port, where.user, where.dbname, where.password) == (5432, "reservoir", "reservoir", "")
     EmbeddedPostgres(home)
@@ -58,7 +58,7 @@ def test_the_first_start_makes_a_database_with_pgvector_and_english_text_search(
     assert processes_of(home) == set()
 
 
-def test_what_was_answered_is_on_disk_and_nobody_listens_on_the_network(shared_home: Path) -> None:
+def test_commits_are_flushed_and_no_port_is_open(shared_home: Path) -> None:
     settings = {str(name): value for name, value in query(shared_home, "SELECT name, setting FROM pg_settings")}
     durable = ("fsync", "full_page_writes", "synchronous_commit")
     assert [settings[name] for name in durable] == ["on", "on", "on"]
@@ -138,7 +138,7 @@ def test_a_forked_child_releases_nothing_of_its_parent_and_can_hold_for_itself(
     assert running.is_alive()
 
 
-def test_without_a_hold_nothing_is_started_again(home: Path) -> None:
+def test_without_a_hold_nothing_restarts(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     server.release()
@@ -146,7 +146,7 @@ def test_without_a_hold_nothing_is_started_again(home: Path) -> None:
     assert not server.is_alive()
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------
 
 
 def test_data_of_another_version_is_refused_with_a_remedy(home: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_log_does_not_grow_without_limit(shared_home: Path, running: Embedde
     assert "still written" in log.read_text()
 
 
-def test_nobodys_words_are_in_the_log(shared_home: Path) -> None:
+def test_no_text_of_users_is_in_the_log(shared_home: Path) -> None:
     query(shared_home, "CREATE TABLE t (words text UNIQUE)")
     query(shared_home, "INSERT INTO t VALUES ('my secret')")
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -193,7 +193,7 @@ def test_nobodys_words_are_in_the_log(shared_home: Path) -> None:
     assert "secret" not in (shared_home / "postgres" / "log").read_text()
 
 
-def test_a_long_wait_says_what_is_waited_for(
+def test_a_long_wait_says_what_it_is_for(
     home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reservoir_site.postgres.TELL_EVERY", 0.05)

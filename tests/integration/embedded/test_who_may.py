@@ -1,4 +1,4 @@
-"""As whom the embedded PostgreSQL runs, and who may read, run and connect to what."""
+"""Which user runs the embedded PostgreSQL, and which users may read its files and connect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_home_that_exists_keeps_its_permissions(home: Path) -> None:
 
 
 @needs_root
-def test_root_runs_it_as_somebody_else_even_below_folders_closed_to_them(shared_home: Path) -> None:
+def test_root_runs_it_as_another_user_even_below_closed_folders(shared_home: Path) -> None:
     assert any(not parent.stat().st_mode & 0o001 for parent in shared_home.parents), "or this proves nothing"
     assert all(Path(f"/proc/{pid}").stat().st_uid != 0 for pid in processes_of(shared_home))
 
@@ -158,7 +158,7 @@ def test_a_home_with_a_comma_a_space_and_a_quote_works(home: Path) -> None:
 
 
 @needs_root
-def test_a_short_socket_folder_that_somebody_else_made_is_refused(home: Path) -> None:
+def test_a_short_socket_folder_of_another_user_is_refused(home: Path) -> None:
     server = EmbeddedPostgres(home / ("a" * 120))
     folder = Path(server.location.host)
     folder.mkdir(mode=0o700)
