@@ -107,7 +107,7 @@ def test_the_map_comes_after_its_page(root: Client) -> None:
     assert not [query for query in queries if "conversations_embedding" in query["sql"]]
 
 
-def test_a_list_offers_no_more_pages_than_somebody_turns(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_offers_a_limited_number_of_pages(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("console.lists.paging.MOST_PAGES", 2)
     monkeypatch.setattr("console.lists.messages.MessageAdmin.list_per_page", 3)
     for i in range(6):
