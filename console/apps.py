@@ -3,13 +3,14 @@ from django.contrib.admin import apps as admin_apps
 
 
 class ConsoleConfig(AppConfig):
-    """Our pages, templates and styles. It stands before the admin, whose templates it replaces."""
+    """Our pages, templates and styles. It precedes Django's admin in INSTALLED_APPS to replace its templates."""
 
     default = True
     name = "console"
 
     def ready(self) -> None:
-        from console import lists, users  # noqa: F401, they register what they show
+        from console import users  # noqa: F401
+        from console.lists import conversations, exchanges, messages, partitions  # noqa: F401, they register what they show
 
 
 class ConsoleSiteConfig(admin_apps.AdminConfig):

@@ -1,4 +1,4 @@
-"""Pictures: figures -> SVG, made here so that nothing is loaded from anywhere; coloured by the style sheet. Pure."""
+"""Figures -> SVG charts, drawn here so that pages load no foreign scripts; the style sheet colours them. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT, BOTTOM, TOP = 44, 24, 10
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A phase: when it begins and how long it lasts, in milliseconds."""
+    """A phase: its start and length in milliseconds."""
 
     name: str
     title: str
@@ -24,13 +24,13 @@ class Bar:
 
     @property
     def kind(self) -> str:
-        """Whose time it is, for its colour."""
+        """Who spends this time: a class of the style sheet."""
         return "theirs" if self.name in ("provider", "answer", "stream") else "ours"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One figure for each slot of time; stacked on the series before it."""
+    """One figure for each slot; stacked on the previous series."""
 
     name: str
     kind: str  # a class of the style sheet
@@ -38,7 +38,7 @@ class Series:
 
 
 def waterfall(bars: Sequence[Bar]) -> SafeString:
-    """Phases below each other, each beginning where the one before it ends."""
+    """Phases in rows, each starting where the previous one ends."""
     whole = max((bar.start + bar.length for bar in bars), default=0) or 1
     row = 26
     parts = [f'<svg class="waterfall" viewBox="0 0 {WIDTH} {row * len(bars) + 4}" role="img" aria-label="Timings">']
@@ -58,10 +58,10 @@ def waterfall(bars: Sequence[Bar]) -> SafeString:
 def columns(
     series: Sequence[Series], labels: Sequence[str], *, name: str = "", unit: str = "", whole: bool = True
 ) -> SafeString:
-    """Stacked columns over time. `labels` has one text a slot; hovering a column tells its figures, and who cannot
-    see it is told its `name` and the sum of each series.
+    """Stacked columns over time. `labels` has one text for each slot. Hovering over a column shows its figures;
+    screen readers get the chart's `name` and the sum of each series.
 
-    `unit` stands before a figure ("$"); `whole` figures have no fractions on the axis.
+    `unit` precedes a figure ("$"); the axis shows no fractions if `whole`.
     """
     slots = len(labels)
     totals = [sum(one.values[i] for one in series) for i in range(slots)]
@@ -105,7 +105,7 @@ def columns(
 
 
 def _ceiling(value: float, *, whole: bool) -> float:
-    """The next number above that is round, and half of it too: both stand at the axis."""
+    """The next larger round number whose half is round too: the axis shows both."""
     if value <= 0:
         return 1
     size: float = 10 ** math.floor(math.log10(value))
@@ -121,7 +121,7 @@ def _figure(value: float) -> str:
         return f"{value:.0f}"
     if value >= 1:
         return f"{value:.2g}"
-    digits = 1 - math.floor(math.log10(value))  # two that tell something
+    digits = 1 - math.floor(math.log10(value))  # two significant digits
     return f"{value:.{digits}f}".rstrip("0")
 
 

@@ -1,4 +1,4 @@
-"""The dashboard: what went through, what it cost, what failed, how often memory helped; where it all lies."""
+"""The dashboard: traffic, cost, failures, how often memory helped, and disk usage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conversations.models import EmbeddingModel, Exchange, Instance, Partition
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far back, in slots of which length, and how a slot is labelled."""
+    """A span of time: the length and number of its slots, and the format of their labels."""
 
     name: str
     slot: timedelta
@@ -39,7 +39,7 @@ WINDOWS = {
 MOST_WAITING = 10_000
 TOO_LONG = timedelta(minutes=10)
 
-# What stays the same for a while is not summed up again for everybody who looks.
+# Figures are cached for this long, so that several readers do not sum them up again.
 KEPT_SECONDS = 30
 
 OF_WINDOW = """
@@ -57,7 +57,7 @@ SELECT date_bin(%(slot)s, created, %(since)s), provider,
 {OF_WINDOW} GROUP BY 1, 2
 """
 
-# By an index alone.
+# An index-only scan.
 BUSIEST = f"""
 SELECT i.partition_id, sum(busy.exchanges)::bigint FROM (
     SELECT instance_id, count(*) AS exchanges {OF_WINDOW} GROUP BY 1
@@ -80,7 +80,7 @@ class Sums:
     output_tokens: int = 0
     cost: float = 0
     errors: int = 0
-    refused: int = 0  # of the errors those that are the provider's: it failed, or cut its answer short
+    refused: int = 0  # errors of the provider: it failed, or cut its answer short
     hits: int = 0
     degraded: int = 0
     last: datetime | None = None
@@ -110,14 +110,14 @@ class Sums:
 
 @dataclass(slots=True)
 class Figures:
-    """A window's exchanges: by slot, by provider, and how many in the busiest partitions (ids)."""
+    """A window's exchanges by slot and by provider; the busiest partitions as (id, exchanges)."""
 
     slots: list[Sums]
     providers: dict[str, Sums] = field(default_factory=dict)
     busiest: list[tuple[int, int]] = field(default_factory=list)
 
     def total(self) -> Sums:
-        """Of the whole window."""
+        """The sums of the whole window."""
         whole = Sums()
         for sums in self.slots:
             whole += sums
@@ -125,7 +125,7 @@ class Figures:
 
 
 def dashboard(request: HttpRequest) -> TemplateResponse:
-    """The first page of the admin. Figures that are not kept come with `?summed`, which its script asks for."""
+    """The admin's first page. Figures that are not cached come with `?summed`, which the page's script requests."""
     if not may(request, "view_exchange"):
         return page(request, "dashboard", title="Dashboard", nothing=True)
     chosen = request.GET.get("window", "")
@@ -166,14 +166,14 @@ def _shown(request: HttpRequest, figures: Figures, window: Window, since: dateti
 
 
 def _since(window: Window, now: datetime) -> datetime:
-    """The beginning of the first slot; the last one is the one that runs now."""
+    """The beginning of the first slot. The last slot contains the current time."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     running = midnight + window.slot * ((now - midnight) // window.slot)
     return running - window.slot * (window.slots - 1)
 
 
 def _figures(window: Window, since: datetime, allowed: list[int] | None, *, sum_up: bool) -> Figures | None:
-    """What is kept, or is summed up now when asked to: of half a million exchanges that takes half a second."""
+    """Cached figures, or new ones if `sum_up`, which takes half a second for half a million exchanges; else None."""
     key = f"dashboard:{window.name}:{since:%Y%m%d%H}:{allowed}".replace(" ", "")
     kept = cache.get(key)
     if isinstance(kept, Figures):

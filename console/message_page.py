@@ -1,4 +1,4 @@
-"""One message: all that is kept of it, and where it was shown again."""
+"""One message: everything stored with it, and the exchanges that showed it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_EXCHANGES = 20
 
 def show(request: HttpRequest, message: Message) -> HttpResponse:
     """The page of a message."""
-    # First all of them, by their index: asked for the latest, PostgreSQL might look through every ledger there is.
+    # Fetch all by their index and sort here: with a limit, PostgreSQL might scan every ledger instead.
     ledgers = Ledger.objects.filter(message_ids__contains=[message.pk]).values_list("exchange", flat=True)
     shown_in = sorted(ledgers, reverse=True)
     pieces = (

@@ -1,4 +1,4 @@
-"""What the pages of one thing share: their frame, and the trail that leads to them."""
+"""The frame of all pages, and the trails of links that lead to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conversations.models import Instance, Partition
 
 
 def page(request: HttpRequest, template: str, *, title: str, **context: Any) -> TemplateResponse:
-    """A page of the admin, in its frame."""
+    """A page of the admin from `reservoir/<template>.html`."""
     frame = admin.site.each_context(request) | {"may_prune": may(request, "delete_message")}
     everything = {**frame, "title": safe_text.shown(title), **context}
     return TemplateResponse(request, f"admin/reservoir/{template}.html", everything)

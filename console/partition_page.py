@@ -1,4 +1,4 @@
-"""One partition: what it holds, and its instances."""
+"""One partition: its totals, its size and its instances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUSIEST = 100
 
 
 def show(request: HttpRequest, partition: Any) -> HttpResponse:
-    """The page of a partition, which brings its totals along (see lists.py)."""
+    """The page of a partition, annotated with its totals by lists/partitions.py."""
     instances = Instance.objects.filter(partition=partition).order_by("-last_active")
     return page(
         request,

@@ -1,4 +1,4 @@
-"""A stored message -> what a reader sees of it: texts, links to images, calls of tools and what came of them. Pure."""
+"""A stored message -> the parts that a page shows: texts, links to images, tool calls and their results. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.utils.safestring import SafeString
 from console import safe_text
 
 LONG_CHARACTERS = 3_000
-LARGEST_PAYLOAD = 200_000  # bytes; a message with larger attachments shows its words, and its own page the rest
-LARGEST_JSON = 1_000_000  # characters; of what is larger, long texts are cut short
+LARGEST_PAYLOAD = 200_000  # bytes; of larger messages other pages show only the text
+LARGEST_JSON = 1_000_000  # characters; long texts in larger JSON are cut short
 SHORT = 200
 
 
@@ -30,7 +30,7 @@ class Part:
 
 def parts(role: str, content: str, payload: str) -> list[Part]:
     """What to show of a message with this plain text and this JSON."""
-    message = _object(payload)
+    message = json_object(payload)
     if role in ("tool", "function"):
         title = f"result {message.get('name') or message.get('tool_call_id') or ''}".strip()
         return [fold(title, content or payload)]
@@ -44,7 +44,7 @@ def text(content: str) -> Part:
 
 
 def fold(title: str, content: str) -> Part:
-    """Something that most readers pass over."""
+    """A folded text, for details that most readers skip."""
     return Part("fold", safe_text.plain(pretty(content)), title=safe_text.shown(title))
 
 
@@ -71,7 +71,7 @@ def _cut(value: Any) -> Any:
             return value
 
 
-def _object(payload: str) -> Mapping[str, Any]:
+def json_object(payload: str) -> Mapping[str, Any]:
     try:
         message = json.loads(payload)
     except ValueError:

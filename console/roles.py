@@ -1,4 +1,4 @@
-"""The groups that come ready-made."""
+"""The ready-made groups of users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VIEWER, PRUNER = "Viewer", "Pruner"
 
 
 def make_groups() -> None:
-    """Make the groups Viewer (sees everything) and Pruner (may also forget) unless they exist; theirs to change."""
+    """Make the groups Viewer (sees everything) and Pruner (may also forget) unless they exist."""
     may_view = [f"view_{model}" for model in MODELS]
     for name, codenames in ((VIEWER, may_view), (PRUNER, [*may_view, "delete_message"])):
         group, made = Group.objects.get_or_create(name=name)

@@ -1,5 +1,5 @@
-"""Stored text as HTML. It may have been written by anybody, so it stays text: no markup of its own, no script, no
-address but of the web, nothing fetched, and no character that hides or turns around what stands beside it. Pure.
+"""Stored text -> safe HTML. The text is untrusted, so its HTML, scripts and images have no effect, its links lead only
+to the web or to mail, and characters that hide or reorder the text beside them are made visible. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
-# A text longer than this is shown as it was written: laying it out would take longer than reading the page.
+# Longer texts are shown as written: rendering them would take too long.
 MARKDOWN_CHARACTERS = 20_000
 
 # Invisible, or turning the direction of what follows: C0 and C1 controls, bidi embeddings, overrides and isolates,
@@ -44,7 +44,7 @@ def shown(text: str) -> str:
 
 
 def escaped(json_text: str) -> str:
-    """The same JSON with its hidden characters escaped, so that what is read is what is pasted."""
+    """The same JSON with its hidden characters escaped, so that pasting it gives exactly what is shown."""
     return _HIDDEN.sub(_escape, json_text)
 
 
@@ -64,7 +64,7 @@ def formatted(text: str) -> SafeString:
     """The text as Markdown: headings, lists, tables, code. HTML in it is shown as text, images as links."""
     if len(text) > MARKDOWN_CHARACTERS:
         return plain(text)
-    # Once more what is shown: Markdown makes characters of references such as &#x202e; and they are to be seen as well.
+    # Call shown() again: Markdown turns references such as &#x202e; into characters, which must be visible too.
     html = nh3.clean(
         shown(_MARKDOWN.render(shown(text))),
         tags=_TAGS,
@@ -130,7 +130,7 @@ def _mark(found: re.Match[str]) -> str:
 
 
 class _Renderer(RendererHTML):
-    """Images become links: showing one would tell its server who reads this, and when."""
+    """Images become links: loading one would tell its server who reads this page, and when."""
 
     def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         token = tokens[idx]

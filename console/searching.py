@@ -1,4 +1,4 @@
-"""Finding messages: by words or by meaning, in one scope or in all that the user may see."""
+"""Search for messages by words or by meaning, in one scope or in all that the user may see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from conversations.numbers import whole_number
 
 A_PAGE = 30
 MOST_QUESTIONS = 200
-TEXT = 4_000  # characters of a message that are looked through for the words to mark
+TEXT = 4_000  # characters of a message that are searched for words to mark
 
 # Across scopes no index serves nearness, so the latest pieces are compared, one by one. Of one scope all are.
 NEAREST_OF = 20_000
@@ -88,7 +88,7 @@ def exchanges(request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[
 def search_page(request: HttpRequest) -> HttpResponse:
     """Search for words, for a meaning, or for the trace id of an exchange.
 
-    What is found by meaning comes with `?compared`, which the page's script asks for.
+    Results by meaning come with `?compared`, which the page's script requests.
     """
     require(request, "view_message")
     term = request.GET.get("q", "").replace("\x00", " ").strip()[:1000]
@@ -104,7 +104,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         try:
             found = _nearest(request, term, instance, partition)
         except EmbedderError as error:
-            problem = f"There is no search by meaning now: {error}"
+            problem = f"Search by meaning is unavailable: {error}"
     elif term:
         found, older = _matching(request, term, instance, partition)
     trail = to_instance(instance) if instance else to_partition(partition) if partition else []
@@ -155,7 +155,7 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
         "limit": A_PAGE,
     }
     of = OF_ALL if instances is None else OF_INSTANCES
-    if isinstance(instances, QuerySet):  # too many to name
+    if isinstance(instances, QuerySet):  # too many to list
         of, values["instances"] = OF_PARTITIONS, None
     statement = NEAREST.format(of=of)
     if instance and (model := nearest.searchable(instance.pk, embedder.name)):

@@ -1,4 +1,4 @@
-"""The admin site: what every page shares. Its index is the dashboard; the navigation stands at the top."""
+"""The admin site: addresses, navigation and security headers. Its index is the dashboard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from django.utils.module_loading import import_string
 
 from console.visible import may
 
-# Nothing but what we serve ourselves: no inline script or style either, so that stored text that slipped through
-# could still do nothing.
+# Only our own files, and no inline scripts or styles: even unescaped stored text could do nothing.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -23,9 +22,9 @@ CONTENT_SECURITY_POLICY = (
 # Pages beside the lists: their address, their name, the view, and the permission that a link at the top needs.
 PAGES = (
     ("search/", "search", "console.searching.search_page", "view_message"),
-    ("prune/", "prune", "console.prune.prune_page", "delete_message"),
-    ("prune/retention/<int:pk>/", "retention", "console.prune.retention", ""),
-    ("map/<int:pk>/", "map", "console.memory_map.map_page", ""),
+    ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
+    ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
+    ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )
 
 

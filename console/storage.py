@@ -1,4 +1,4 @@
-"""How much room things take, from PostgreSQL's own figures: nothing is counted."""
+"""Disk usage according to PostgreSQL's statistics; no rows are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its indexes: bytes, and about how many rows; None where PostgreSQL has not looked yet."""
+    """A table: bytes with its indexes, and approximate rows; None before PostgreSQL has analysed it."""
 
     name: str
     size: int
@@ -38,7 +38,7 @@ def tables() -> list[Table]:
 
 
 def share(messages: int) -> int | None:
-    """About how many bytes this many messages take, with all that hangs on them: their share of the whole."""
+    """Approximate bytes of this number of messages and their dependent rows; None if the total is unknown."""
     sizes = {table.name: table for table in tables()}
     whole = sizes["messages"].rows
     if whole is None or whole < messages:

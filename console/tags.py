@@ -1,4 +1,4 @@
-"""How figures, times and stored texts are written in templates."""
+"""Template filters for figures, times and stored texts."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ else:
     UserAdminBase = UserAdmin
 
 
-# So many partitions can be chosen from a list; of more, their ids are given, or picked in their own list.
+# With more partitions than this, the form asks for ids instead of offering a list.
 MOST_CHOICES = 1_000
 
 
 class LimitForm(LimitFormBase):
-    """A tick makes a limit, since a form in which nothing is chosen is none: a limit to no partition sees nothing."""
+    """Ticking `limited` creates a limit, even to no partition: Django ignores an inline form without a change."""
 
     limited = forms.BooleanField(
         required=False,
@@ -40,7 +40,7 @@ class LimitForm(LimitFormBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.instance.pk:  # it is there, and "Delete" takes it away
+        if self.instance.pk:  # the limit exists, and "Delete" removes it
             self.fields["limited"].widget = forms.HiddenInput()
             self.fields["limited"].disabled = True
 
@@ -52,7 +52,7 @@ class LimitInline(LimitInlineBase):
     filter_horizontal = ("partitions",)
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **given: Any) -> Any:
-        """Partitions that are there to measure with are no choice; all others are, or saving would drop them."""
+        """Offer all partitions but scratch ones: saving would drop any that the form does not offer."""
         if db_field.name == "partitions":
             given["queryset"] = Partition.objects.without_scratch()
             if given["queryset"].count() > MOST_CHOICES:

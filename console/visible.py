@@ -1,5 +1,5 @@
-"""Who sees what: the one place where rows are withheld, of scratch partitions from everybody, of other partitions from
-a staff member who is limited to some.
+"""Which rows a user may see. Only this module hides rows: scratch partitions from all users, and other partitions from
+limited users.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ INSTANCES: dict[type[Model], str] = {
     Ledger: "exchange__instance",
 }
 
-# So many instances are named one by one. PostgreSQL knows how many rows each has, and so which index to take; of
-# those of a partition it knows nothing.
+# Up to this many instances are listed by id. PostgreSQL has statistics about single instances, and so chooses the right
+# index; it has none about the instances of a partition.
 NAMED = 2_000
 
 
 def visible(request: HttpRequest, queryset: QuerySet[M]) -> QuerySet[M]:
-    """The rows that the user of a request may see. Every page of the admin begins with it."""
+    """The rows that the request's user may see. Every query of the console starts here."""
     if scratch := _scratch(request):
         path = PARTITIONS.get(queryset.model)
         hidden = scratch if path else list(instances_of(scratch))
@@ -49,21 +49,21 @@ def visible(request: HttpRequest, queryset: QuerySet[M]) -> QuerySet[M]:
 
 
 def instances_of(partitions: Sequence[int]) -> Sequence[int] | QuerySet[Any]:
-    """What to compare an instance with, to have those of these partitions only."""
+    """The ids of these partitions' instances: a list, or a subquery for many."""
     instances = Instance.objects.filter(partition__in=partitions).order_by().values_list("pk", flat=True)
     named = list(instances[: NAMED + 1])
     return named if len(named) <= NAMED else instances
 
 
 def allowed_partitions(request: HttpRequest) -> list[int] | None:
-    """The ids of the partitions that the user is limited to; None for no limit. Asked once a request."""
+    """The ids of the partitions that the user is limited to; None for no limit. One query a request."""
     if not hasattr(request, "reservoir_partitions"):
         request.reservoir_partitions = _limit(request.user)  # type: ignore[attr-defined]
     return request.reservoir_partitions  # type: ignore[attr-defined, no-any-return]
 
 
 def _scratch(request: HttpRequest) -> list[int]:
-    """The ids of partitions that are only there to measure with, mostly none. Asked once a request."""
+    """The ids of scratch partitions, usually none. One query a request."""
     if not hasattr(request, "reservoir_scratch"):
         rows = Partition.objects.filter(name__startswith=SCRATCH).order_by()
         request.reservoir_scratch = list(rows.values_list("pk", flat=True))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Words that tell something: what two texts share, what a topic is about. Pure."""
+"""Significant words: those that two texts share, those that label a topic. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST = 24  # characters of a word in a label
 
 _WORDS = re.compile(r"[^\W_][\w'\u2019-]*[^\W_]|[^\W_]")
 
-# English words that say nothing of a topic.
+# English words that do not characterise a topic.
 _COMMON = """
     able about above actually after again already also although always another answer anything around assistant away
     back because been before being below best better between both bring called came cannot come conversation could
@@ -43,7 +43,7 @@ def tells_something(word: str) -> bool:
 
 
 def labels(texts: Sequence[str], count: int = 3) -> list[str]:
-    """For each text the few words that set it apart from the others, joined by dots; empty where there are none."""
+    """For each text, the few words that set it apart from the others, joined by dots; may be empty."""
     counts = [Counter(word for word in words(text) if tells_something(word)) for text in texts]
     spread = Counter(word for one in counts for word in one)
     found = []

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Literal, get_args
+
+Phase = Literal["recall", "enrich", "provider", "answer"]
+PHASES: tuple[Phase, ...] = get_args(Phase)  # in the order in which they happen
 
 
 class Stopwatch:
@@ -12,7 +16,7 @@ class Stopwatch:
         self._started = self._last = time.perf_counter()
         self.phases: dict[str, float] = {}
 
-    def lap(self, phase: str) -> None:
+    def lap(self, phase: Phase) -> None:
         """End the phase now."""
         now = time.perf_counter()
         self.phases[phase] = round((now - self._last) * 1000, 2)

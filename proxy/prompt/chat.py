@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from json.decoder import JSONDecodeError
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from proxy.errors import BadRequest
 from proxy.prompt.json_spans import Span, element_spans, object_with_spans
@@ -118,7 +118,7 @@ class Chat:
     @property
     def last_user(self) -> int | None:
         """Index of the last user message, which is the query of recall; None without one."""
-        return next((i for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].role == "user"), None)
+        return last_user_index(self.messages)
 
     @property
     def in_tool_loop(self) -> bool:
@@ -160,6 +160,16 @@ class Chat:
         for (start, end), new in sorted(edits, reverse=True):
             text = text[:start] + new + text[end:]
         return text.encode()
+
+
+class HasRole(Protocol):
+    @property
+    def role(self) -> str: ...
+
+
+def last_user_index(messages: Sequence[HasRole]) -> int | None:
+    """The index of the last user message; None without one. What we add stands directly before it."""
+    return next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
 
 
 def decode(body: bytes) -> Chat:

@@ -67,6 +67,7 @@ def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, envir
         name=name,
         base_url=base_url,
         key=key or None,
+        key_env=key_env,
         memory_role=declared.get("memory_role", known.memory_role if known else "system"),
         catalogue=known.catalogue if known else None,
     )

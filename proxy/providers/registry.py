@@ -26,6 +26,8 @@ class Provider:
     base_url: str
     """Without a slash at its end: `{base_url}/chat/completions`."""
     key: str | None = field(default=None, repr=False)
+    key_env: str = ""
+    """The environment variable that holds its key; empty for a provider without one."""
     memory_role: MemoryRole = "system"
     catalogue: str | None = None
     """The name under which genai-prices lists the provider's models."""
@@ -68,6 +70,11 @@ class Providers:
             if fnmatchcase(model, pattern):
                 return Target(self._providers[name], model)
         return Target(self.default, model)
+
+    def key_variable(self, provider: str) -> str:
+        """The environment variable that holds a provider's key; empty for an unknown provider or one without a key."""
+        known = self._providers.get(provider)
+        return known.key_env if known else ""
 
     def window(self, target: Target) -> int | None:
         """Tokens that the model can read; None where that is not known."""

@@ -9,7 +9,7 @@ import pytest
 
 from console import charts, tags
 from console.charts import Bar, Series
-from console.memory_map import project
+from console.conversation.memory_map import project
 from console.words import labels
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.request_body import body
+from console.exchange.request_body import body
 from proxy.prompt.chat import decode
 
 MESSAGE = '{"role":  "user", "content": "h\\u00e9"}'

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from console.threads import Vector, sessions, threads
+from console.conversation.threads import Vector, sessions, threads
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 A, B, C = (np.eye(3, dtype=np.float32)[i] for i in range(3))

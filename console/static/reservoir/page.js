@@ -10,7 +10,7 @@ document.addEventListener("click", async (event) => {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // Not over plain http to another machine: select it, so that the keyboard can copy.
+      // The clipboard is unavailable over plain http: select the text and copy it instead.
       source.closest("details")?.setAttribute("open", "");
       const range = document.createRange();
       range.selectNodeContents(source);
@@ -27,7 +27,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// On a phone the page one is on may lie beyond the edge.
+// On a phone, the link to the current page may be outside the window.
 document.querySelector("#navigation [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 for (const text of document.querySelectorAll(".long > .text")) {
@@ -43,8 +43,8 @@ for (const text of document.querySelectorAll(".long > .text")) {
   text.after(more);
 }
 
-// What takes a while to work out comes after its page: here is a link to the whole page, which is followed at once, and
-// what is marked here is taken over from there.
+// Slow parts load after their page: the link leads to the complete page, which this script fetches at once to replace
+// the elements marked with data-later.
 const later = document.querySelector("#later > a");
 if (later) {
   const place = later.parentElement;
@@ -63,7 +63,7 @@ if (later) {
   });
 }
 
-// What is confirmed once is not sent twice, and takes a while for much.
+// A confirmation is sent once; a large one may take seconds.
 document.addEventListener("submit", (event) => {
   const button = event.target.querySelector("button[data-doing]");
   if (!button) return;

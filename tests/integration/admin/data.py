@@ -38,7 +38,7 @@ def exchange(
 ) -> Exchange:
     """One exchange, `minutes` after the first of May; `shown` are ids that the ledger kept.
 
-    `history` are turns that the app sent before the question, `left_out` the places of those that had no room.
+    `history` are the turns before the question; `left_out` are indexes of turns that did not fit the window.
     """
     created = START + timedelta(minutes=minutes)
     candidates = tuple(

@@ -107,9 +107,9 @@ def test_the_map_comes_after_its_page(root: Client) -> None:
     assert not [query for query in queries if "conversations_embedding" in query["sql"]]
 
 
-def test_a_list_offers_no_more_pages_than_somebody_turns(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("console.paging.MOST_PAGES", 2)
-    monkeypatch.setattr("console.lists.MessageAdmin.list_per_page", 3)
+def test_a_list_offers_a_limited_number_of_pages(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.lists.paging.MOST_PAGES", 2)
+    monkeypatch.setattr("console.lists.messages.MessageAdmin.list_per_page", 3)
     for i in range(6):
         exchange(HOME, f"question {i}", f"answer {i}", minutes=i)
     page = text(root.get(reverse("admin:conversations_message_changelist")))

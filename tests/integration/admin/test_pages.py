@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from html import unescape
+from pathlib import Path
 
 import pytest
 from django.core.cache import cache
@@ -68,10 +69,39 @@ def test_the_copied_curl_asks_the_same_without_memory_and_keeps_nothing(root: Cl
     assert '"temperature": 0.30' in body, "as the app wrote it"
 
 
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [("mistral", "MISTRAL_API_KEY"), ("groq", "GROQ_KEY"), ("keyless", ""), ("gone", ""), ("", "")],
+)
+def test_the_copied_curl_names_the_key_of_its_provider_or_none(
+    root: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: str, variable: str
+) -> None:
+    file = tmp_path / "providers.toml"
+    file.write_text(
+        '[providers.groq]\nbase_url = "https://groq.example/v1"\nkey_env = "GROQ_KEY"\n'
+        '[providers.keyless]\nbase_url = "http://localhost:9/v1"\n'
+    )
+    monkeypatch.setenv("RESERVOIR_PROVIDERS", str(file))
+    asked = exchange(HOME, "I keep bees.", "Lovely.")
+    Exchange.objects.filter(pk=asked.pk).update(provider=provider)
+    curl = unescape(text(root.get(change(asked))).split('<pre id="curl">')[1].split("</pre>")[0])
+    assert re.findall(r"Authorization.*", curl) == ([f'Authorization: Bearer ${variable}" \\'] if variable else [])
+
+
+def test_the_error_of_a_failure_is_escaped_once(root: Client) -> None:
+    cache.clear()
+    one = exchange(HOME, "I keep bees.", "")
+    Exchange.objects.filter(pk=one.pk).update(
+        created=timezone.now(), ended=Exchange.Ended.FAILED, error="The provider's <b>"
+    )
+    page = text(root.get(reverse("admin:index"), {"window": "month", "summed": "1"}))
+    assert "The provider&#x27;s &lt;b&gt;" in page and "&amp;#x27;" not in page
+
+
 def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None:
     bees = exchange(HOME, "I keep bees.", "How lovely.")
     asked = exchange(HOME, "What do I keep?", "Who knows.", minutes=9, shown=(question_of(bees),))
-    assert "Nothing in this scope was found to matter" in text(root.get(change(bees)))
+    assert "Recall found nothing relevant in this scope" in text(root.get(change(bees)))
     Ledger.objects.filter(exchange=asked).update(message_ids=[], candidates=[{"id": question_of(bees), "kept": False}])
     assert "of each of the 1 message that" in text(root.get(change(asked)))
 
@@ -91,7 +121,7 @@ def test_a_failed_exchange_says_what_went_wrong(root: Client) -> None:
 def test_a_conversation_is_paged_by_time_and_jumps_to_dates_and_messages(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("console.dialogue.A_PAGE", 10)
+    monkeypatch.setattr("console.conversation.dialogue.A_PAGE", 10)
     for i in range(15):
         exchange(HOME, f"question {i:02}", f"answer {i:02}", minutes=i * 60 * 12)
     instance = Instance.objects.get()

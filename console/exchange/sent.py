@@ -1,0 +1,109 @@
+"""The request of an exchange: what the app sent, and what was added to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from django.http import HttpRequest
+
+from console import safe_text
+from console.reading import LARGEST_PAYLOAD, Part, json_object, parts
+from console.visible import visible
+from conversations.models import Exchange, Message
+from conversations.turns import plain_text
+from proxy.prompt.chat import last_user_index
+from proxy.prompt.enrichment import BLOCK_START
+
+# Of a long history, this many turns are shown; the page says how many it leaves out.
+MOST_TURNS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the request. We `added` it or `left_out` it. A message without an `id` is not stored."""
+
+    role: str = ""
+    content: str = ""
+    raw: str = ""
+    added: bool = False
+    left_out: bool = False  # the model's window had no room for it
+    id: int | None = None
+    large: bool = False  # `raw` stands for a message that is too large to be shown here
+    skipped: int = 0  # stands for this number of turns that the page does not show
+    unsent: int = 0  # stands for this number of turns that were left out
+    latest: str = ""  # the text of one of the latest turns, which are folded
+
+    @property
+    def parts(self) -> list[Part]:
+        """Laid out only when shown: a client may resend thousands."""
+        if self.added:
+            return [Part("text", safe_text.plain(self.content))]
+        return parts(self.role, self.content, "" if self.large else self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the app sent, restored from stored messages."""
+
+    turns: list[Turn] = field(default_factory=list)  # system prompts included, nothing added
+    complete: bool = True  # no part has been forgotten
+
+
+def read_sent(request: HttpRequest, exchange: Exchange) -> Sent:
+    """The request's messages: stored ones by their ids, system prompts at their places."""
+    ids = exchange.request_ids
+    stored = {
+        message.pk: message
+        for message in visible(request, Message.objects.with_raw(LARGEST_PAYLOAD).filter(pk__in=ids))
+    }
+    left_out = set(exchange.left_out)
+    turns = [replace(_stored(stored[pk]), left_out=at in left_out) for at, pk in enumerate(ids) if pk in stored]
+    for place, raw in sorted(exchange.prompts):
+        turns.insert(place, _turn(raw))
+    return Sent(turns, complete=len(stored) == len(set(ids)) and bool(exchange.parameters))
+
+
+def _stored(message: Any) -> Turn:
+    large = message.size > LARGEST_PAYLOAD
+    instead = {"role": message.role, "content": f"({message.size:,} bytes: see message {message.pk})"}
+    raw = json.dumps(instead) if large else message.raw
+    return Turn(message.role, message.content, raw, id=message.pk, large=large)
+
+
+def _turn(raw: str) -> Turn:
+    payload = json_object(raw)
+    return Turn(str(payload.get("role") or ""), plain_text(payload), raw)
+
+
+def added_turn(raw: str) -> Turn:
+    payload = json_object(raw)
+    text = plain_text(payload)
+    latest = "" if text.startswith(BLOCK_START) else text
+    return Turn(str(payload.get("role") or ""), text, raw, added=True, latest=latest)
+
+
+def with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
+    """The turns with the additions where the proxy puts them, or at the end where the user message is forgotten."""
+    at = last_user_index(turns)
+    return [*turns, *added] if at is None else [*turns[:at], *added, *turns[at:]]
+
+
+def with_gaps(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns as the provider got them, with a count in place of each run that was left out."""
+    found: list[Turn] = []
+    for left_out, run in groupby(turns, key=lambda turn: turn.left_out):
+        run_of = list(run)
+        found += [Turn(unsent=len(run_of))] if left_out else run_of
+    return found
+
+
+def shortened(turns: list[Turn]) -> list[Turn]:
+    if len(turns) <= MOST_TURNS:
+        return turns
+    half = MOST_TURNS // 2
+    gap = Turn(skipped=len(turns) - 2 * half)
+    return [*turns[:half], gap, *turns[-half:]]

@@ -1,0 +1,32 @@
+"""How long a partition keeps messages."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+
+from console import safe_text
+from console.visible import require, visible
+from conversations.models import Partition
+from conversations.numbers import whole_number
+
+MOST_DAYS = 36_500
+
+
+def retention(request: HttpRequest, pk: int) -> HttpResponse:
+    """Set for how many days a partition keeps messages."""
+    require(request, "view_partition", "delete_message")
+    if request.method != "POST":
+        raise Http404
+    partition = get_object_or_404(visible(request, Partition.objects.all()), pk=pk)
+    days = request.POST.get("keep_days", "").strip()
+    if days and not whole_number(days, most=MOST_DAYS):
+        messages.error(request, "Write a number of days from 1 to 36500, or nothing to keep everything.")
+    else:
+        partition.keep_days = int(days) if days else None
+        partition.save(update_fields=["keep_days"])
+        kept = f"keeps messages for {days} days" if days else "keeps everything"
+        messages.success(request, f"{safe_text.shown(partition.name)} {kept}; manage.py prune --retention applies it.")
+    return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
