@@ -18,6 +18,7 @@ from conversations.capture import Alignment, Turn, align
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
 from conversations.recall.lexemes import asks, search_vector
+from conversations.states import Ended, MemoryState
 
 Count = Callable[[str], int]  # text -> tokens
 
@@ -58,7 +59,7 @@ class Asked:
     left_out: tuple[int, ...] = ()  # which of the turns the window had no room for, from 0
     prompts: tuple[tuple[int, str], ...] = ()  # (place in the request, JSON text) of system prompts
     parameters: str = ""  # the request's other fields, JSON text
-    memory: str = "on"
+    memory: str = MemoryState.ON
     ledger: Ledger | None = None
 
 
@@ -250,6 +251,11 @@ def _not_before(instance: Instance, moment: datetime) -> datetime:
 def interrupt_open_exchanges() -> int:
     """Mark what a server that died left open, so that the same question again is a retry. Returns how many."""
     return Exchange.objects.filter(ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
+
+
+def interrupt_exchange(*, trace_id: uuid.UUID) -> None:
+    """Mark an exchange as interrupted if it is still open."""
+    Exchange.objects.filter(trace_id=trace_id, ended=Ended.OPEN).update(ended=Ended.INTERRUPTED)
 
 
 def _new_messages(

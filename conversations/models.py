@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models import Q
 from pgvector.django import HalfVectorField
 
+from conversations import states
 from conversations.querysets import ExchangeQuerySet, InstanceQuerySet, MessageQuerySet
 
 NAME_LENGTH = 200
@@ -64,15 +65,7 @@ class Instance(models.Model):
 class Exchange(models.Model):
     """One request and what came back."""
 
-    class Ended(models.TextChoices):
-        """How it ended. OPEN while the provider is asked; INTERRUPTED when the server died meanwhile."""
-
-        OPEN = "open", "in progress"
-        ANSWERED = "answered", "answered"
-        CUT = "cut", "cut short by the provider"
-        GONE = "gone", "client gone"
-        FAILED = "failed", "provider failed"
-        INTERRUPTED = "interrupted", "server stopped"
+    Ended = states.Ended
 
     trace_id = models.UUIDField(default=uuid.uuid4, unique=True)
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="exchanges")
@@ -90,7 +83,7 @@ class Exchange(models.Model):
     output_tokens = models.PositiveIntegerField(null=True)
     cost = models.DecimalField(max_digits=14, decimal_places=8, null=True)  # US dollars
     timings = models.JSONField(default=dict)  # phase -> milliseconds
-    memory = models.CharField(max_length=8, default="on")  # on, off, degraded
+    memory = models.CharField(max_length=8, default=states.MemoryState.ON)  # a MemoryState
     memories = models.PositiveIntegerField(default=0)  # how many messages were shown again; the ledger names them
     memory_tokens = models.PositiveIntegerField(default=0)
 
