@@ -15,7 +15,7 @@ from pydantic import Field
 from proxy import runtime
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
-from proxy.memory.history import Page
+from proxy.memory.history import MessageFilter, Page
 
 BY = "api"
 
@@ -188,7 +188,8 @@ async def messages(request: HttpRequest, which: Query[Filter], page: Query[Pagin
     """Messages, latest first; `search` selects those that contain the words."""
     _only(request, Filter, Paging)
     history = runtime.current().history
-    return _page(await history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor))
+    wanted = MessageFilter(**_criteria(which))
+    return _page(await history.messages(wanted, limit=page.limit, cursor=page.cursor))
 
 
 @router.get("/nearest", response=MessagePage)
