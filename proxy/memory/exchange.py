@@ -24,7 +24,7 @@ from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
 from proxy.prompt.counting import Count
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
-from proxy.spool.segments import Entry
+from proxy.spool.record import Entry
 
 __all__ = ["Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
 

@@ -32,8 +32,8 @@ from proxy.database.health import NO_ANSWER, database_health
 from proxy.database.reconnecting import DatabaseUnavailable, error_name, on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.memory.recollection import RecallRequest, Recollection, recollect
+from proxy.spool.record import Entry
 from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
-from proxy.spool.segments import Entry
 from proxy.spool.writing import Spool, SpoolError
 
 __all__ = ["SCRATCH", "STORE_SECONDS", "MemoryService", "Scope", "StoredIn"]

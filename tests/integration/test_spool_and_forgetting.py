@@ -22,8 +22,8 @@ from conversations.querysets import Scope
 from conversations.selection import Selection
 from proxy.errors import Unavailable
 from proxy.memory.history import History
+from proxy.spool.record import Entry
 from proxy.spool.replaying import replay, spool_folder, store_spool
-from proxy.spool.segments import Entry
 from proxy.spool.writing import Spool, SpoolError, summary
 from tests.unit.test_spool import HOME, ROOT, asked, turn
 
@@ -136,7 +136,7 @@ def test_a_full_disk_loses_what_it_refused_and_nothing_else(tmp_path: Path) -> N
 
 def test_the_api_says_what_holds_up_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise SpoolError("`manage.py spool discard` gives them up for good.")
+        raise SpoolError("`manage.py spool discard` deletes them for good.")
 
     monkeypatch.setattr(forgetting, "bring_in", [refuse])
     history = History(lambda: None)  # type: ignore[arg-type, return-value]

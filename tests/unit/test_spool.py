@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from conversations import capture
 from conversations.actions import Answered, Asked, Ledger
 from conversations.querysets import Scope
+from proxy.spool.record import HEADER, STATE_AT, Entry, decode, encode, frame, scope_mark
 from proxy.spool.replaying import Refused, discard_rejected, replay
-from proxy.spool.segments import HEADER, STATE_AT, Entry, decode, encode, frame, opened, records, scope_mark
+from proxy.spool.segments import opened, records
 from proxy.spool.writing import Spool, SpoolError, summary
 
 NOW = datetime(2026, 3, 29, 1, 59, 59, 123456, tzinfo=UTC)
