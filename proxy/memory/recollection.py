@@ -129,7 +129,7 @@ def _shortened(question: str) -> str:
 
 @contextmanager
 def _transaction(milliseconds: int) -> Iterator[None]:
-    """One transaction, in which PostgreSQL cancels each query after so many milliseconds (0: never)."""
+    """One transaction, in which PostgreSQL cancels each query after `milliseconds` (0: never)."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
