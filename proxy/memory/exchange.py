@@ -127,7 +127,7 @@ class RememberedExchange:
     async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
         """Store the answer and wait for the commit. Continues if the waiting task is cancelled.
 
-        Does nothing on a second call, or if the question was not stored on the client's wish.
+        Does nothing on a second call, or if the client does not want the exchange stored.
         """
         if self._opening is None or self._finished:
             return

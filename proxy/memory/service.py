@@ -1,4 +1,4 @@
-"""Recall and storage as a server process uses them. Requests reach conversations/ only through here.
+"""Recall and storage for the requests of a server process, on threads of their own.
 
 Django's ORM blocks, so its work runs on a few threads that keep their connections: some recall, others store, so that
 a slow recall delays no commit. No connection is held while a provider is working. Memory never fails a request: errors
