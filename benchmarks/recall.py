@@ -255,7 +255,7 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
     """Times of recall in ms, and the share of answers among the first ten (%)."""
     from conversations.querysets import Scope
-    from proxy.memory.recollection import recollect
+    from proxy.memory.recollection import RecallRequest, recollect
     from proxy.prompt.chat import decode
     from proxy.providers import tokens
 
@@ -264,8 +264,9 @@ def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]
     for number, (text, vector, answer) in enumerate(questions(language, size, WARM_UP + QUESTIONS)):
         embedder.vector = vector
         chat = decode(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
+        request = RecallRequest(Scope(PARTITION, str(size)), chat, count, latest=False)
         started = time.perf_counter()
-        found = recollect(lambda: embedder, scope=Scope(PARTITION, str(size)), chat=chat, count=count, latest=False)
+        found = recollect(lambda: embedder, request)
         elapsed = 1000 * (time.perf_counter() - started)
         if number < WARM_UP:
             continue

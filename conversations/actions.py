@@ -16,6 +16,7 @@ from conversations.capture import Alignment, align
 from conversations.messages import add_to_counters, estimated_tokens, lock_instance, unsaved_message
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope
+from conversations.states import Ended, MemoryState
 from conversations.turns import Count, Turn
 
 # No exchange is stored this late. One that seems to be was sent after the clock had been set back.
@@ -47,7 +48,7 @@ class Asked:
     left_out: tuple[int, ...] = ()  # positions in `turns` of those that the window had no room for
     prompts: tuple[tuple[int, str], ...] = ()  # (position in the request, JSON text) of system prompts
     parameters: str = ""  # the request's other fields, JSON text
-    memory: str = "on"
+    memory: str = MemoryState.ON
     ledger: Ledger | None = None
 
 
@@ -198,6 +199,11 @@ def _not_before(instance: Instance, moment: datetime) -> datetime:
 def interrupt_open_exchanges() -> int:
     """Mark exchanges that a dead server left open, so that asking again is a retry. Returns their number."""
     return Exchange.objects.filter(ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
+
+
+def interrupt_exchange(*, trace_id: uuid.UUID) -> None:
+    """Mark an exchange as interrupted if it is still open."""
+    Exchange.objects.filter(trace_id=trace_id, ended=Ended.OPEN).update(ended=Ended.INTERRUPTED)
 
 
 def _new_messages(

@@ -31,6 +31,7 @@ EMBEDDED_CHARACTERS = 200_000
 
 log = logging.getLogger(__name__)
 
+SHORT_TEXT = 400  # characters; a longer text is seldom a single piece
 BATCH = 16
 LEASE = timedelta(minutes=5)
 RETRY = timedelta(minutes=1)
@@ -72,6 +73,21 @@ def save_vectors(
         overtaken = EmbeddingModel.objects.filter(active=True).exclude(pk=model.pk).exists()
         due = timezone.now() + OVERTAKEN if overtaken else None
         Message.objects.filter(pk=message_id).update(embed_due=due)
+
+
+def save_computed_vectors(
+    embedder: Embedder, *, message_id: int, instance_id: int, text: str, vectors: Vectors
+) -> None:
+    """Save vectors that were computed for a message's text before it was stored, where the worker would make the same.
+
+    That is where the text is a single piece. Longer texts are left to the worker.
+    """
+    if len(text) > SHORT_TEXT:
+        return
+    pieces = split(text, embedder.count)
+    if len(pieces) == 1:
+        model = model_of(embedder)
+        save_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)
 
 
 def add_vectors(

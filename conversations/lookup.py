@@ -105,6 +105,33 @@ def messages(rows: MessageQuerySet, *, limit: int, cursor: str | None) -> Page:
     return Page([as_json(row) for row in chosen[:limit]], following)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFilter:
+    """Which messages to list. Criteria narrow each other; None is no criterion."""
+
+    partition: str | None = None
+    instance: str | None = None
+    since: datetime | None = None  # included
+    before: datetime | None = None  # not included
+    role: str | None = None
+    search: str | None = None  # words that all stand in it; "phrases", -exclusions
+
+
+def filtered_messages(wanted: MessageFilter, *, limit: int, cursor: str | None) -> Page:
+    """A page of the messages that a filter names, latest first. Raises BadCursor and NoScope."""
+    rows = Message.objects.within(wanted.partition, wanted.instance).between(wanted.since, wanted.before)
+    if wanted.role is not None:
+        rows = rows.filter(role=wanted.role)
+    if wanted.search is not None:
+        rows = rows.matching(wanted.search)
+    return messages(rows, limit=limit, cursor=cursor)
+
+
+def read_one_message() -> None:
+    """Read any message, to see that the tables can be read. Raises ProgrammingError when they do not exist."""
+    Message.objects.values("id").first()
+
+
 # --- partitions, instances, exchanges -----------------------------------------------------------------
 
 

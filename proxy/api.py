@@ -76,7 +76,7 @@ async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[s
 @router.get("/command/view/{segment:count}", tags=["original"])
 async def view(request: HttpRequest, partition: Path[str], instance: Path[str], count: Path[int]) -> HttpResponseBase:
     """The latest messages, oldest first, in the original Reservoir's format."""
-    scope = _call(request, partition, instance).options.scope
+    scope = _call(request, partition, instance).scope
     return original_form(await runtime.current().history.view(at_most(count), **scope._asdict()))
 
 
@@ -90,7 +90,7 @@ async def search(
     semantic: bool = False,
 ) -> HttpResponseBase:
     """Messages with these words, or similar in meaning, in the original Reservoir's format."""
-    scope = _call(request, partition, instance).options.scope
+    scope = _call(request, partition, instance).scope
     history = runtime.current().history
     return original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
 

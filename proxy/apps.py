@@ -8,4 +8,4 @@ class ProxyConfig(AppConfig):
         from conversations import forgetting
         from proxy.spool import replaying
 
-        forgetting.bring_in.append(replaying.store_spool)  # what waits in the spool is forgotten with the rest
+        forgetting.bring_in.append(replaying.store_spool)  # forgetting reaches exchanges that wait in the spool

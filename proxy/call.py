@@ -1,4 +1,4 @@
-"""A request as it came: whose memory it is for, what it asks of it, and its body, still to be read."""
+"""A client's request: the scope it belongs to, what it wants of its memory, and its body, not read yet."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import IO, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from conversations.numbers import whole_number
+from conversations.turns import NAME_LENGTH
 from proxy.errors import BadRequest
-from proxy.memory.service import NAME_LENGTH, SCRATCH, MemoryOptions, Scope
+from proxy.memory.exchange import MemoryOptions
+from proxy.memory.service import SCRATCH, Scope
 from proxy.prompt.chat import rename_model
 from proxy.providers import model_name
 from proxy.upstream import Headers
 
 MOST_BUDGET = 999_999_999  # tokens
 CHUNK = 2**16
-QUICKLY_DONE = 2**18  # bytes of a request that is taken apart, counted and put together in a few milliseconds
+QUICKLY_DONE = 2**18  # bytes; parsing, counting and encoding a request of this size takes a few milliseconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,14 +32,18 @@ CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160))))
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """One request to a route of a scope."""
+
     method: str
+    trace_id: uuid.UUID
+    scope: Scope
     options: MemoryOptions
     budget: int  # tokens of the memory block
     headers: Headers  # as sent
     query: str
-    body: IO[bytes]  # in memory, or in a file where it is large
-    size: int
-    closing: AsyncExitStack  # run when the call is over, however it ends
+    body: IO[bytes]  # in memory, or in a file if it is large
+    size: int  # of the body in bytes
+    closing: AsyncExitStack  # closed when the call has ended, in whatever way
 
     @classmethod
     def of(
@@ -52,19 +58,32 @@ class Call:
         budget: int,
         closing: AsyncExitStack,
     ) -> Call:
-        """Raises BadRequest for a name of a scope or a header of ours that cannot be understood."""
+        """A call with a new trace id. Names are as in the URL; `budget` applies unless a header sets another.
+
+        Raises BadRequest for an invalid name or X-Reservoir header.
+        """
+        scope = Scope(_name(partition, "partition"), _name(instance, "instance"))
         options = MemoryOptions(
-            trace_id=uuid.uuid4(),
-            scope=Scope(_name(partition, "partition"), _name(instance, "instance")),
             recall=_is_on(headers, b"x-reservoir-recall"),
             store=_is_on(headers, b"x-reservoir-store"),
         )
         size = body.seek(0, 2)
         body.seek(0)
-        return cls(method, options, _budget(headers, budget), headers, query, body, size, closing)
+        return cls(
+            method=method,
+            trace_id=uuid.uuid4(),
+            scope=scope,
+            options=options,
+            budget=_budget(headers, budget),
+            headers=headers,
+            query=query,
+            body=body,
+            size=size,
+            closing=closing,
+        )
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do work that takes longer the larger the request: beside the event loop, where it takes too long."""
+        """Do work whose duration grows with the request: on a thread if the request is large, else right here."""
         if self.size < QUICKLY_DONE:
             return work(*args, **kwargs)
         return await asyncio.to_thread(work, *args, **kwargs)
@@ -75,17 +94,17 @@ class Call:
         return self.body.read()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body in pieces: it may be an upload of any size."""
+        """The body in chunks: uploads may have any size."""
         self.body.seek(0)
         while chunk := self.body.read(CHUNK):
             yield chunk
 
     def with_body(self, body: bytes) -> Call:
-        """The same with another body."""
+        """The same call with another body."""
         return replace(self, body=BytesIO(body), size=len(body))
 
     def model(self, rest: str, parse_limit: int) -> str:
-        """The model that the path, a JSON body or a form names; empty where there is none."""
+        """The model named by the path, a JSON body of at most `parse_limit` bytes, or a form; empty without one."""
         if model := model_name.in_path(rest):
             return model
         if self._is_form:
@@ -98,7 +117,7 @@ class Call:
         return model_name.in_json(self.read())
 
     def with_model(self, rest: str, model: str, parse_limit: int) -> tuple[Call, str]:
-        """The same request and path with another model in the place of its own; a larger form stays as it is."""
+        """The same call and path with another model. A form larger than `parse_limit` bytes is left unchanged."""
         if model_name.in_path(rest):
             return self, model_name.renamed_in_path(model)
         if not self._is_form:
@@ -116,7 +135,7 @@ class Call:
 
 
 def _name(raw: str, what: str) -> str:
-    """A scope's name from its path segment, which is percent-encoded."""
+    """A scope's name from its path segment, which is percent-encoded. Raises BadRequest."""
     try:
         name = unquote(raw, errors="strict")
     except UnicodeDecodeError:
@@ -132,22 +151,22 @@ def _name(raw: str, what: str) -> str:
     return name
 
 
-def _said(headers: Headers, wanted: bytes) -> list[str]:
-    """What a header says; it may stand several times."""
+def _values(headers: Headers, wanted: bytes) -> list[str]:
+    """The values of a header, which may be repeated."""
     return [value.decode("latin-1").strip() for name, value in headers if name.lower() == wanted]
 
 
 def _is_on(headers: Headers, name: bytes) -> bool:
-    """A header that says off means off; what says neither is refused rather than guessed."""
-    words = {word.lower() for word in _said(headers, name)}
+    """False if any value of the header says off. Raises BadRequest for a value that is neither on nor off."""
+    words = {word.lower() for word in _values(headers, name)}
     if words - OFF - ON:
         raise BadRequest("X-Reservoir-Recall and X-Reservoir-Store take on or off.", code="invalid_header")
     return words.isdisjoint(OFF)
 
 
 def _budget(headers: Headers, default: int) -> int:
-    """The least where there are several."""
-    given = [whole_number(value, most=MOST_BUDGET) for value in _said(headers, b"x-reservoir-budget") if value]
+    """The lowest budget that the headers give, else the default. Raises BadRequest."""
+    given = [whole_number(value, most=MOST_BUDGET) for value in _values(headers, b"x-reservoir-budget") if value]
     if None in given:
         raise BadRequest("X-Reservoir-Budget takes a number of tokens, such as 1000.", code="invalid_header")
     return min((budget for budget in given if budget is not None), default=default)

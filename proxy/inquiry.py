@@ -1,4 +1,4 @@
-"""The recall route's own words: what somebody asks of a memory, and how that is answered."""
+"""The recall route's question and its answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_TOKENS = 999_999_999
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """What would a request with this text get? `budget` in tokens, `limit` in messages that are considered."""
+    """Which memories would a request with this text get? `budget` is in tokens, `limit` in messages to rank."""
 
     query: str
     budget: int
@@ -29,7 +29,7 @@ class Inquiry:
 
     @classmethod
     def of(cls, call: Call) -> Inquiry:
-        """From the query string of a GET, else from a JSON body. Raises BadRequest."""
+        """Reads the query string of a GET, or else a JSON body. Raises BadRequest."""
         fields = _from_url(call.query) if call.method in ("GET", "HEAD") else _from_body(call.read())
         if "query" not in fields:
             raise BadRequest("Missing required parameter: 'query', the text to recall for.", param="query")
@@ -44,35 +44,29 @@ class Inquiry:
 
     @property
     def chat(self) -> Chat:
-        """The request that it is about."""
+        """The request in question."""
         return decode(json.dumps({"messages": [{"role": "user", "content": self.query}]}).encode())
 
-
-def answer(
-    inquiry: Inquiry,
-    scope: Scope,
-    state: str,
-    entries: Sequence[Json],
-    injection: Injection,
-    timings: Mapping[str, float],
-) -> bytes:
-    """`entries`: the ledger with its messages. Of the messages that a request gains the block is the last."""
-    has_block = any(entry["arm"] == "recall" and entry["kept"] for entry in entries)
-    block = json.loads(injection.messages[-1])["content"] if has_block else ""
-    body: dict[str, Any] = {
-        "object": "reservoir.recall",
-        "partition": scope.partition,
-        "instance": scope.instance,
-        "query": inquiry.query,
-        "budget": inquiry.budget,
-        "memory": state,
-        "memories": [entry for entry in entries if entry["arm"] == "recall"],
-        "latest": [entry for entry in entries if entry["arm"] == "latest"],
-        "block": block,
-        "tokens": injection.tokens,
-        "timings": timings,
-    }
-    return json.dumps(body).encode()
+    def answer(
+        self, scope: Scope, *, state: str, entries: Sequence[Json], injection: Injection, timings: Mapping[str, float]
+    ) -> bytes:
+        """The JSON body. `entries` are the ledger's, with their messages; `timings` are in milliseconds."""
+        has_block = any(entry["arm"] == "recall" and entry["kept"] for entry in entries)
+        block = json.loads(injection.messages[-1])["content"] if has_block else ""  # the block is added last
+        body: dict[str, Any] = {
+            "object": "reservoir.recall",
+            "partition": scope.partition,
+            "instance": scope.instance,
+            "query": self.query,
+            "budget": self.budget,
+            "memory": state,
+            "memories": [entry for entry in entries if entry["arm"] == "recall"],
+            "latest": [entry for entry in entries if entry["arm"] == "latest"],
+            "block": block,
+            "tokens": injection.tokens,
+            "timings": timings,
+        }
+        return json.dumps(body).encode()
 
 
 def _from_url(query: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from django.http import HttpRequest, HttpResponseBase
 from ninja import Query, Router, Schema
 from pydantic import Field
 
+from conversations.turns import NAME_LENGTH
 from proxy import runtime
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
-from proxy.memory.history import Page
-from proxy.memory.service import NAME_LENGTH
+from proxy.memory.history import MessageFilter, Page
 
 BY = "api"
 
@@ -191,7 +191,8 @@ async def messages(request: HttpRequest, which: Query[Filter], page: Query[Pagin
     """Messages, latest first; `search` selects those that contain the words."""
     _only(request, Filter, Paging)
     history = runtime.current().history
-    return _page(await history.messages(**_criteria(which), limit=page.limit, cursor=page.cursor))
+    wanted = MessageFilter(**_criteria(which))
+    return _page(await history.messages(wanted, limit=page.limit, cursor=page.cursor))
 
 
 @router.get("/nearest", response=MessagePage)

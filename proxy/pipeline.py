@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from django.conf import settings
@@ -12,20 +12,21 @@ from proxy.answer import relay
 from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.errors import ProviderError
-from proxy.inquiry import Inquiry, answer
-from proxy.memory.exchange import Record
-from proxy.prompt.chat import Chat, MemoryRole, decode
-from proxy.prompt.injection import Injection, inject
+from proxy.inquiry import Inquiry
+from proxy.memory.exchange import RememberedExchange, Request
+from proxy.prompt.chat import Chat, decode
+from proxy.prompt.injection import Constraints, Injection, inject
 from proxy.prompt.window import Limit, admit
 from proxy.providers import tokens
 from proxy.providers.cost import exchange_cost
+from proxy.providers.registry import Target
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the client gets. A body that is an iterator is still coming; who iterates it closes it."""
+    """The response to the client. An iterator is a body still to come; its consumer closes it."""
 
     status: int
     headers: Headers
@@ -33,21 +34,21 @@ class Outcome:
 
 
 async def complete(call: Call, run: Runtime) -> Outcome:
-    """A chat completion: recall what matters for it, add that, ask, relay the answer, remember both."""
+    """A chat completion: recall memories, add them, ask the provider, relay the answer, store question and answer."""
     watch = Stopwatch()
     chat = await call.offload(decode, call.read())
     target = run.providers.select(chat.model)
-    counter = tokens.counter(target.model)
-    limit = Limit(run.providers.window(target), counter.exact)
-    await call.offload(admit, chat, limit, counter.count)
+    constraints = _constraints(target, run, budget=call.budget)
+    await call.offload(admit, chat, constraints.limit, constraints.count)
 
-    memory = Record(run.memory, options=call.options, chat=chat, target=target, count=counter.count)
-    injection = await _enrich(call, memory, chat, limit, watch, budget=call.budget, role=target.provider.memory_role)
+    request = Request(call.trace_id, call.scope, call.options, chat, target, constraints.count)
+    exchange = RememberedExchange(run.memory, request)
+    injection = await _enrich(call, exchange, chat, constraints, watch)
 
-    memory.remember_question(injection)  # while the provider thinks
+    exchange.remember_question(injection)  # while the provider is working
     cost = partial(exchange_cost, run.providers, target)
-    remember = partial(memory.remember_answer, timings=watch.total, cost=cost)
-    call.closing.push_async_callback(remember, relay.gone())  # counts if nothing else has come of it
+    remember = partial(exchange.remember_answer, timings=watch.total, cost=cost)
+    call.closing.push_async_callback(remember, relay.gone())  # takes effect only if no other result came before
     url = address(target.provider.base_url, "chat/completions", call.query)
     headers = outgoing(call.headers, key=target.provider.key, parsed=True)
     try:
@@ -55,42 +56,41 @@ async def complete(call: Call, run: Runtime) -> Outcome:
         call.closing.push_async_callback(answer.close)
         watch.lap("provider")
         if answer.is_event_stream:
-            headers = relayed(answer.headers, parsed=True) + await memory.headers(watch.header())
+            headers = relayed(answer.headers, parsed=True) + await exchange.headers(watch.header())
             return Outcome(answer.status, headers, relay.stream(answer, remember))
         body, rest = await relay.receive(answer)
         watch.lap("answer")
     except ProviderError as error:
         await remember(relay.failed(error))
-        error.headers.extend(await memory.headers(watch.header()))
+        error.headers.extend(await exchange.headers(watch.header()))
         raise
     headers = relayed(answer.headers, parsed=True)
     if rest:
-        headers += await memory.headers(watch.header())
+        headers += await exchange.headers(watch.header())
         return Outcome(answer.status, headers, relay.large(answer, body, rest, remember))
     await remember(await relay.whole(answer, body))
-    return Outcome(answer.status, headers + await memory.headers(watch.header()), body)
+    return Outcome(answer.status, headers + await exchange.headers(watch.header()), body)
 
 
 async def recall(call: Call, run: Runtime) -> Outcome:
-    """What a chat completion with a text would be given, and why. Asks nobody, stores nothing."""
+    """The memories that a chat completion with a text would get, and why. Asks no provider and stores nothing."""
     watch = Stopwatch()
     inquiry = await call.offload(Inquiry.of, call)
     chat = inquiry.chat
     target = run.providers.select(chat.model)
-    counter = tokens.counter(target.model)
-    limit = Limit(run.providers.window(target), counter.exact)
-    options = call.options._replace(candidates=inquiry.limit or call.options.candidates)
-    memory = Record(run.memory, options=options, chat=chat, target=target, count=counter.count)
-    role = target.provider.memory_role
-    injection = await _enrich(call, memory, chat, limit, watch, budget=inquiry.budget, role=role)
-    entries = await call.offload(memory.explain, injection)
-    body = answer(inquiry, options.scope, memory.state, entries, injection, watch.total())
-    headers = [(b"content-type", b"application/json"), *await memory.headers(watch.header())]
+    constraints = _constraints(target, run, budget=inquiry.budget)
+    options = replace(call.options, candidates=inquiry.limit or call.options.candidates)
+    request = Request(call.trace_id, call.scope, options, chat, target, constraints.count)
+    exchange = RememberedExchange(run.memory, request)
+    injection = await _enrich(call, exchange, chat, constraints, watch)
+    entries = await call.offload(exchange.explain, injection)
+    body = inquiry.answer(call.scope, state=exchange.state, entries=entries, injection=injection, timings=watch.total())
+    headers = [(b"content-type", b"application/json"), *await exchange.headers(watch.header())]
     return Outcome(200, headers, body)
 
 
 async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
-    """Anything else that the provider's API offers, untouched and in constant memory."""
+    """Any other route of the provider's API: relayed untouched, in constant memory."""
     limit = settings.RESERVOIR_BODY_LIMIT
     model = await call.offload(call.model, rest, limit)
     target = run.providers.select(model)
@@ -103,29 +103,23 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     return Outcome(answer.status, relayed(answer.headers), answer.chunks())
 
 
-async def _enrich(
-    call: Call,
-    memory: Record,
-    chat: Chat,
-    limit: Limit,
-    watch: Stopwatch,
-    *,
-    budget: int,
-    role: MemoryRole,
-) -> Injection:
-    """Recall, and put into the chat what there is room for."""
-    recalled = await memory.recall()
-    watch.lap("recall")
-    injection = await call.offload(
-        inject,
-        chat,
-        recalled.additions,
-        reused=recalled.reused,
+def _constraints(target: Target, run: Runtime, *, budget: int) -> Constraints:
+    counter = tokens.counter(target.model)
+    return Constraints(
         budget=budget,
-        role=role,
-        limit=limit,
-        window=settings.RESERVOIR_DEFAULT_WINDOW,
-        count=memory.count,
+        limit=Limit(run.providers.window(target), counter.exact),
+        default_window=settings.RESERVOIR_DEFAULT_WINDOW,
+        role=target.provider.memory_role,
+        count=counter.count,
     )
+
+
+async def _enrich(
+    call: Call, exchange: RememberedExchange, chat: Chat, constraints: Constraints, watch: Stopwatch
+) -> Injection:
+    """Recall, then add to the chat the memories that fit."""
+    recalled = await exchange.recall()
+    watch.lap("recall")
+    injection = await call.offload(inject, chat, recalled.additions, constraints, reused=recalled.reused)
     watch.lap("enrich")
     return injection

@@ -1,4 +1,4 @@
-"""What one server process holds from start to stop: the providers, the client to them, the memory service."""
+"""The objects of one server process, from start to stop: providers, their HTTP client, memory service, history."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from proxy.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
+    """One server process's objects."""
+
     providers: Providers
     upstream: Upstream
     memory: MemoryService
     history: History
 
     async def stop(self) -> None:
-        """Commit what is under way, then close."""
+        """Store the exchanges under way, then close everything."""
         await asyncio.to_thread(self.history.stop, STOP_SECONDS)
         await self.memory.stop()
         await self.upstream.close()
@@ -34,14 +36,14 @@ _current: Runtime | None = None
 
 
 async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
-    """Called once, on the event loop, before the first request. Raises ValueError for a wrong configuration.
+    """Start the runtime of this process. Called once, on the event loop, before the first request.
 
-    `environment` names the providers and their keys.
+    `environment` names the providers and their keys. Raises ValueError for an invalid configuration.
     """
     global _current
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
-        tokens.counter(model).count("")  # loads the encodings, which takes a while
+        tokens.counter(model).count("")  # loads the encodings, so that no request waits for them
     memory = MemoryService()
     _current = Runtime(
         providers=configuration.from_environment(environment),
@@ -56,7 +58,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
 
 
 def current() -> Runtime:
-    """The runtime of this process."""
+    """The runtime of this process. Raises RuntimeError before `start`."""
     if _current is None:
-        raise RuntimeError("The server has not been started: serve it with `manage.py serve`.")
+        raise RuntimeError("The server has not been started: run `manage.py serve`.")
     return _current

@@ -1,4 +1,4 @@
-"""Whether PostgreSQL is to be asked at all: once it has failed, no request is the one that finds out again."""
+"""Decides whether PostgreSQL is used at all: after one failure, no request has to time out to find out again."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from collections.abc import Awaitable, Callable
 from django.db import connection
 from psycopg import AsyncConnection
 
-PROBE_SECONDS = 0.25  # between two looks while it is away
-PATIENCE = 1.0  # seconds that a look may take
+PROBE_SECONDS = 0.25  # between two probes during an outage
+PROBE_TIMEOUT = 1.0  # seconds
 
 log = logging.getLogger(__name__)
 
 
 async def answers() -> bool:
-    """Whether the database lets us in and answers, within PATIENCE. Holds no thread, and no connection after."""
+    """Whether the database accepts a connection and answers within PROBE_TIMEOUT.
+
+    Occupies no thread, and leaves no connection open.
+    """
     wanted = ("host", "port", "user", "password", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey", "service")
     given = {key: value for key, value in connection.get_connection_params().items() if key in wanted}
     try:
-        async with asyncio.timeout(PATIENCE):
-            async with await AsyncConnection.connect(**given, autocommit=True) as looking:
-                await looking.execute("SELECT 1")
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            async with await AsyncConnection.connect(**given, autocommit=True) as probing:
+                await probing.execute("SELECT 1")
         return True
-    except Exception:  # whatever it says, it is not ready to be asked
+    except Exception:  # any error means that the database is not ready
         return False
 
 
 class CircuitBreaker:
-    """Closed while the database answers. Opened by `trip`; closed again only by a look that succeeds."""
+    """Closed while the database answers. `trip` opens it; only a successful probe closes it again."""
 
     def __init__(self, probe: Callable[[], Awaitable[bool]] = answers) -> None:
         self.is_open = False
@@ -39,18 +42,21 @@ class CircuitBreaker:
         self._suspected = asyncio.Event()
 
     def trip(self) -> None:
-        """The database is away."""
+        """Record that the database is unreachable."""
         if not self.is_open:
             self.is_open, self._since = True, time.monotonic()
             log.error("the database does not answer: requests go on without memory, exchanges go to the spool")
         self._suspected.set()
 
     def suspect(self) -> None:
-        """It may be away: have a look."""
+        """Have the database probed soon: it may be unreachable."""
         self._suspected.set()
 
     async def watch(self, seconds: float) -> None:
-        """Return after so long, or sooner when there was reason to look; the breaker is then as the look says."""
+        """Wait for `seconds`, or less during an outage or on suspicion; then probe and set the breaker accordingly.
+
+        A closed breaker without a suspicion is not probed.
+        """
         try:
             async with asyncio.timeout(PROBE_SECONDS if self.is_open else seconds):
                 await self._suspected.wait()
@@ -63,6 +69,6 @@ class CircuitBreaker:
                 self.is_open = False
                 log.warning("the database answers again, after %.1f s", time.monotonic() - self._since)
         elif self.is_open:
-            await asyncio.sleep(PROBE_SECONDS)  # tripped again and again, one look is still enough
+            await asyncio.sleep(PROBE_SECONDS)  # many requests may trip it meanwhile: one probe serves them all
         else:
             self.trip()

@@ -1,4 +1,4 @@
-"""Work on the database from a thread that keeps its connection: what is lost is noticed, and told apart."""
+"""Runs database work on threads that keep their connections, and replaces connections that were lost."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection
 
-__all__ = ["Away", "error_name", "on_database"]
+__all__ = ["DatabaseUnavailable", "error_name", "on_database"]
 
 T = TypeVar("T")
 
 
-class Away(OperationalError):
-    """The database cannot be talked to."""
+class DatabaseUnavailable(OperationalError):
+    """No connection to the database can be made."""
 
 
 def on_database(work: Callable[[], T]) -> T:
-    """Do the work; once more on a new connection where the thread's old one turns out to be dead.
+    """Do the work; if the thread's connection turns out to be lost, do it once more on a new one.
 
-    Raises Away where there is no new one to be had.
+    Raises DatabaseUnavailable if the new connection fails as well, and whatever else the work raises.
     """
     for _ in range(2):
         try:
@@ -29,15 +29,15 @@ def on_database(work: Callable[[], T]) -> T:
                 raise
             connection.close()
             lost = error
-    raise Away from lost
+    raise DatabaseUnavailable from lost
 
 
 def _has_lost_connection(error: Exception) -> bool:
-    """A server that shuts down, has crashed or does not let us in yet says so before it closes (57P..)."""
-    said = getattr(error.__cause__, "sqlstate", None) or ""
-    return connection.connection is None or connection.connection.closed or said.startswith(("57P", "08"))
+    """Before it closes, a server that shuts down, has crashed or is starting up sends an error of class 57P."""
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    return connection.connection is None or connection.connection.closed or state.startswith(("57P", "08"))
 
 
 def error_name(error: BaseException) -> str:
-    """An error for the log: its class alone, since messages of database errors quote content."""
+    """The name of an error's class, for the log: messages of database errors quote content."""
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Blocking work on a few threads, with a deadline, so that what hangs delays nobody else."""
+"""Runs blocking work on a few threads, with a deadline, so that work that hangs delays nothing else."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class DeadlineExceeded(Exception):
-    """The work took longer than it may, or every thread is held by work that did."""
+    """The work missed its deadline, or every thread is occupied by work that did."""
 
 
 class ThreadPool:
-    """`size` threads that do work in turn. They keep what is theirs, such as a database connection.
+    """`size` threads that work off a queue. Each keeps its own database connection.
 
-    They are daemons: one that hangs for good does not keep the process from ending.
+    The threads are daemons: one that hangs does not keep the process from exiting.
     """
 
     def __init__(self, name: str, size: int) -> None:
         self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._late: set[Future[Any]] = set()  # past their deadline, and still running
+        self._late: set[Future[Any]] = set()  # missed their deadline and are still running
         self._size = size
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(size)
@@ -34,9 +34,10 @@ class ThreadPool:
             thread.start()
 
     async def run(self, work: Callable[[], T], seconds: float | None) -> T:
-        """Raises DeadlineExceeded after `seconds` (None: never), and at once when late work holds every thread.
+        """Do the work on a thread and return its result, or raise its error.
 
-        Work that has begun is then finished nevertheless; work that has not is dropped.
+        Raises DeadlineExceeded after `seconds` (None: never), and immediately when late work occupies every thread.
+        Work that has started by then runs to its end; work still queued is dropped.
         """
         if len(self._late) >= self._size:
             raise DeadlineExceeded
@@ -47,20 +48,15 @@ class ThreadPool:
                 return await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
             if future.done() and not future.cancelled():
-                return future.result()  # the work's own, or done this very moment
+                return future.result()  # raised by the work itself, or finished at this moment
             raise DeadlineExceeded from None
         finally:
             if not future.cancel() and not future.done():
                 self._late.add(future)
                 future.add_done_callback(self._late.discard)
 
-    @property
-    def stuck(self) -> int:
-        """How many threads are held by work that is late."""
-        return len(self._late)
-
     def stop(self, seconds: float) -> None:
-        """Finish what is queued, wait so long for it, and leave behind what hangs. Blocks."""
+        """Finish the queued work, waiting at most `seconds`; threads still running then are abandoned. Blocks."""
         for _ in self._threads:
             self._queue.put(None)
         deadline = time.monotonic() + seconds
@@ -68,7 +64,7 @@ class ThreadPool:
             thread.join(max(deadline - time.monotonic(), 0))
 
     def leave(self, work: Callable[[], Any]) -> None:
-        """Do this last, and end. Does not wait."""
+        """Do this work last, then end the threads. Does not wait."""
         self._queue.put((Future(), work))
         for _ in self._threads:
             self._queue.put(None)
@@ -83,4 +79,4 @@ class ThreadPool:
                     future.set_exception(error)
                 else:
                     future.set_result(result)
-            del item, future, work  # or the thread holds a request until the next one comes
+            del item, future, work  # otherwise an idle thread keeps the last request in memory

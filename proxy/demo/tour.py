@@ -25,7 +25,8 @@ from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.demo import fake_provider
 from proxy.demo.story import HISTORY, QUESTIONS
-from proxy.memory.service import MemoryOptions, Scope
+from proxy.memory.exchange import MemoryOptions
+from proxy.memory.service import Scope
 from proxy.prompt.chat import Json
 from proxy.providers import tokens
 
@@ -92,11 +93,13 @@ def _fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
 async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: list[Json]) -> Stop:
     sent = [{"role": "user", "content": question}]
     body = json.dumps({"model": MODEL, "messages": sent}).encode()
-    options = MemoryOptions(uuid.uuid4(), scope, recall=True, store=True)
+    trace_id = uuid.uuid4()
     async with AsyncExitStack() as closing:
         call = Call(
             method="POST",
-            options=options,
+            trace_id=trace_id,
+            scope=scope,
+            options=MemoryOptions(),
             budget=settings.RESERVOIR_MEMORY_BUDGET,
             headers=[(b"content-type", b"application/json")],
             query="",
@@ -108,7 +111,7 @@ async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: 
     assert isinstance(outcome.body, bytes)
     answer = json.loads(outcome.body)["choices"][0]["message"]["content"]
     headers = {name.decode(): value.decode() for name, value in outcome.headers}
-    considered = await asyncio.to_thread(_considered, options.trace_id)
+    considered = await asyncio.to_thread(_considered, trace_id)
     return Stop(sent, received[-1]["messages"], answer, headers, considered)
 
 

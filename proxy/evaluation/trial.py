@@ -24,7 +24,7 @@ from conversations.scratch import scratch_partition
 from conversations.turns import Turn
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation, Said
-from proxy.memory.recollection import recollect
+from proxy.memory.recollection import RecallRequest, recollect
 from proxy.prompt.chat import decode
 from proxy.prompt.enrichment import pack
 from proxy.providers import tokens
@@ -55,16 +55,9 @@ class Trial:
             scope = Scope(self.partition, conversation.id)
             for question in conversation.questions:
                 chat = decode(json.dumps({"messages": [{"role": "user", "content": question.text}]}).encode())
+                request = RecallRequest(scope, chat, count, candidates=DEPTH, latest=False, without=without)
                 started = time.perf_counter()
-                recalled = recollect(
-                    lambda: self.embedder,
-                    scope=scope,
-                    chat=chat,
-                    count=count,
-                    candidates=DEPTH,
-                    latest=False,
-                    without=without,
-                )
+                recalled = recollect(lambda: self.embedder, request)
                 elapsed = time.perf_counter() - started
                 packed = pack(recalled.additions.memories, settings.RESERVOIR_MEMORY_BUDGET, count)
                 ranking = tuple(self.ids[candidate.id] for candidate in recalled.candidates)

@@ -1,8 +1,9 @@
-"""One exchange being remembered: what is recalled for it, and its two halves as they are stored."""
+"""One exchange as memory sees it: what is recalled for it, and how its two halves are stored."""
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -13,95 +14,111 @@ from django.conf import settings
 from django.utils import timezone
 
 from conversations import actions
-from conversations.backlog import save_vectors
-from conversations.embedders.pieces import split
-from conversations.embedding import model_of
-from conversations.models import Exchange
-from conversations.turns import Count, Turn, plain_text, storable, storable_json
-from proxy.memory.recollection import Recollection, entries, explained, question_key
-from proxy.memory.service import STORE_SECONDS, Kept, MemoryOptions, MemoryService
+from conversations.backlog import save_computed_vectors
+from conversations.querysets import Scope
+from conversations.states import Ended, MemoryState
+from conversations.turns import Turn, plain_text, storable, storable_json
+from proxy.memory.ledger import entries, explained
+from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, question_key
+from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
+from proxy.prompt.counting import Count
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
-from proxy.spool.segments import Entry
+from proxy.spool.record import Entry
 
-Cost = Callable[[Mapping[str, Any]], Decimal | None]
+__all__ = ["Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
 
-Ended = Exchange.Ended
+Cost = Callable[[Mapping[str, Any]], Decimal | None]  # the provider's `usage` -> US dollars
 
-SHORT_QUESTION = 400  # characters; a longer one is seldom a single piece, and its vectors are left to the backlog
+
+@dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """What a client wants of its memory."""
+
+    recall: bool = True
+    store: bool = True
+    candidates: int = CANDIDATES  # how many messages to rank
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A chat, whose memory it uses, and where it goes. `count` gives the tokens of a text for the target's model."""
+
+    trace_id: uuid.UUID
+    scope: Scope
+    options: MemoryOptions
+    chat: Chat
+    target: Target
+    count: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an exchange ended and what it brought."""
+    """How an exchange ended, and the reply as far as it came."""
 
-    ended: str
+    ended: Ended
     status: int | None = None
     reply: Reply = field(default_factory=Reply)
     error: str = ""
 
 
-class Record:
-    """One exchange being remembered: its question while the provider thinks, its answer before its last byte."""
+class RememberedExchange:
+    """Recalls for a request, stores the request while the provider is working, and the answer before its last byte."""
 
-    def __init__(
-        self, memory: MemoryService, *, options: MemoryOptions, chat: Chat, target: Target, count: Count
-    ) -> None:
-        self._memory = memory
-        self._options = options
-        self._chat = chat
-        self._target = target
-        self.count = count
+    def __init__(self, service: MemoryService, request: Request) -> None:
+        self._service = service
+        self._request = request
         self._recalled = Recollection()
         self._asked = actions.Asked(
-            trace_id=options.trace_id,
-            scope=options.scope,
+            trace_id=request.trace_id,
+            scope=request.scope,
             created=timezone.now(),
-            model=storable(target.model),
-            provider=target.provider.name,
-            streamed=chat.stream,
+            model=storable(request.target.model),
+            provider=request.target.provider.name,
+            streamed=request.chat.stream,
         )
-        self._opening: asyncio.Future[Kept] | None = None
+        self._opening: asyncio.Future[StoredIn] | None = None
         self._built = self._finished = False
         self._shown = self._tokens = 0
 
     async def recall(self) -> Recollection:
-        """What the scope knows that matters for this request; nothing where the client wants none."""
-        if self._options.recall:
-            self._recalled = await self._memory.recall(self._chat, self._options, self.count)
+        """The memories for the request; none if the client wants none."""
+        request = self._request
+        if request.options.recall:
+            wanted = RecallRequest(request.scope, request.chat, request.count, request.options.candidates)
+            self._recalled = await self._service.recall(wanted, request.trace_id)
         return self._recalled
 
     def remember_question(self, injection: Injection) -> None:
-        """Begin to store the request. Does not wait."""
+        """Start to store the request. Does not wait."""
         self._shown, self._tokens = len(injection.shown), injection.tokens
-        if self._options.store:
+        if self._request.options.store:
             ask = partial(self._ask, injection)
-            # Who has waited for the database in vain waits no longer than that again.
+            # A request that has waited for the database once, in recall, waits no longer than that again.
             seconds = settings.RESERVOIR_RECALL_DEADLINE_MS / 1000 if self._recalled.late else STORE_SECONDS
-            seconds = min(seconds, STORE_SECONDS)
-            keeping = self._memory.keep(self._options, lambda: self._open(ask()), lambda: Entry(ask()), seconds=seconds)
-            self._opening = self._memory.track(asyncio.ensure_future(keeping))
+            storing = self._store(lambda: self._open(ask()), lambda: Entry(ask()), seconds=min(seconds, STORE_SECONDS))
+            self._opening = self._service.track(asyncio.ensure_future(storing))
 
     @property
-    def state(self) -> str:
-        """on, off, or degraded where recall was late or broken."""
+    def state(self) -> MemoryState:
+        """DEGRADED when recall was late or failed."""
         return self._recalled.state
 
     def explain(self, injection: Injection) -> list[Json]:
         """The ledger of this request, with the messages that it is about."""
-        return explained(self._recalled, injection, self.count)
+        return explained(self._recalled, injection, self._request.count)
 
     async def headers(self, timing: str) -> list[tuple[bytes, bytes]]:
-        """What the client is told of its memory."""
-        state = self._recalled.state
+        """The headers that tell the client about its memory. Waits for the question to be stored, within limits."""
+        state = self.state
         if self._opening:
             await asyncio.wait([self._opening], timeout=settings.RESERVOIR_RECALL_DEADLINE_MS / 1000)
-            if not self._opening.done() or self._opening.result() is not Kept.DATABASE:
-                state = "degraded"
+            if not self._opening.done() or self._opening.result() is not StoredIn.DATABASE:
+                state = MemoryState.DEGRADED
         told = {
-            "x-reservoir-trace-id": str(self._options.trace_id),
-            "x-reservoir-memory": state,
+            "x-reservoir-trace-id": str(self._request.trace_id),
+            "x-reservoir-memory": state.value,
             "x-reservoir-memories": str(self._shown),
             "x-reservoir-memory-tokens": str(self._tokens),
             "server-timing": timing,
@@ -109,7 +126,10 @@ class Record:
         return [(name.encode(), value.encode()) for name, value in told.items()]
 
     async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
-        """Store what came back, and wait until that is committed. Goes on when the waiting task is cancelled."""
+        """Store the answer and wait for the commit. Continues if the waiting task is cancelled.
+
+        Does nothing on a second call, or if the client does not want the exchange stored.
+        """
         if self._opening is None or self._finished:
             return
         self._finished = True
@@ -125,77 +145,85 @@ class Record:
             timings=timings(),
         )
         closing = self._close(self._opening, answered, result.reply.messages)
-        await asyncio.shield(self._memory.track(asyncio.ensure_future(closing)))
+        await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))
 
     async def _close(
-        self, opening: asyncio.Future[Kept], answered: actions.Answered, messages: Sequence[ChatMessage]
+        self, opening: asyncio.Future[StoredIn], answered: actions.Answered, messages: Sequence[ChatMessage]
     ) -> None:
-        kept = await opening
-        opened = kept is not Kept.NOWHERE
-        # A question that is kept already need not be written down again.
+        question = await opening
+        opened = question is not StoredIn.NEITHER
+        # A question that is stored already is not written to the spool again.
         bare = replace(self._asked, turns=(), left_out=(), prompts=(), parameters="", ledger=None)
         asked = bare if opened else self._asked
 
         @cache
         def whole() -> actions.Answered:
-            """With its turns, which take half a second where the answer is long: not on the event loop."""
+            """With its turns. Parsing a long answer takes half a second, so it happens off the event loop."""
             return replace(
-                answered, turns=tuple(Turn.from_payload(m.raw, m.payload) for m in messages if _says_anything(m))
+                answered, turns=tuple(Turn.from_payload(m.raw, m.payload) for m in messages if _has_content(m))
             )
 
         def work() -> None:
-            actions.close_exchange(asked=self._asked, answered=whole(), count=self.count, opened=opened)
+            count = self._request.count
+            actions.close_exchange(asked=self._asked, answered=whole(), count=count, opened=opened)
 
-        await self._memory.keep(self._options, work, lambda: Entry(asked, whole(), opened), spooled=kept is Kept.SPOOL)
-        self._memory.wake()
+        await self._store(work, lambda: Entry(asked, whole(), opened), spooled=question is StoredIn.SPOOL)
+        self._service.wake()
+
+    async def _store(
+        self,
+        work: Callable[[], Any],
+        entry: Callable[[], Entry],
+        *,
+        seconds: float = STORE_SECONDS,
+        spooled: bool = False,
+    ) -> StoredIn:
+        scope, trace_id = self._request.scope, self._request.trace_id
+        return await self._service.store(work, entry, scope=scope, trace_id=trace_id, seconds=seconds, spooled=spooled)
 
     def _ledger(self, injection: Injection) -> actions.Ledger:
         return actions.Ledger(
-            key=question_key(self._chat),
-            candidates=tuple(entries(self._recalled, injection, self.count)),
+            key=question_key(self._request.chat),
+            candidates=tuple(entries(self._recalled, injection, self._request.count)),
             injected=injection.messages,
             message_ids=injection.shown,
             tokens=injection.tokens,
         )
 
     def _ask(self, injection: Injection) -> actions.Asked:
-        """The question as it is stored. Takes a while where the history is long."""
+        """The question as it is stored. Slow for a long history, so it happens off the event loop."""
         if self._built:
             return self._asked
-        messages = self._chat.messages
-        turns = [i for i, m in enumerate(messages) if not m.is_system]
+        chat = self._request.chat
+        turns = [i for i, m in enumerate(chat.messages) if not m.is_system]
         self._asked = replace(
             self._asked,
-            memory=self._recalled.state,
-            turns=tuple(Turn.from_payload(messages[i].raw, messages[i].payload) for i in turns),
+            memory=self.state,
+            turns=tuple(Turn.from_payload(chat.messages[i].raw, chat.messages[i].payload) for i in turns),
             left_out=tuple(at for at, i in enumerate(turns) if i in injection.cut),
-            prompts=tuple((i, m.raw) for i, m in enumerate(messages) if m.is_system),
-            parameters=self._chat.without_messages(),
-            ledger=self._ledger(injection) if self._options.recall else None,
+            prompts=tuple((i, m.raw) for i, m in enumerate(chat.messages) if m.is_system),
+            parameters=chat.without_messages(),
+            ledger=self._ledger(injection) if self._request.options.recall else None,
         )
         self._built = True
         return self._asked
 
     def _open(self, asked: actions.Asked) -> None:
-        exchange = actions.open_exchange(asked=asked, count=self.count)
-        vector, question = self._recalled.vector, self._recalled.question
-        embedder = self._memory.embedder()
-        if vector is None or self._recalled.model != embedder.name:
+        exchange = actions.open_exchange(asked=asked, count=self._request.count)
+        vector, embedder = self._recalled.vector, self._service.embedder()
+        if vector is None or self._recalled.model != embedder.name or not exchange.question_id:
             return
-        if not exchange.question_id or len(question) > SHORT_QUESTION:
-            return
-        pieces = split(question, embedder.count)
-        if len(pieces) == 1:  # then the vector that recall made of it is the one to keep
-            save_vectors(
-                message_id=exchange.question_id,
-                instance_id=exchange.instance_id,
-                model=model_of(embedder),
-                pieces=pieces,
-                vectors=vector,
-            )
+        save_computed_vectors(
+            embedder,
+            message_id=exchange.question_id,
+            instance_id=exchange.instance_id,
+            text=self._recalled.question,
+            vectors=vector,
+        )
 
 
-def _says_anything(message: ChatMessage) -> bool:
+def _has_content(message: ChatMessage) -> bool:
+    """Whether a message of an answer has text, or a field of its own such as tool calls."""
     return bool(
         plain_text(message.payload)
         or {key for key, value in message.payload.items() if value} - {"role", "content", "refusal"}

@@ -36,35 +36,36 @@ class Injection:
     cut: Set[int] = frozenset()
 
 
-def inject(
-    chat: Chat,
-    additions: Additions,
-    *,
-    reused: Reused | None,
-    budget: int,
-    role: MemoryRole,
-    limit: Limit,
-    window: int,
-    count: Count,
-) -> Injection:
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What an enriched request has to comply with. `count` gives the tokens of a text."""
+
+    budget: int  # tokens of the memory block
+    limit: Limit
+    default_window: int  # tokens, assumed where the limit is not known
+    role: MemoryRole  # of the memory block's message
+    count: Count
+
+
+def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused: Reused | None = None) -> Injection:
     """Add to the chat the turns and the memories for which the budget and the window have room.
 
-    `budget` and `window` are in tokens; `window` is assumed if the limit is not known. `reused` is added unchanged, or
-    not at all if the window has no room for all of it.
+    `reused` is added unchanged, or not at all if the window has no room for all of it.
     """
+    limit, window, count = constraints.limit, constraints.default_window, constraints.count
     if reused is not None:
         again = tuple(Turn(0, ChatMessage(raw, json.loads(raw))) for raw in reused.messages)
         fitted = fit(chat, Additions(again), limit, count, render=render, default_window=window)
         if fitted.additions.turns != again:
             return Injection(fitted.chat, cut=fitted.cut)
         return Injection(splice(fitted.chat, reused.messages), *reused, cut=fitted.cut)
-    packed = pack(additions.memories, budget, count)
+    packed = pack(additions.memories, constraints.budget, count)
     offered = Additions(as_turns(additions.turns), packed.kept)
     fitted = fit(chat, offered, limit, count, render=render, default_window=window)
     turns, kept = fitted.additions.turns, fitted.additions.memories
-    added = messages_to_add(fitted.additions, fitted.block, role)
+    added = messages_to_add(fitted.additions, fitted.block, constraints.role)
     return Injection(
-        chat=enrich(fitted.chat, fitted.additions, fitted.block, role),
+        chat=enrich(fitted.chat, fitted.additions, fitted.block, constraints.role),
         messages=tuple(message.raw for message in added),
         shown=(*(turn.id for turn in turns), *(memory.id for memory in kept)),
         tokens=sum(message_tokens(message.payload, count) for message in added),

@@ -1,4 +1,4 @@
-"""What waits in the spool -> the database, in order, by the same actions that store an exchange at once."""
+"""Spool -> database, in order, by the same actions that store an exchange directly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from conversations import actions
-from conversations.models import Exchange
 from proxy.database.reconnecting import error_name, on_database
 from proxy.providers import tokens
+from proxy.spool.record import Entry
 from proxy.spool.segments import (
     REJECTED,
-    Entry,
     erase,
     has_owner,
     opened,
@@ -29,10 +28,15 @@ from proxy.spool.segments import (
     set_aside,
     sync_folder,
 )
-from proxy.spool.tail import Tail, joined
+from proxy.spool.tail import Located, Tail, joined
 from proxy.spool.writing import SpoolError, summary
 
 log = logging.getLogger(__name__)
+
+MOST = 5000  # records of one replay
+
+# Classes of PostgreSQL's errors that no retry mends: invalid data, a violated constraint, an exceeded limit.
+PERMANENT = ("22", "23", "54")
 
 
 class Refused(Exception):
@@ -44,106 +48,124 @@ class SpoolBusy(Exception):
 
 
 def spool_folder() -> Path:
-    """Where exchanges wait while the database is away."""
+    """Where exchanges wait during an outage of the database."""
     return Path(settings.RESERVOIR_HOME) / "spool"
 
 
 class Replayed(NamedTuple):
+    """Counts of records."""
+
     stored: int = 0
     rejected: int = 0
     damaged: int = 0
 
 
-# Stores one entry, or raises Refused. The flag says that the process that wrote it is gone: no answer will follow.
+# Stores an entry or raises Refused. The flag says that the process that wrote it is gone: no answer will follow.
 Store = Callable[[Entry, bool], None]
 
 
-def replay(
-    folder: Path,
-    store: Store,
-    *,
-    rejected_too: bool = False,
-    wait: bool = False,
-    most: int = 5000,
-) -> Replayed:
-    """Store what waits, at most so many records or a few more. What is stored is erased here.
+def replay(folder: Path, store: Store, *, rejected_too: bool = False, wait: bool = False, most: int = MOST) -> Replayed:
+    """Store pending records with `store` and erase them, until none is left or about `most` are done.
 
-    One scope after the other, each in its order, and what is added to a scope meanwhile with it: so a scope soon stores
-    directly again, however busy it is.
+    Works scope by scope, each in its order, including records added meanwhile: so even a busy scope soon stores
+    directly again.
 
-    A record that `store` raises Refused for is set aside in `rejected.spool`, and the others go on. Any other exception
-    ends the replay and is raised; what was not stored is there next time.
-    Where another process is at it: waits for it, or raises SpoolBusy.
+    A record that `store` raises Refused for moves to `rejected.spool`, and the replay continues. Any other exception
+    ends the replay and is raised; the remaining records are there next time. If another process is replaying, `wait`
+    waits for it; otherwise SpoolBusy is raised.
     """
-    stored = rejected = damaged = 0
     if not folder.is_dir():
         return Replayed()
     with _alone(folder, wait=wait), ExitStack() as closing:
-        segments: dict[str, int] = {}
-        if rejected_too and (folder / REJECTED).exists():
-            segments[REJECTED] = closing.enter_context(opened(folder / REJECTED, os.O_RDWR))
-
-        def open_new() -> None:
-            for name in segments_in(folder):
-                if name not in segments:
-                    with suppress(FileNotFoundError):  # its process has removed it just now
-                        segments[name] = closing.enter_context(opened(folder / name, os.O_RDWR))
-
-        tail = Tail(segments, open_new)
+        running = _Replay(folder, store, closing, rejected_too=rejected_too)
         try:
-            while stored + rejected + damaged < most and (found := tail.next_exchange()):
-                damaged += sum(record.skipped > 0 for _, record in found)
-                entries = [entry for name, record in found if (entry := read(segments[name], record))]
-                damaged += len(found) - len(entries)
-                try:
-                    for entry in joined(entries):
-                        store(entry, not has_owner(segments[found[-1][0]]))
-                    stored += len(entries)
-                except Refused as error:
-                    rejected += len(entries)
-                    if found[0][0] == REJECTED:
-                        continue
-                    log.error("the database refuses exchange %s (%s)", entries[0].asked.trace_id, error)
-                    for name, record in found:
-                        set_aside(folder, segments[name], record)
-                for name, record in found:
-                    erase(segments[name], record)
+            while running.handled < most and (found := running.tail.next_exchange()):
+                running.store(found)
         finally:
-            # A power cut must not bring back what is forgotten after this.
-            for segment in segments.values():
-                os.fdatasync(segment)
-        for name in segments:
-            remove_if_stored(folder / name)
-    if damaged:
-        log.error("%d records of the spool were damaged and are lost", damaged)
-    return Replayed(stored, rejected, damaged)
+            running.sync()
+        running.remove_stored()
+    if running.damaged:
+        log.error("%d damaged records of the spool are lost", running.damaged)
+    return Replayed(running.stored, running.rejected, running.damaged)
 
 
-# What PostgreSQL says of a record that it will never accept: its data, a constraint, a limit of the program.
-NEVER = ("22", "23", "54")
+class _Replay:
+    """A replay under way: the open segments, and counts of records."""
+
+    def __init__(self, folder: Path, store: Store, closing: ExitStack, *, rejected_too: bool) -> None:
+        self._folder = folder
+        self._store = store
+        self._closing = closing
+        self._segments: dict[str, int] = {}  # name -> file descriptor
+        self.stored = self.rejected = self.damaged = 0
+        if rejected_too and (folder / REJECTED).exists():
+            self._open(REJECTED)
+        self.tail = Tail(self._segments, self._open_new)
+
+    @property
+    def handled(self) -> int:
+        return self.stored + self.rejected + self.damaged
+
+    def store(self, found: list[Located]) -> None:
+        """Store the records of one exchange and erase them."""
+        entries = [entry for name, record in found if (entry := read(self._segments[name], record))]
+        self.damaged += len(found) - len(entries) + sum(record.skipped > 0 for _, record in found)
+        last_segment = self._segments[found[-1][0]]
+        try:
+            for entry in joined(entries):
+                self._store(entry, not has_owner(last_segment))
+            self.stored += len(entries)
+        except Refused as error:
+            self.rejected += len(entries)
+            if found[0][0] == REJECTED:
+                return
+            log.error("the database refuses exchange %s (%s)", entries[0].asked.trace_id, error)
+            for name, record in found:
+                set_aside(self._folder, self._segments[name], record)
+        for name, record in found:
+            erase(self._segments[name], record)
+
+    def sync(self) -> None:
+        """Make the erasures durable: a power cut must not bring back records that are forgotten later."""
+        for segment in self._segments.values():
+            os.fdatasync(segment)
+
+    def remove_stored(self) -> None:
+        """Remove the segments that hold no pending record and belong to no process."""
+        for name in self._segments:
+            remove_if_stored(self._folder / name)
+
+    def _open_new(self) -> None:
+        for name in segments_in(self._folder):
+            if name not in self._segments:
+                with suppress(FileNotFoundError):  # its process has just removed it
+                    self._open(name)
+
+    def _open(self, name: str) -> None:
+        self._segments[name] = self._closing.enter_context(opened(self._folder / name, os.O_RDWR))
 
 
 def store_entry(entry: Entry, abandoned: bool) -> None:
-    """Store what the spool holds. Twice is once. `abandoned` says that nobody is left to answer it.
+    """Store an entry in the database, once however often it is called. `abandoned`: no answer will follow.
 
-    Raises django.db.Error when it may succeed later, Refused when it will not.
+    Raises django.db.Error if a retry may succeed, Refused if not.
     """
-    asked, answered, opened = entry
+    asked, answered, was_opened = entry
     count = tokens.counter(asked.model).count
 
     def work() -> None:
         if answered:
-            actions.close_exchange(asked=asked, answered=answered, count=count, opened=opened)
+            actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened)
             return
-        exchange = actions.open_exchange(asked=asked, count=count)
+        actions.open_exchange(asked=asked, count=count)
         if abandoned:
-            Exchange.objects.filter(pk=exchange.pk, ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
+            actions.interrupt_exchange(trace_id=asked.trace_id)
 
     try:
         on_database(work)
     except DatabaseError as error:
         state = getattr(error.__cause__, "sqlstate", None) or ""
-        if state.startswith(NEVER):
+        if state.startswith(PERMANENT):
             raise Refused(error_name(error)) from error
         raise
     except InterfaceError:
@@ -153,9 +175,9 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
 
 
 def store_spool() -> int:
-    """Store everything that the spool holds, also what was refused before. Blocks. Returns how many records.
+    """Store the whole spool, including records refused before. Blocks. Returns the number of records stored.
 
-    Raises SpoolError when something is left that the database refuses, django.db.Error when it does not answer.
+    Raises SpoolError if the database still refuses some, django.db.Error if it does not answer.
     """
     tokens.prepare(Path(settings.RESERVOIR_HOME) / "tiktoken")
     stored = 0
@@ -163,13 +185,13 @@ def store_spool() -> int:
         stored += done.stored
     if left := summary(spool_folder())["rejected"]:
         raise SpoolError(
-            f"The database refuses {left} exchanges of the spool: `manage.py spool discard` gives them up for good."
+            f"The database refuses {left} exchanges of the spool: `manage.py spool discard` deletes them for good."
         )
     return stored
 
 
 def discard_rejected(folder: Path) -> int:
-    """Give up what the database refuses. Returns how many records that were."""
+    """Delete the records that the database refuses. Returns their number."""
     if not (folder / REJECTED).exists():
         return 0
     with _alone(folder, wait=True):
@@ -181,11 +203,11 @@ def discard_rejected(folder: Path) -> int:
 
 @contextmanager
 def _alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """One process at a time replays."""
+    """Lets one process at a time replay. Raises SpoolBusy unless told to wait."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with opened(folder / "replay.lock", os.O_RDWR | os.O_CREAT) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise SpoolBusy("Another process is storing what the spool holds.") from None
+            raise SpoolBusy("Another process is replaying the spool.") from None
         yield

@@ -1,13 +1,13 @@
-"""Exchanges kept on disk while PostgreSQL is away, and stored in order when it is back.
+"""Stores exchanges on disk while PostgreSQL is unreachable. replaying.py moves them to the database afterwards.
 
-RESERVOIR_HOME/spool holds the segments of all processes (segments.py says how they look). A record is on disk before
-whoever waits for it goes on; records of several exchanges share an fsync.
+RESERVOIR_HOME/spool holds the segments of all processes (see segments.py). A record's future is done once the record
+is on disk; records of several exchanges share an fsync.
 
-Order is that of the sequence, a Lamport clock: whoever appends has looked at what all others wrote. So an exchange that
-a client began after another one had ended comes after it, whichever processes served the two, and whatever the
-system's clock does. A scope that has a record here stores nothing past it: `holds` says so.
+Records are ordered by their sequence number, a Lamport clock: before a process appends, it reads what all others wrote.
+So if a client began an exchange after another had ended, its record comes later, whichever processes served the two
+and whatever the system's clock does. A scope with records here stores nothing directly: `holds` tells.
 
-Headers of requests never come here, hence no keys.
+Request headers never come here, hence no API keys.
 """
 
 from __future__ import annotations
@@ -26,46 +26,42 @@ from contextlib import suppress
 from pathlib import Path
 
 from conversations.querysets import Scope
+from proxy.spool.record import STATE_AT, Entry, State, encode, exchange_mark, frame, scope_mark
 from proxy.spool.segments import (
     REJECTED,
-    STATE_AT,
     SUFFIX,
-    Entry,
-    State,
     any_pending,
-    encode,
-    exchange_mark,
-    frame,
     is_live,
     opened,
     pending,
     records,
-    scope_mark,
     sync_folder,
     total_size,
 )
 
-SEGMENT = 16 * 2**20  # bytes after which a new segment is begun
+SEGMENT = 16 * 2**20  # bytes; a larger segment is followed by a new one
+
+Job = tuple[Callable[[], Entry], Future[None]]  # makes a record; done when that is on disk
+Tidy = Future[None]  # asks to remove the segment if it may go; done when that is decided
 
 log = logging.getLogger(__name__)
 
 
 class SpoolError(Exception):
-    """A record could not be kept; the message says why in one sentence."""
+    """A record could not be stored; the message says why in one sentence."""
 
 
 class Spool:
-    """This process's side of the spool. `limit` is in bytes, for the segments of all processes together.
+    """This process's part of the spool. `limit` is in bytes, for the segments of all processes together.
 
-    When they have reached it, further records are refused: clients go on being served, and what they say is not kept.
+    At the limit further records are refused: requests are still served, but not stored.
     """
 
     def __init__(self, folder: Path, *, limit: int) -> None:
         self._folder = folder
         self._limit = limit
         self._index = Index(folder)
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Entry], Future[None]] | Future[None] | None]
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | Tidy | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._segment: int | None = None  # file descriptor, locked
         self._path = folder
@@ -74,12 +70,12 @@ class Spool:
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
 
     def keep(self, make: Callable[[], Entry]) -> Future[None]:
-        """Append a record; the future is done when it is on disk. `make` runs on the spool's thread.
+        """Append the record that `make`, called on the spool's thread, returns.
 
-        The future raises SpoolError where it cannot be kept.
+        The future is done once the record is on disk, and raises SpoolError if it cannot be stored.
         """
         future: Future[None] = Future()
-        future.set_running_or_notify_cancel()  # whoever stops waiting for it does not undo it
+        future.set_running_or_notify_cancel()  # cancelling the wait does not cancel the write
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
             self._thread.start()
@@ -87,28 +83,28 @@ class Spool:
         return future
 
     def holds(self, scope: Scope) -> int:
-        """How many records of the scope, of all processes, wait to be stored. Some microseconds."""
+        """The number of the scope's pending records, of all processes. Takes some microseconds."""
         return self._index.holds(scope)
 
     def pending(self) -> int:
-        """How many records wait to be stored, of all processes."""
+        """The number of pending records, of all processes."""
         return self._index.pending()
 
     def tidy(self) -> None:
-        """Remove this process's segment if everything in it has been stored."""
+        """Remove this process's segment if all its records are stored in the database. Blocks."""
         if self._segment is not None:
             future: Future[None] = Future()
             self._queue.put(future)
             future.result()
 
     def close(self) -> None:
-        """Write what is waiting and let go of the segment."""
+        """Write what is queued and close the segment. Blocks."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
 
-    # What follows runs on the spool's thread.
+    # The methods below run on the spool's thread.
 
     def _run(self) -> None:
         running = True
@@ -131,31 +127,11 @@ class Spool:
                     self._remove_if_stored()
                     item.set_result(None)
         self._remove_if_stored()
-        self._let_go()
+        self._close_segment()
 
-    def _write(self, batch: list[tuple[Callable[[], Entry], Future[None]]]) -> None:
-        """Append records and make them durable together; each that cannot be made fails alone."""
-        framed: list[tuple[bytes, Future[None]]] = []
-        sequence = self._index.latest() if batch else 0
-        for make, future in batch:
-            try:
-                entry = make()
-                payload = encode(entry)
-            except Exception as error:
-                future.set_exception(SpoolError(f"it could not be written down ({type(error).__name__})"))
-                continue
-            sequence += 1
-            scope, exchange = scope_mark(entry.asked.scope), exchange_mark(entry.asked.trace_id)
-            framed.append((frame(payload, sequence=sequence, scope=scope, exchange=exchange), future))
-        room = self._limit - total_size(self._folder) if framed else 0
-        fitting: list[tuple[bytes, Future[None]]] = []
-        for data, future in framed:
-            room -= len(data)
-            if room < 0:
-                room += len(data)
-                future.set_exception(SpoolError("the spool is full: see RESERVOIR_SPOOL_LIMIT"))
-            else:
-                fitting.append((data, future))
+    def _write(self, batch: list[Job]) -> None:
+        """Append records with one fsync. If one cannot be made, only that one fails."""
+        fitting = self._fitting(self._framed(batch))
         if not fitting:
             return
         try:
@@ -167,13 +143,41 @@ class Spool:
             for _, future in fitting:
                 future.set_result(None)
 
+    def _framed(self, batch: list[Job]) -> list[tuple[bytes, Future[None]]]:
+        """The records as bytes, numbered."""
+        framed: list[tuple[bytes, Future[None]]] = []
+        sequence = self._index.latest() if batch else 0
+        for make, future in batch:
+            try:
+                entry = make()
+                payload = encode(entry)
+            except Exception as error:
+                future.set_exception(SpoolError(f"it could not be encoded ({type(error).__name__})"))
+                continue
+            sequence += 1
+            scope, exchange = scope_mark(entry.asked.scope), exchange_mark(entry.asked.trace_id)
+            framed.append((frame(payload, sequence=sequence, scope=scope, exchange=exchange), future))
+        return framed
+
+    def _fitting(self, framed: list[tuple[bytes, Future[None]]]) -> list[tuple[bytes, Future[None]]]:
+        """The records that the limit has room for; the futures of the others fail."""
+        room = self._limit - total_size(self._folder) if framed else 0
+        fitting: list[tuple[bytes, Future[None]]] = []
+        for data, future in framed:
+            if len(data) > room:
+                future.set_exception(SpoolError("the spool is full: see RESERVOIR_SPOOL_LIMIT"))
+            else:
+                room -= len(data)
+                fitting.append((data, future))
+        return fitting
+
     def _append(self, data: bytes) -> None:
         if self._segment is None or self._size >= SEGMENT:
-            self._let_go()
+            self._close_segment()
             try:
-                self._begin()
+                self._begin_segment()
             except FileNotFoundError:
-                self._begin()
+                self._begin_segment()
         assert self._segment is not None
         try:
             written = 0
@@ -181,15 +185,15 @@ class Spool:
                 written += os.pwrite(self._segment, data[written:], self._size + written)
             os.fdatasync(self._segment)
         except OSError:
-            # After a failed fsync nobody knows what is on disk: the next record goes into a new segment.
+            # After a failed fsync the content of the file is unknown: the next record goes into a new segment.
             with suppress(OSError):
                 os.ftruncate(self._segment, self._size)
                 os.fsync(self._segment)
-            self._let_go()
+            self._close_segment()
             raise
         self._size += len(data)
 
-    def _begin(self) -> None:
+    def _begin_segment(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._segments += 1
         path = self._folder / f"{self._name}-{self._segments:06}{SUFFIX}"
@@ -197,7 +201,7 @@ class Spool:
         try:
             fcntl.flock(segment, fcntl.LOCK_EX)
             sync_folder(self._folder)
-            if not path.exists():  # taken for a dead process's before it was locked, and removed
+            if not path.exists():  # a replay removed it before it was locked, as one without a process
                 raise FileNotFoundError(errno.ENOENT, "")
         except OSError:
             os.close(segment)
@@ -208,39 +212,39 @@ class Spool:
         try:
             if self._segment is not None and not any_pending(self._segment):
                 self._path.unlink(missing_ok=True)
-                self._let_go()
+                self._close_segment()
                 sync_folder(self._folder)
         except OSError as error:
             log.warning("a segment of the spool could not be removed (%s)", os.strerror(error.errno or 0))
 
-    def _let_go(self) -> None:
+    def _close_segment(self) -> None:
         if self._segment is not None:
             os.close(self._segment)
             self._segment = None
 
 
 class Index:
-    """Which scopes have records that wait, kept up to date by reading only what is new."""
+    """Pending records by scope, kept up to date by reading only what is new."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._read: dict[str, int] = {}  # segment -> how far
-        self._waiting: dict[bytes, deque[tuple[str, int]]] = {}
+        self._read: dict[str, int] = {}  # segment -> offset
+        self._pending: dict[bytes, deque[tuple[str, int]]] = {}
         self._latest = 0
 
     def holds(self, scope: Scope) -> int:
         with self._lock:
             self._catch_up()
-            return self._count(scope_mark(scope)) if self._waiting else 0
+            return self._count(scope_mark(scope)) if self._pending else 0
 
     def pending(self) -> int:
         with self._lock:
             self._catch_up()
-            return sum(self._count(mark) for mark in list(self._waiting))
+            return sum(self._count(mark) for mark in list(self._pending))
 
     def latest(self) -> int:
-        """The highest sequence that anybody has given so far."""
+        """The highest sequence number so far, of all processes."""
         with self._lock:
             self._catch_up()
             return self._latest
@@ -259,23 +263,23 @@ class Index:
                         self._read[name] = record.end
                         self._latest = max(self._latest, record.sequence)
                         if record.state != State.STORED:
-                            self._waiting.setdefault(record.scope, deque()).append((name, record.offset))
+                            self._pending.setdefault(record.scope, deque()).append((name, record.offset))
 
     def _count(self, mark: bytes) -> int:
-        """How many records of a scope wait; drops those that do no longer, which are its first."""
-        waiting = self._waiting.get(mark)
+        """The number of a scope's pending records. Drops those stored meanwhile, which come first."""
+        waiting = self._pending.get(mark)
         while waiting:
             name, offset = waiting[0]
             with suppress(FileNotFoundError), opened(self._folder / name) as segment:
                 if os.pread(segment, 1, offset + STATE_AT) not in (b"", bytes([State.STORED])):
                     return len(waiting)
             waiting.popleft()
-        self._waiting.pop(mark, None)
+        self._pending.pop(mark, None)
         return 0
 
 
 def summary(folder: Path) -> dict[str, int]:
-    """How many records wait, how many were rejected, and the bytes of it all."""
+    """Counts of the records `waiting` and `rejected`, and the size of all segments in `bytes`."""
     waiting = rejected = 0
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(FileNotFoundError), opened(path) as segment:

@@ -209,7 +209,7 @@ def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_serv
             app.ask(f"{n} " + "x" * 300_000)
         assert app.memory("small") == "degraded"
         assert sum(path.stat().st_size for path in (app.server.home / "spool").glob("*.spool")) <= 2**20
-    assert "is not kept: the spool is full" in app.server.log
+    assert "is not stored: the spool is full" in app.server.log
     recovered(app.server)
     kept = [text.split()[0] for text in app.said()]
     assert kept[:2] == ["warm", "0"] and "4" not in kept

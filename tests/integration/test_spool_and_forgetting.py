@@ -1,4 +1,4 @@
-"""The spool and the database: everything is stored once, and forgetting reaches it."""
+"""The spool and the database: every record is stored once, and forgetting reaches the spool."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from conversations.querysets import Scope
 from conversations.selection import Selection
 from proxy.errors import Unavailable
 from proxy.memory.history import History
+from proxy.spool.record import Entry
 from proxy.spool.replaying import replay, spool_folder, store_spool
-from proxy.spool.segments import Entry
 from proxy.spool.writing import Spool, SpoolError, summary
 from tests.unit.test_spool import HOME, ROOT, asked, turn
 
@@ -39,7 +39,7 @@ def spool(tmp_path: Path, settings: Any) -> Iterator[Spool]:
 
 
 def exchange(spool: Spool, text: str, *, scope: Scope = HOME, status: int = 200) -> Asked:
-    """A question and its answer as a server keeps them while PostgreSQL is away."""
+    """A question and its answer as a server spools them while PostgreSQL is unreachable."""
     question = asked(text, scope, created=timezone.now(), prompts=((0, '{"role": "system", "content": "Be kind."}'),))
     answer = Answered(timezone.now(), "answered", status, (turn(f"You said: {text}", "assistant"),))
     spool.keep(lambda: Entry(question)).result(300)
@@ -51,7 +51,7 @@ def said() -> list[str]:
     return list(Message.objects.order_by("id").values_list("content", flat=True))
 
 
-def test_what_waits_is_stored_once_however_often_it_is_tried(spool: Spool) -> None:
+def test_spooled_records_are_stored_once_however_often_they_are_replayed(spool: Spool) -> None:
     exchange(spool, "one")
     copies = {path: path.read_bytes() for path in spool_folder().glob("*.spool")}
     assert store_spool() == 2
@@ -63,7 +63,7 @@ def test_what_waits_is_stored_once_however_often_it_is_tried(spool: Spool) -> No
     assert stored.ended == "answered" and stored.prompts
 
 
-def test_forgetting_reaches_what_waits_and_leaves_no_word_of_it_on_disk(spool: Spool) -> None:
+def test_forgetting_reaches_the_spool_and_leaves_none_of_its_text_on_disk(spool: Spool) -> None:
     exchange(spool, "a secret between us")
     exchange(spool, "hello", scope=Scope("home", "bob"))
     selection = Selection(partition="home", instance="alice", whole=True)
@@ -73,7 +73,7 @@ def test_forgetting_reaches_what_waits_and_leaves_no_word_of_it_on_disk(spool: S
     assert not any(b"secret" in path.read_bytes() for path in spool_folder().iterdir())
 
 
-def test_an_answer_that_comes_after_its_question_was_forgotten_is_not_stored(spool: Spool) -> None:
+def test_an_answer_whose_question_was_forgotten_meanwhile_is_not_stored(spool: Spool) -> None:
     question = asked("a secret", created=timezone.now())
     spool.keep(lambda: Entry(question)).result(300)
     forgetting.forget(Selection(partition="home", instance="alice", whole=True), by="test")
@@ -83,7 +83,7 @@ def test_an_answer_that_comes_after_its_question_was_forgotten_is_not_stored(spo
     assert said() == []
 
 
-def test_what_the_database_refuses_holds_up_nobody_and_says_so_when_forgetting(spool: Spool) -> None:
+def test_a_refused_record_delays_no_other_and_stops_forgetting_with_an_error(spool: Spool) -> None:
     exchange(spool, "impossible", status=10**9)  # no smallint
     exchange(spool, "possible")
     with pytest.raises(SpoolError, match="spool discard"):
@@ -123,7 +123,7 @@ print(*kept)
 """
 
 
-def test_a_full_disk_loses_what_it_refused_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_loses_only_the_records_it_refused(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     command = [sys.executable, "-c", FILL, str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
@@ -134,9 +134,9 @@ def test_a_full_disk_loses_what_it_refused_and_nothing_else(tmp_path: Path) -> N
     assert found == [*kept, "after"]
 
 
-def test_the_api_says_what_holds_up_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_says_what_stops_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise SpoolError("`manage.py spool discard` gives them up for good.")
+        raise SpoolError("`manage.py spool discard` deletes them for good.")
 
     monkeypatch.setattr(forgetting, "bring_in", [refuse])
     history = History(lambda: None)  # type: ignore[arg-type, return-value]

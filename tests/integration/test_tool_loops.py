@@ -1,4 +1,4 @@
-"""What is added for a question is added again in each round of its tool loop."""
+"""Every round of a tool loop gets the same memories as its first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.utils import timezone
 from conversations import actions
 from conversations.querysets import Scope
 from conversations.turns import Turn
-from proxy.memory.recollection import question_key, recollect
+from proxy.memory.recollection import RecallRequest, question_key, recollect
 from proxy.prompt.chat import decode
 
 pytestmark = pytest.mark.django_db
@@ -46,9 +46,9 @@ def ask(*messages: Any, memory: str, injected: tuple[str, ...] = ()) -> None:
     actions.open_exchange(asked=asked)
 
 
-def test_a_round_whose_recall_was_late_leaves_the_others_their_memory() -> None:
+def test_a_round_whose_recall_was_late_does_not_take_memories_from_later_rounds() -> None:
     ask(QUESTION, memory="on", injected=(BLOCK,))
     ask(QUESTION, CALL, RESULT, memory="degraded")
-    embedder: Any = None  # nobody is asked in a loop
-    found = recollect(embedder, scope=SCOPE, chat=chat(QUESTION, CALL, RESULT, CALL, RESULT), count=len)
+    embedder: Any = None  # later rounds embed nothing
+    found = recollect(embedder, RecallRequest(SCOPE, chat(QUESTION, CALL, RESULT, CALL, RESULT), count=len))
     assert found.reused and found.reused.messages == (BLOCK,)

@@ -1,4 +1,4 @@
-"""The spool on a real disk: what was written is found again, whatever happened to the file since."""
+"""The spool on a real disk: records are found again, whatever happened to their file since."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from conversations.actions import Answered, Asked, Ledger
 from conversations.querysets import Scope
 from conversations.turns import Turn
+from proxy.spool.record import HEADER, STATE_AT, Entry, decode, encode, frame, scope_mark
 from proxy.spool.replaying import Refused, discard_rejected, replay
-from proxy.spool.segments import HEADER, STATE_AT, Entry, decode, encode, frame, opened, records, scope_mark
+from proxy.spool.segments import opened, records
 from proxy.spool.writing import Spool, SpoolError, summary
 
 NOW = datetime(2026, 3, 29, 1, 59, 59, 123456, tzinfo=UTC)
@@ -51,7 +52,7 @@ def keep(spool: Spool, *texts: str, scope: Scope = HOME) -> None:
 
 
 def stored(folder: Path) -> list[str]:
-    """What a replay stores, in its order."""
+    """The texts that a replay stores, in its order."""
     found: list[str] = []
     replay(folder, lambda entry, abandoned: found.append(said(entry)))
     return found
@@ -112,11 +113,11 @@ entries = st.builds(Entry, asked_ones, st.none(), st.just(False)) | st.builds(
 
 
 @given(entries)
-def test_what_is_written_down_reads_back_as_it_was(entry: Entry) -> None:
+def test_an_encoded_entry_decodes_to_itself(entry: Entry) -> None:
     assert decode(encode(entry)) == entry
 
 
-def test_an_entry_of_every_field_reads_back_as_it_was() -> None:
+def test_an_entry_with_every_field_decodes_to_itself() -> None:
     ledger = Ledger(b"k" * 16, ({"id": 3, "why": "shown"},), ('{"role": "system"}',), (3,), 12)
     question = asked(
         "Grüße 🦉\x00", left_out=(0,), prompts=((0, '{"role": "system"}'),), parameters='{"n": 1}', ledger=ledger
@@ -140,21 +141,21 @@ def read_back(data: bytes) -> list[bytes | None]:
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda b: b.hex().encode()), min_size=1, max_size=4), st.data())
-def test_a_segment_torn_at_any_byte_keeps_every_whole_record(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_segment_cut_at_any_byte_keeps_every_whole_record(payloads: list[bytes], data: st.DataObject) -> None:
     whole = segment(*payloads)
     cut = data.draw(st.integers(0, len(whole)))
     ends = [len(segment(*payloads[: i + 1])) for i in range(len(payloads))]
     assert read_back(whole[:cut]) == [p for p, end in zip(payloads, ends, strict=True) if end <= cut]
 
 
-def test_a_last_record_torn_at_every_single_byte_costs_only_itself() -> None:
+def test_a_last_record_cut_at_any_byte_loses_only_itself() -> None:
     first, whole = segment(b"one"), segment(b"one", b"two")
     for cut in range(len(first), len(whole)):
         assert read_back(whole[:cut]) == [b"one"], cut
 
 
 @given(st.lists(st.text(max_size=20).map(ascii).map(str.encode), min_size=1, max_size=4), st.data())
-def test_a_flipped_byte_costs_at_most_its_own_record(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_flipped_byte_damages_at_most_its_own_record(payloads: list[bytes], data: st.DataObject) -> None:
     whole = bytearray(segment(*payloads))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
@@ -162,10 +163,10 @@ def test_a_flipped_byte_costs_at_most_its_own_record(payloads: list[bytes], data
     hit = next(i for i in range(len(payloads)) if at < len(segment(*payloads[: i + 1])))
     rest = [p for i, p in enumerate(payloads) if i != hit]
     found_good = [p for p in found if p is not None]
-    assert found_good in (rest, payloads), "every other record is found, and nothing that was never written"
+    assert found_good in (rest, payloads), "every other record is found, and no record that was never written"
 
 
-def test_every_flipped_bit_of_a_segment_costs_at_most_its_own_record() -> None:
+def test_any_flipped_bit_of_a_segment_damages_at_most_its_own_record() -> None:
     whole = segment(b"one", b"two", b"three")
     for bit in range(8 * len(whole)):
         damaged = bytearray(whole)
@@ -174,17 +175,17 @@ def test_every_flipped_bit_of_a_segment_costs_at_most_its_own_record() -> None:
         assert len(found) >= 2 and set(found) <= {b"one", b"two", b"three"}, bit
 
 
-# --- keeping and replaying ---
+# --- writing and replaying ---
 
 
-def test_what_is_kept_is_on_disk_and_replayed_in_order_exactly_once(spool: Spool, folder: Path) -> None:
+def test_records_are_on_disk_and_replayed_in_order_exactly_once(spool: Spool, folder: Path) -> None:
     texts = [f"message {n}" for n in range(50)]
     keep(spool, *texts)
     assert stored(folder) == texts
     assert stored(folder) == []
 
 
-def test_a_process_that_never_said_goodbye_leaves_everything_to_the_next(folder: Path) -> None:
+def test_the_records_of_a_killed_process_are_replayed_by_the_next(folder: Path) -> None:
     writing = """
 import django; django.setup()
 from tests.unit.test_spool import Path, Spool, keep, os
@@ -197,7 +198,7 @@ os._exit(0)  # without closing anything
     assert not list(folder.glob("*.spool"))
 
 
-def test_processes_that_write_at_the_same_time_are_replayed_in_the_order_that_clients_saw(folder: Path) -> None:
+def test_records_of_concurrent_processes_are_replayed_in_the_order_that_clients_saw(folder: Path) -> None:
     spools = [Spool(folder, limit=2**30) for _ in range(3)]
     texts = [f"message {n}" for n in range(30)]
     for n, text in enumerate(texts):
@@ -205,7 +206,7 @@ def test_processes_that_write_at_the_same_time_are_replayed_in_the_order_that_cl
     assert stored(folder) == texts
 
 
-def test_a_scope_is_held_until_its_records_are_stored_whoever_wrote_them(folder: Path) -> None:
+def test_a_scope_is_held_until_its_records_of_all_processes_are_stored(folder: Path) -> None:
     mine, other = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
     assert not mine.holds(HOME)
     keep(other, "hello")
@@ -216,7 +217,7 @@ def test_a_scope_is_held_until_its_records_are_stored_whoever_wrote_them(folder:
     assert mine.pending() == 0
 
 
-def test_a_replay_that_is_interrupted_goes_on_where_it_stopped(spool: Spool, folder: Path) -> None:
+def test_an_interrupted_replay_continues_where_it_stopped(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "two", "three")
     found: list[str] = []
 
@@ -232,7 +233,7 @@ def test_a_replay_that_is_interrupted_goes_on_where_it_stopped(spool: Spool, fol
     assert found == ["one", "", "two", "three"]
 
 
-def test_a_record_that_the_database_refuses_holds_up_nobody_and_is_kept_apart(spool: Spool, folder: Path) -> None:
+def test_a_refused_record_delays_no_other_and_is_set_aside(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "bad", "three")
     found: list[str] = []
 
@@ -251,7 +252,7 @@ def test_a_record_that_the_database_refuses_holds_up_nobody_and_is_kept_apart(sp
     assert summary(folder)["rejected"] == 0
 
 
-def test_what_is_refused_can_be_given_up(spool: Spool, folder: Path) -> None:
+def test_refused_records_can_be_discarded(spool: Spool, folder: Path) -> None:
     def refuse(entry: Entry, abandoned: bool) -> None:
         raise Refused("DataError")
 
@@ -261,7 +262,7 @@ def test_what_is_refused_can_be_given_up(spool: Spool, folder: Path) -> None:
     assert discard_rejected(folder) == 0
 
 
-def test_a_damaged_record_is_counted_and_holds_up_nobody(spool: Spool, folder: Path) -> None:
+def test_a_damaged_record_is_counted_and_delays_no_other(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "two", "three")
     (path,) = folder.glob("*.spool")
     at = path.read_bytes().index(b"two")
@@ -273,7 +274,7 @@ def test_a_damaged_record_is_counted_and_holds_up_nobody(spool: Spool, folder: P
     assert found == ["one", "three"]
 
 
-def test_words_are_gone_from_the_disk_once_they_are_stored(spool: Spool, folder: Path) -> None:
+def test_stored_text_is_gone_from_the_disk(spool: Spool, folder: Path) -> None:
     keep(spool, "a secret of mine", "and another")
     assert any(b"a secret of mine" in path.read_bytes() for path in folder.iterdir())
     stored(folder)
@@ -284,12 +285,12 @@ def test_words_are_gone_from_the_disk_once_they_are_stored(spool: Spool, folder:
     assert stored(folder) == ["later"]
 
 
-def test_nobody_but_the_owner_can_read_it(spool: Spool, folder: Path) -> None:
+def test_only_the_owner_can_read_the_spool(spool: Spool, folder: Path) -> None:
     keep(spool, "hello")
     assert {path.stat().st_mode & 0o077 for path in [folder, *folder.iterdir()]} == {0}
 
 
-def test_what_does_not_fit_is_refused_and_what_was_there_stays(folder: Path) -> None:
+def test_a_record_over_the_limit_is_refused_and_earlier_ones_stay(folder: Path) -> None:
     spool = Spool(folder, limit=2500)
     keep(spool, "one")
     with pytest.raises(SpoolError, match="RESERVOIR_SPOOL_LIMIT"):
@@ -298,7 +299,7 @@ def test_what_does_not_fit_is_refused_and_what_was_there_stays(folder: Path) -> 
     assert stored(folder) == ["one", "two"]
 
 
-def test_an_entry_that_cannot_be_written_down_fails_alone(spool: Spool, folder: Path) -> None:
+def test_an_entry_that_cannot_be_made_fails_alone(spool: Spool, folder: Path) -> None:
     def broken() -> Entry:
         raise ValueError
 
@@ -308,7 +309,7 @@ def test_an_entry_that_cannot_be_written_down_fails_alone(spool: Spool, folder: 
     assert stored(folder) == ["fine"]
 
 
-def test_many_at_once_share_their_flushes_and_none_is_lost(
+def test_concurrent_records_share_flushes_and_none_is_lost(
     spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushes: list[int] = []
@@ -366,7 +367,7 @@ def test_a_question_and_its_answer_are_stored_together(spool: Spool, folder: Pat
     assert [said(entry) for entry in found] == ["hello", "another"]
 
 
-def test_scopes_are_stored_one_after_the_other_each_with_what_is_added_meanwhile(spool: Spool, folder: Path) -> None:
+def test_scopes_are_stored_in_turn_each_with_the_records_added_meanwhile(spool: Spool, folder: Path) -> None:
     for n in range(3):
         keep(spool, f"alice {n}")
         keep(spool, f"bob {n}", scope=Scope("home", "bob"))
@@ -382,8 +383,8 @@ def test_scopes_are_stored_one_after_the_other_each_with_what_is_added_meanwhile
     assert found == [*alice, "bob 0", "bob 1", "bob 2"]
 
 
-def test_a_process_that_begins_to_write_during_a_replay_is_not_overtaken_by_one_that_wrote_before(folder: Path) -> None:
-    """A client's connection moves from a new worker to an old one while a replay that knows only the old is at work."""
+def test_a_process_that_starts_writing_during_a_replay_is_not_overtaken_by_an_older_one(folder: Path) -> None:
+    """A client's connection moves from a new worker to an old one during a replay that knows only the old one."""
     old, new = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
     bob = Scope("home", "bob")
     keep(old, "alice 0")
@@ -400,7 +401,7 @@ def test_a_process_that_begins_to_write_during_a_replay_is_not_overtaken_by_one_
     assert found == ["alice 0", "alice 1", "bob 0", "bob 1"]
 
 
-def test_the_state_of_a_record_stands_where_it_is_written(spool: Spool, folder: Path) -> None:
+def test_the_state_of_a_stored_record_is_at_its_offset(spool: Spool, folder: Path) -> None:
     keep(spool, "hello")
     (path,) = folder.glob("*.spool")
     stored(folder)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.spool.segments import HEADER, erase, frame, records
+from proxy.spool.record import HEADER, frame
+from proxy.spool.segments import erase, records
 from proxy.spool.tail import Tail
 
 

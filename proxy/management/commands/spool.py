@@ -10,13 +10,13 @@ from proxy.spool.writing import SpoolError, summary
 
 
 class Command(BaseCommand):
-    help = "Exchanges that wait on disk because the database did not answer."
+    help = "Exchanges on disk that the database has not stored yet, because it did not answer."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-        actions.add_parser("status", help="how many wait, how many the database refuses, and their size")
-        actions.add_parser("replay", help="store them now, also those that the database refused before")
-        actions.add_parser("discard", help="give up for good those that the database refuses")
+        actions.add_parser("status", help="count the records waiting and those refused by the database, and their size")
+        actions.add_parser("replay", help="store them now, including those that the database refused before")
+        actions.add_parser("discard", help="delete for good those that the database refuses")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "status":
@@ -29,6 +29,6 @@ class Command(BaseCommand):
                 raise CommandError(str(error)) from None
             except Error as error:
                 reason = type(error).__name__
-                raise CommandError(f"The database does not answer ({reason}): see that it runs, then replay.") from None
+                raise CommandError(f"The database does not answer ({reason}): start it, then replay.") from None
         else:
-            self.stdout.write(f"{discard_rejected(spool_folder())} records are given up")
+            self.stdout.write(f"{discard_rejected(spool_folder())} records are deleted")
