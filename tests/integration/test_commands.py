@@ -152,7 +152,7 @@ def test_an_export_into_a_pipe_or_a_link_replaces_neither(run: Run, tmp_path: Pa
         run("export", "-o", str(pipe))
         assert reader.stdout and json.loads(reader.stdout.read())["content"] == "one"
     assert pipe.is_fifo()
-    with pytest.raises(BackupError, match="is no file"):
+    with pytest.raises(BackupError, match="is not a regular file"):
         backup(pipe)
     run("export", "-o", str(link))
     assert link.is_symlink() and json.loads(file.read_text())["content"] == "one"
