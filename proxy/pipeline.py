@@ -109,7 +109,7 @@ def _constraints(target: Target, run: Runtime, *, budget: int) -> Constraints:
         budget=budget,
         limit=Limit(run.providers.window(target), counter.exact),
         default_window=settings.RESERVOIR_DEFAULT_WINDOW,
-        role=target.provider.memory_role,
+        role=target.memory_role,
         count=counter.count,
     )
 

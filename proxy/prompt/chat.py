@@ -17,7 +17,8 @@ from proxy.errors import BadRequest
 from proxy.prompt.json_spans import Span, element_spans, object_with_spans
 
 Json = dict[str, Any]
-MemoryRole = Literal["system", "user"]  # of the message that holds the memories
+# Where the memories stand: in a message of this role before the last user message, or inside that message.
+MemoryRole = Literal["inside", "system", "user"]
 
 DEEPEST_VALUE = 32
 

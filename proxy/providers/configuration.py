@@ -8,7 +8,7 @@ The file adds to the built-in providers or changes them:
     base_url = "https://api.groq.com/openai/v1"
     key_env = "GROQ_API_KEY"                # leave it out where no key is needed
     patterns = ["moonshotai/*"]             # tried before the built-in ones
-    memory_role = "system"                  # or "user", for models that refuse a second system message
+    memory_role = "inside"                  # the last user message; or "system", "user": a message of its own before it
 
     [windows]                               # tokens, by model or by provider/model
     "groq/moonshotai/kimi-k2" = 131072
@@ -68,7 +68,7 @@ def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, envir
         base_url=base_url,
         key=key or None,
         key_env=key_env,
-        memory_role=declared.get("memory_role", known.memory_role if known else "system"),
+        memory_role=declared.get("memory_role"),
         catalogue=known.catalogue if known else None,
     )
 

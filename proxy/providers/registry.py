@@ -7,6 +7,7 @@ begins with `ft:`; the one with a matching built-in pattern; the default.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,6 +20,8 @@ from proxy.providers.catalogue import Price
 
 T = TypeVar("T")
 
+_OPENAIS_OWN = re.compile(r"(?:[\w.-]+/)*(?:ft:)?(?:gpt-(?!oss)|chatgpt-|o[134](?:$|-))")
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -28,7 +31,8 @@ class Provider:
     key: str | None = field(default=None, repr=False)
     key_env: str = ""
     """The environment variable that holds its key; empty for a provider without one."""
-    memory_role: MemoryRole = "system"
+    memory_role: MemoryRole | None = None
+    """None: by the model, see Target.memory_role."""
     catalogue: str | None = None
     """The name under which genai-prices lists the provider's models."""
 
@@ -39,6 +43,13 @@ class Target:
 
     provider: Provider
     model: str
+
+    @property
+    def memory_role(self) -> MemoryRole:
+        """Where the memories stand. OpenAI's own models, by whatever gateway, accept a system message at any place; of
+        no other model is that known.
+        """
+        return self.provider.memory_role or ("system" if _OPENAIS_OWN.match(self.model) else "inside")
 
 
 class Providers:

@@ -97,17 +97,40 @@ def test_a_models_name_selects_its_provider(model: str, provider: str, known_as:
 
 
 @pytest.mark.parametrize(
-    ("name", "base_url", "role"),
+    ("name", "base_url"),
     [
-        ("openai", "https://api.openai.com/v1", "system"),
-        ("ollama", "http://localhost:11434/v1", "system"),
-        ("mistral", "https://api.mistral.ai/v1", "user"),
-        ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "system"),
+        ("openai", "https://api.openai.com/v1"),
+        ("ollama", "http://localhost:11434/v1"),
+        ("mistral", "https://api.mistral.ai/v1"),
+        ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
     ],
 )
-def test_providers_that_are_built_in(name: str, base_url: str, role: str) -> None:
+def test_providers_that_are_built_in(name: str, base_url: str) -> None:
     provider = built_in().select(f"{name}/model").provider
-    assert (provider.base_url, provider.memory_role, provider.key) == (base_url, role, None)
+    assert (provider.base_url, provider.memory_role, provider.key) == (base_url, None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "role"),
+    [
+        ("gpt-4o", "system"),
+        ("o3-mini", "system"),
+        ("chatgpt-4o-latest", "system"),
+        ("ft:gpt-4o-mini-2024-07-18:org::id", "system"),
+        ("gpt-oss-120b", "inside"),
+        ("qwen3.5-27b", "inside"),
+        ("mistral-small-latest", "inside"),
+        ("gemini-2.5-flash", "inside"),
+        ("o1something", "inside"),
+        ("", "inside"),
+    ],
+)
+def test_only_openais_own_models_get_a_late_system_message(model: str, role: str) -> None:
+    assert built_in().select(model).memory_role == role
+
+
+def test_a_declared_place_holds_for_every_model_of_the_provider(configured: Providers) -> None:
+    assert configured.select("groq/gpt-4o").memory_role == "user"
 
 
 @pytest.mark.parametrize("name", ["openai", "ollama", "mistral", "gemini"])
@@ -152,7 +175,7 @@ def test_the_file_adds_providers_and_names_the_default(configured: Providers) ->
     assert (keyless.base_url, keyless.key, keyless.memory_role) == (
         "http://127.0.0.1:8000/v1",
         None,
-        "system",
+        None,
     )
 
 
@@ -263,7 +286,7 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
         ('[providers.x]\nbase_url = "http://x/v1"\nkey_env = 3', "key_env: write text in quotes"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = "a*"', "patterns: write a list"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = [3]', "patterns: write a list"),
-        ('[providers.x]\nbase_url = "http://x/v1"\nmemory_role = "tool"', 'write "system" or "user"'),
+        ('[providers.x]\nbase_url = "http://x/v1"\nmemory_role = "tool"', 'write "inside", "system" or "user"'),
         ('[providers."a/b"]\nbase_url = "http://x/v1"', "write a name of a-z"),
         ("windows = 3", r"write a table, as \[windows\]"),
         ('[windows]\n"gpt-4" = "8192"', "write a number of tokens"),
