@@ -55,7 +55,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
         answer = await run.upstream.send("POST", url, headers, injection.chat.encode(target.model))
         call.closing.push_async_callback(answer.close)
         watch.lap("provider")
-        if answer.is_event_stream:
+        if await relay.is_stream(answer, requested=chat.stream):
             headers = relayed(answer.headers, parsed=True) + await exchange.headers(watch.header())
             return Outcome(answer.status, headers, relay.stream(answer, remember))
         body, rest = await relay.receive(answer)

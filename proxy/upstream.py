@@ -7,7 +7,7 @@ read from the environment. Answers are handed on as raw bytes; the caller of `se
 from __future__ import annotations
 
 import http.cookiejar
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import aiohttp
 import httpx
@@ -34,6 +34,9 @@ HOP_BY_HOP = frozenset(
 NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
 # Cookies, and headers about the provider's own host, which clients would apply to ours.
 NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"server", b"strict-transport-security", b"alt-svc"}
+
+
+KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
 def address(base_url: str, path: str, query: str) -> str:
@@ -91,10 +94,32 @@ class Answer:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._raw = response.aiter_raw()
+        self._beginning = b""
         self.status = response.status_code
         self.headers: Headers = list(response.headers.raw)
         self.encoding = response.headers.get("content-encoding", "identity").strip().lower()
         self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys that went out with the request: a provider may echo them."""
+        values = (self._response.request.headers.get(name, "") for name in KEY_HEADERS)
+        return tuple(value.removeprefix("Bearer ").strip() for value in values if value)
+
+    async def begins(self, test: Callable[[bytes], bool | None]) -> bool:
+        """Whether the body begins as `test` says; waits for more bytes while it says None. Those bytes are not lost.
+
+        Raises ProviderError when the body breaks off.
+        """
+        try:
+            while (result := test(self._beginning)) is None:
+                self._beginning += await anext(self._raw)
+        except StopAsyncIteration:
+            return False
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise _translated(error) from error
+        return result
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body's bytes as they arrive. Raises ProviderError when the body breaks off.
@@ -102,7 +127,9 @@ class Answer:
         The iterator owns the connection: it closes the connection when it ends, however it ends.
         """
         try:
-            async for chunk in self._response.aiter_raw():
+            if self._beginning:
+                yield self._beginning
+            async for chunk in self._raw:
                 yield chunk
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             if rest := _received(self._response):
