@@ -50,8 +50,10 @@ WEATHER, CLOCK = ("weather", '{"c":1}'), ("clock", '{"t":2}')
         ),
         ([[call(0, None, "weather", "")], [call(0, None, None, '{"c":1}')], [call(1, None, *CLOCK)]], [WEATHER, CLOCK]),
         (
-            [[call(None, None, "weather", "{"), call(None, None, "clock", "{")]]
-            + [[call(None, None, None, '"c":1}'), call(None, None, None, '"t":2}')]],
+            [
+                [call(None, None, "weather", "{"), call(None, None, "clock", "{")],
+                [call(None, None, None, '"c":1}'), call(None, None, None, '"t":2}')],
+            ],
             [WEATHER, CLOCK],
         ),
     ],
