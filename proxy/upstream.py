@@ -167,17 +167,22 @@ class Upstream:
         session._retry_connection = False  # otherwise aiohttp resends idempotent requests
         return session
 
-    async def send(self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes]) -> Answer:
-        """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins."""
+    async def send(
+        self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes], *, name: str
+    ) -> Answer:
+        """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins.
+
+        `name` is the provider's, for errors.
+        """
         request = httpx.Request(method, url, headers=headers, content=content)
         request.extensions["timeout"] = self._timeout.as_dict()
         try:
             answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise _translated(error) from error
+            raise _translated(error, f"{name} at {_host(url)}") from error
         if answer.status > 599:
             await answer.close()
-            raise ProviderUnreachable("The provider answered with an invalid HTTP status.")
+            raise ProviderUnreachable(f"The provider {name} at {_host(url)} answered with an invalid HTTP status.")
         return answer
 
     async def close(self) -> None:
@@ -190,15 +195,22 @@ def _received(response: httpx.Response) -> bytes:
     return bytes(content._read_nowait(-1)) if content._buffer else b""
 
 
-def _translated(error: Exception) -> ProviderError:
+def _host(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+def _translated(error: Exception, provider: str = "") -> ProviderError:
     """httpx-aiohttp reports refused and broken connections as timeouts; their cause shows the difference."""
+    who = f"the provider {provider}".rstrip()
+    subject = f"T{who[1:]}"
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)
     if any(isinstance(c, aiohttp.ConnectionTimeoutError) for c in causes):
-        return ProviderTimeout("Connecting to the provider took too long. Try again later.")
+        return ProviderTimeout(f"Connecting to {who} took too long. Try again later.")
     if any(isinstance(c, aiohttp.ClientConnectorError) for c in causes):
-        return ProviderUnreachable("The provider cannot be reached: check its base URL, and that it is running.")
+        return ProviderUnreachable(f"{subject} cannot be reached: check its base URL, and that it is running.")
     if any(isinstance(c, TimeoutError | aiohttp.ServerTimeoutError) for c in causes):
-        return ProviderTimeout("The provider did not answer in time.", code="provider_timeout")
-    return ProviderUnreachable("The connection to the provider broke before its answer was complete.")
+        return ProviderTimeout(f"{subject} did not answer in time.", code="provider_timeout")
+    return ProviderUnreachable(f"The connection to {who} broke before its answer was complete.")
