@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from conversations.likeness import spelled, without_thinking
+
 Json = dict[str, Any]
 Count = Callable[[str], int]  # text -> tokens
 
@@ -89,18 +91,21 @@ def digest(payload: Mapping[str, Any]) -> bytes:
     """16 bytes that are equal for turns that a reader would call the same, however a client library spells them.
 
     Libraries resend an answer with null fields added or omitted, with its text as a string or as a list of one part,
-    with white space trimmed, without its thinking, or with a call's arguments as differently spelt JSON. The digest
-    covers the role, the text, the calls and the attachments.
+    in other Unicode forms and line ends (likeness.spelled), without its thinking, with a call's arguments as
+    differently spelt JSON, or with their own ids for calls. The digest covers the role, the text, the calls and the
+    attachments.
     """
+    words = plain_text(payload)
     attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
         payload.get("role"),
-        plain_text(payload).strip(),
+        spelled(without_thinking(words) if payload.get("role") == "assistant" else words),
         attachments,
-        [_call(call) for call in _objects(payload.get("tool_calls"))],
+        calls(payload),
         payload.get("function_call") or None,
-        payload.get("tool_call_id") or None,
     ]
+    # A message without calls has the digest that it had when ids counted.
+    essence.append(None)
     text = json.dumps(essence, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -110,12 +115,23 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _call(call: Mapping[str, Any]) -> list[Any]:
+def calls(payload: Mapping[str, Any]) -> list[Any]:
+    """The tool calls of a message as values that are equal where the calls are, whatever their ids."""
+    return [_call(call) for call in _objects(payload.get("tool_calls"))]
+
+
+def calls_in(raw: str) -> list[Any]:
+    """The tool calls in a message's JSON text, as calls() gives them; none in what is no object."""
+    payload = json.loads(raw) if '"tool_calls"' in raw else None
+    return calls(payload) if isinstance(payload, dict) else []
+
+
+def _call(call: Mapping[str, Any]) -> Any:
     function = call.get("function")
     body = function if isinstance(function, dict) else call.get("custom")
     if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
         body = body | {"arguments": _spelt_alike(arguments)}
-    return [call.get("id"), body]
+    return body
 
 
 def _spelt_alike(arguments: str) -> str:
