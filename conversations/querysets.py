@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from django.conf import settings
-from django.contrib.postgres.search import SearchQuery
 from django.db import connection, models
 from django.db.models import Min
 from pgvector.django import CosineDistance
 
 from conversations.capture import Known
 from conversations.changed import Node, Said
+from conversations.lexemes import search_query
+from conversations.turns import storable
 
 if TYPE_CHECKING:
     from conversations.models import Embedding, Exchange, Instance, Message, Partition  # noqa: F401, named in the bases below
@@ -99,10 +99,7 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
 
     def matching(self, words: str) -> Self:
         """Messages that contain all the words; "phrases" and -exclusions work. No input is an error."""
-        query = SearchQuery(
-            words.replace("\x00", " ")[:LONGEST_SEARCH], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
-        )
-        return self.filter(lexemes=query)
+        return self.filter(lexemes=search_query(storable(words)[:LONGEST_SEARCH].replace("\ufffd", " ")))
 
     def with_raw(self, largest: int) -> Self:
         """Adds `size`, the payload's bytes, and `raw`, the payload, which is empty if it is over `largest` bytes."""

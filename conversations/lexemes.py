@@ -11,9 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
-from django.contrib.postgres.search import SearchVector, SearchVectorCombinable, SearchVectorField
+from django.contrib.postgres.search import (
+    SearchQuery,
+    SearchQueryCombinable,
+    SearchVector,
+    SearchVectorCombinable,
+    SearchVectorField,
+)
 from django.db.models import Func, Value
 from django.db.models.expressions import CombinedExpression
 
@@ -26,6 +33,7 @@ _KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d"
 _HANGUL = "\u1100-\u11ff\uac00-\ud7a3"
 _SOUTH_EAST_ASIAN = "\u0e01-\u0e4e\u0e81-\u0ecd\u1000-\u103f\u1780-\u17d3"  # Thai, Lao, Burmese, Khmer
 _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+")
+_UNSPACED_TERM = re.compile(f"((?<![^ ])-)?([{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+)")
 _ONE_HAN = re.compile(f"[{_HAN}]")
 
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # Latin, Chinese and Japanese, Arabic
@@ -45,6 +53,36 @@ def search_vector(instance_id: int, name: str, content: str) -> CombinedExpressi
     spaced, pairs = split_by_script(f"{name}: {content}" if name else content)
     literal = f"'{scope_lexeme(instance_id)}' {pairs}"
     return SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal))
+
+
+class _LiteralQuery(SearchQuery):
+    """A query that PostgreSQL takes as it is, without parsing it into words."""
+
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **kwargs: Any) -> tuple[str, Any]:
+        sql, parameters = compiler.compile(self.get_source_expressions()[-1])
+        return f"({sql})::tsquery", parameters
+
+
+def search_query(words: str) -> SearchQueryCombinable:
+    """The expression that finds messages by words: all of them, "phrases", -exclusions. No input is an error.
+
+    PostgreSQL would take a run of a script without spaces for one word. Its pairs are looked for instead, as they are
+    stored; a single character is looked for alone and as the beginning of a pair.
+    """
+    query = SearchQuery(_UNSPACED_TERM.sub(" ", words), config=settings.RESERVOIR_LANGUAGE, search_type="websearch")
+    terms = [_unspaced_term(*match.groups()) for match in _UNSPACED_TERM.finditer(words)]
+    if not terms:
+        return query
+    literal = _LiteralQuery(" & ".join(terms))
+    return query & literal if _UNSPACED_TERM.sub("", words).strip() else literal
+
+
+def _unspaced_term(excluded: str, run: str) -> str:
+    if len(run) == 1:
+        term = f"('{run}' | '{run}':*)"
+    else:
+        term = "(" + " & ".join(f"'{run[at : at + 2]}'" for at in range(len(run) - 1)) + ")"
+    return f"!{term}" if excluded else term
 
 
 def scope_lexeme(instance_id: int) -> str:
