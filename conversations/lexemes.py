@@ -24,8 +24,10 @@ from django.contrib.postgres.search import (
 from django.db.models import Func, Value
 from django.db.models.expressions import CombinedExpression
 
-# PostgreSQL rejects a tsvector over 1 MB. Text beyond these limits is found by vector only.
-INDEXED_CHARACTERS = 60_000
+# PostgreSQL rejects a tsvector whose words take more than 1 MB, some four bytes a word beside its letters. Text beyond
+# these limits is found by its vectors only.
+INDEXED_CHARACTERS = 200_000
+INDEXED_BYTES = 500_000
 INDEXED_WITHOUT_SPACES = 20_000
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -93,6 +95,8 @@ def scope_lexeme(instance_id: int) -> str:
 def split_by_script(text: str) -> tuple[str, str]:
     """The text for `to_tsvector`, and the scripts without spaces as a tsvector literal of pairs."""
     text = text[:INDEXED_CHARACTERS]
+    if not text.isascii():
+        text = text.encode(errors="replace")[:INDEXED_BYTES].decode(errors="ignore")
     runs = "".join(f"{run} " for run in _UNSPACED.findall(text))[:INDEXED_WITHOUT_SPACES].split()
     places: dict[str, list[str]] = {}
     place = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from conversations.binary import without_files
 from conversations.likeness import spelled, without_thinking
 
 Json = dict[str, Any]
@@ -69,19 +70,28 @@ def storable_json(value: Any) -> Any:
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:
-    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio."""
+    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio.
+
+    Files written into the text (data URLs, Base64) are replaced by a note.
+    """
+    return storable(without_files(_words(payload)))
+
+
+def _words(payload: Mapping[str, Any]) -> str:
     content = payload.get("content")
-    if isinstance(content, str):
-        texts = [content]
-    else:
-        parts = _objects(content)
-        texts = [text for part in parts if isinstance(text := part.get("text") or part.get("refusal"), str)]
+    parts = content if isinstance(content, list) else [content]
+    texts = [text for part in parts if isinstance(text := _part_text(part), str)]
     if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
         texts = [refusal]
     audio = payload.get("audio")
     if not any(texts) and isinstance(audio, dict) and isinstance(transcript := audio.get("transcript"), str):
         texts = [transcript]
-    return storable("\n".join(texts))
+    return "\n".join(texts)
+
+
+def _part_text(part: Any) -> Any:
+    """The text of a content part; some clients write a string in its place."""
+    return (part.get("text") or part.get("refusal")) if isinstance(part, dict) else part
 
 
 NO_ATTACHMENT = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
@@ -95,7 +105,7 @@ def digest(payload: Mapping[str, Any]) -> bytes:
     differently spelt JSON, or with their own ids for calls. The digest covers the role, the text, the calls and the
     attachments.
     """
-    words = plain_text(payload)
+    words = storable(_words(payload))
     attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
         payload.get("role"),
