@@ -15,7 +15,7 @@ from conversations import models
 from conversations.capture import Alignment, align
 from conversations.messages import add_to_counters, estimated_tokens, lock_instance, unsaved_message
 from conversations.models import Exchange, Instance, Message
-from conversations.querysets import Scope
+from conversations.querysets import Scope, StoredBranches
 from conversations.states import Ended, MemoryState
 from conversations.turns import Count, Turn
 
@@ -82,7 +82,7 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
     known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
     alone = len(asked.turns) == 1
     question, latest = _latest(instance) if alone else (None, None)
-    where = align(asked.turns, known, question)
+    where = align(asked.turns, known, question, StoredBranches(instance.pk))
     if alone and where.parent is None:
         where = replace(where, parent=latest)
     created = _not_before(instance, asked.created)
@@ -267,6 +267,8 @@ def _follow(where: Alignment, *, keep: Sequence[int]) -> None:
         Message.objects.filter(pk__in=where.path, abandoned=True).update(abandoned=False)
     if where.forks:
         _abandon_siblings(parents=[*where.forks], keep=[*where.path, *keep])
+    if where.replaced:
+        Message.objects.filter(pk__in=where.replaced, abandoned=False).update(abandoned=True)
 
 
 def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:

@@ -6,7 +6,8 @@ trees, and turns without a match are new:
 
 - The longest prefix of the request that matches a branch is known; the rest grows from the end of it. If something
   grew there already, this is a fork, and the older branch is abandoned.
-- A window whose head was rewritten (a summary replaces old turns) is known from the first turn that matches a branch.
+- A history that the client changed (a cleared tool result, a wrapped question, a summary of old turns) is compared with
+  whole branches: each changed turn costs that turn alone (changed.py).
 - A single turn has no history to align: it is new, unless it repeats the scope's latest question and that was never
   answered. Then it is a retry. A new one grows from the scope's latest message and is marked as sent alone. That is
   not a fork, and it becomes history once a client resends it as history.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from conversations.changed import Branches, Laid, best, lay
 from conversations.turns import Turn
 
 
@@ -51,15 +53,16 @@ class Alignment:
     parent: int | None = None  # what the new turns grow from
     path: frozenset[int] = frozenset()
     forks: frozenset[int] = frozenset()
+    replaced: frozenset[int] = frozenset()  # stored turns that the client put another version in the place of
     revived: bool = False  # part of the path was abandoned
     joined: bool = False  # part of the path was sent alone and has now been resent as history
 
 
-def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | None) -> Alignment:
+def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | None, branches: Branches) -> Alignment:
     """Align the turns of a request, without system prompts, with what is stored.
 
     `known` are the scope's messages that share a digest with one of the turns; `latest_question` is the id of the
-    scope's latest user message.
+    scope's latest user message. `branches` reads whole branches, for a history that the client changed.
     """
     by_id = {message.id: message for message in known}
     by_digest: dict[bytes, list[Known]] = {}
@@ -75,6 +78,8 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     runs = _runs(turns, by_id, by_digest)
     if not runs:
         return Alignment((None,) * len(turns))
+    if (changed := _changed(turns, runs, by_id, by_digest, branches)) is not None:
+        return changed
     # Prefer a run from the first turn on, then the longest, then a branch that nothing continues.
     start, end, last = runs[0]
     if start == 0 and end == len(turns) - 1 and by_id[last].answered:
@@ -83,7 +88,7 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
         start, end, last = next(
             (run for run in runs if run[:2] == (0, end - 1) and by_id[run[2]].leaf), (start, end, last)
         )
-    if start > 0 and (end - start < 1 or _edited_first(turns, by_id, start, end, last)):
+    if start > 0:
         return Alignment((None,) * len(turns))
     ids: list[int | None] = [None] * len(turns)
     path = set()
@@ -109,7 +114,71 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     if end == len(turns) - 1:  # asked again: the present answers stay until there is another
         forks = forks - {last}
     joined = any(node.alone and node.parent in path for node in nodes)
-    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived, joined)
+    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived=revived, joined=joined)
+
+
+def _changed(
+    turns: Sequence[Turn],
+    runs: Sequence[tuple[int, int, int]],
+    by_id: Mapping[int, Known],
+    by_digest: Mapping[bytes, list[Known]],
+    branches: Branches,
+) -> Alignment | None:
+    """Where a history lies that the client changed; None where the best run explains all but what is asked now."""
+    start, end, last = runs[0]
+    unexplained = [turn for at, turn in enumerate(turns[:-1]) if not start <= at <= end]
+    went_on = by_id[last].answer is not None or not by_id[last].leaf
+    if not unexplained or not (start > 0 or went_on or any(turn.digest in by_digest for turn in unexplained)):
+        return None
+    reach = {run[1]: run for run in reversed(runs) if run[1] < len(turns) - 1}
+    longest = max(runs, key=lambda run: run[1] - run[0])
+    anchors = dict.fromkeys([*([reach[max(reach)][2]] if reach else []), longest[2], last])
+    found: list[Laid | None] = []
+    read: set[int] = set()
+    for anchor in anchors:
+        if anchor not in read:
+            branch = branches.through(anchor, len(turns))
+            read.update(node.id for node in branch)
+            found.append(lay(turns, branch, branches.said))
+    laid = best(found)
+    if laid is None or (start == 0 and laid.known <= end + 1):
+        return None
+    return _along(turns, laid, by_digest)
+
+
+def _along(turns: Sequence[Turn], laid: Laid, by_digest: Mapping[bytes, list[Known]]) -> Alignment:
+    """The alignment of a request that lies along a branch with gaps."""
+    tail = laid.path[-1]
+    ids = list(laid.ids)
+    at_tail = ids.index(tail.id)
+    parent, path = tail.id, {node.id for node in laid.path}
+    asks_on = at_tail + 1 < len(turns) and turns[at_tail + 1].role == tail.role == "user"
+    if asks_on and laid.after and laid.after.role == "assistant":  # the client left the answer out
+        parent = laid.after.id
+        path.add(parent)
+    for at, turn in enumerate(turns):
+        if ids[at] is None:  # a version that an earlier request brought
+            before = parent if at == at_tail + 1 else ids[at - 1] if at else None
+            versions = [known for known in by_digest.get(turn.digest, ()) if known.parent == before]
+            if versions and (at > 0 or len(turns) > 1) and (before is not None or at == 0):
+                ids[at] = versions[0].id
+    known = {pk for pk in ids if pk is not None}
+    if ids[-1] is None:
+        last_known = max(at for at, pk in enumerate(ids) if pk is not None)
+        parent = parent if last_known == at_tail else ids[last_known] or parent
+    revived = any(node.abandoned and node.id in known for node in laid.path)
+    forks = frozenset(path) if revived else frozenset({parent, tail.id})
+    if ids[-1] is not None:
+        forks -= {ids[-1]}
+    return Alignment(
+        ids=tuple(ids),
+        parent=parent,
+        path=frozenset(path | known),
+        forks=forks,
+        replaced=laid.replaced - known,
+        revived=revived,
+        joined=any(node.alone and node.id in known for node in laid.path),
+    )
 
 
 def _runs(
@@ -136,14 +205,3 @@ def _before(message: Known, wanted: Turn, by_id: Mapping[int, Known]) -> Known |
     if skips_answer and message.grandparent_digest == wanted.digest:
         return by_id.get(message.grandparent or 0)
     return None
-
-
-def _edited_first(turns: Sequence[Turn], by_id: Mapping[int, Known], start: int, end: int, last: int) -> bool:
-    """Whether only the conversation's first turn was edited. That is a fork, not a rewritten head."""
-    node = by_id[last]
-    for at in range(end - 1, start - 1, -1):
-        before = _before(node, turns[at], by_id)
-        if before is None:
-            return False
-        node = before
-    return start == 1 and node.parent_role == turns[0].role and node.parent_first

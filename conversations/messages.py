@@ -10,9 +10,9 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
-from conversations.recall.lexemes import asks, search_vector
 from conversations.turns import Count, Turn
 
 # Counting the tokens of 32 MB can take half a minute, too long for a transaction. Longer texts are estimated.

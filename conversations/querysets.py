@@ -4,16 +4,18 @@ may see."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from django.conf import settings
-from django.contrib.postgres.search import SearchQuery
 from django.db import connection, models
 from django.db.models import Min
 from pgvector.django import CosineDistance
 
 from conversations.capture import Known
+from conversations.changed import Node, Said
+from conversations.lexemes import search_query
+from conversations.turns import storable
 
 if TYPE_CHECKING:
     from conversations.models import Embedding, Exchange, Instance, Message, Partition  # noqa: F401, named in the bases below
@@ -97,10 +99,7 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
 
     def matching(self, words: str) -> Self:
         """Messages that contain all the words; "phrases" and -exclusions work. No input is an error."""
-        query = SearchQuery(
-            words.replace("\x00", " ")[:LONGEST_SEARCH], config=settings.RESERVOIR_LANGUAGE, search_type="websearch"
-        )
-        return self.filter(lexemes=query)
+        return self.filter(lexemes=search_query(storable(words)[:LONGEST_SEARCH].replace("\ufffd", " ")))
 
     def with_raw(self, largest: int) -> Self:
         """Adds `size`, the payload's bytes, and `raw`, the payload, which is empty if it is over `largest` bytes."""
@@ -159,6 +158,49 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
                 for row in cursor.fetchall()
             ]
 
+
+@dataclass(frozen=True, slots=True)
+class StoredBranches:
+    """Reads branches of an instance (see changed.Branches)."""
+
+    instance_id: int
+
+    def through(self, message_id: int, turns: int) -> list[Node]:
+        with connection.cursor() as cursor:
+            most = {"up": 2 * turns + 64, "down": turns + 8}
+            cursor.execute(BRANCH, {"instance": self.instance_id, "message": message_id, **most})
+            return [Node(row[0], bytes(row[1]), *row[2:]) for row in cursor.fetchall()]
+
+    def said(self, ids: Sequence[int]) -> dict[int, Said]:
+        with connection.cursor() as cursor:
+            cursor.execute(SAID, {"instance": self.instance_id, "ids": list(ids)})
+            return {row[0]: Said(*row[1:]) for row in cursor.fetchall()}
+
+
+# Up by the parents; down by the child that the client went on with, and of several living ones the latest.
+BRANCH = """
+WITH RECURSIVE up AS (
+    SELECT id, digest, role, parent_id, abandoned, alone, 0 AS depth
+    FROM conversations_message WHERE id = %(message)s AND instance_id = %(instance)s
+    UNION ALL
+    SELECT m.id, m.digest, m.role, m.parent_id, m.abandoned, m.alone, up.depth - 1
+    FROM up JOIN conversations_message m ON m.id = up.parent_id WHERE up.depth > -%(up)s
+), down AS (
+    SELECT * FROM up WHERE depth = 0
+    UNION ALL
+    SELECT child.id, child.digest, child.role, child.parent_id, child.abandoned, child.alone, down.depth + 1
+    FROM down CROSS JOIN LATERAL (
+        SELECT * FROM conversations_message m WHERE m.parent_id = down.id AND NOT m.alone
+        ORDER BY m.abandoned, m.id DESC LIMIT 1
+    ) child WHERE down.depth < %(down)s
+)
+SELECT id, digest, role, parent_id, abandoned, alone
+FROM (SELECT * FROM up UNION SELECT * FROM down) branch ORDER BY depth
+"""
+
+SAID = """
+SELECT id, content, payload FROM conversations_message WHERE instance_id = %(instance)s AND id = ANY(%(ids)s)
+"""
 
 # The limit on known messages for a short history; it grows with the history. Without a limit, a scope that repeats two
 # sentences would be climbed as a whole.

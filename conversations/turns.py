@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from conversations.binary import without_files
+from conversations.likeness import spelled, without_thinking
+
 Json = dict[str, Any]
 Count = Callable[[str], int]  # text -> tokens
 
@@ -67,19 +70,28 @@ def storable_json(value: Any) -> Any:
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:
-    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio."""
+    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio.
+
+    Files written into the text (data URLs, Base64) are replaced by a note.
+    """
+    return storable(without_files(_words(payload)))
+
+
+def _words(payload: Mapping[str, Any]) -> str:
     content = payload.get("content")
-    if isinstance(content, str):
-        texts = [content]
-    else:
-        parts = _objects(content)
-        texts = [text for part in parts if isinstance(text := part.get("text") or part.get("refusal"), str)]
+    parts = content if isinstance(content, list) else [content]
+    texts = [text for part in parts if isinstance(text := _part_text(part), str)]
     if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
         texts = [refusal]
     audio = payload.get("audio")
     if not any(texts) and isinstance(audio, dict) and isinstance(transcript := audio.get("transcript"), str):
         texts = [transcript]
-    return storable("\n".join(texts))
+    return "\n".join(texts)
+
+
+def _part_text(part: Any) -> Any:
+    """The text of a content part; some clients write a string in its place."""
+    return (part.get("text") or part.get("refusal")) if isinstance(part, dict) else part
 
 
 NO_ATTACHMENT = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
@@ -89,18 +101,21 @@ def digest(payload: Mapping[str, Any]) -> bytes:
     """16 bytes that are equal for turns that a reader would call the same, however a client library spells them.
 
     Libraries resend an answer with null fields added or omitted, with its text as a string or as a list of one part,
-    with white space trimmed, without its thinking, or with a call's arguments as differently spelt JSON. The digest
-    covers the role, the text, the calls and the attachments.
+    in other Unicode forms and line ends (likeness.spelled), without its thinking, with a call's arguments as
+    differently spelt JSON, or with their own ids for calls. The digest covers the role, the text, the calls and the
+    attachments.
     """
+    words = storable(_words(payload))
     attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
         payload.get("role"),
-        plain_text(payload).strip(),
+        spelled(without_thinking(words) if payload.get("role") == "assistant" else words),
         attachments,
-        [_call(call) for call in _objects(payload.get("tool_calls"))],
+        calls(payload),
         payload.get("function_call") or None,
-        payload.get("tool_call_id") or None,
     ]
+    # A message without calls has the digest that it had when ids counted.
+    essence.append(None)
     text = json.dumps(essence, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -110,12 +125,23 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _call(call: Mapping[str, Any]) -> list[Any]:
+def calls(payload: Mapping[str, Any]) -> list[Any]:
+    """The tool calls of a message as values that are equal where the calls are, whatever their ids."""
+    return [_call(call) for call in _objects(payload.get("tool_calls"))]
+
+
+def calls_in(raw: str) -> list[Any]:
+    """The tool calls in a message's JSON text, as calls() gives them; none in what is no object."""
+    payload = json.loads(raw) if '"tool_calls"' in raw else None
+    return calls(payload) if isinstance(payload, dict) else []
+
+
+def _call(call: Mapping[str, Any]) -> Any:
     function = call.get("function")
     body = function if isinstance(function, dict) else call.get("custom")
     if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
         body = body | {"arguments": _spelt_alike(arguments)}
-    return [call.get("id"), body]
+    return body
 
 
 def _spelt_alike(arguments: str) -> str:

@@ -24,7 +24,7 @@ from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
-from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, RECALL, VERSION
+from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, RECALL, VERSION, spelled
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
@@ -43,6 +43,8 @@ class SegmentConverter:
 
 
 register_converter(SegmentConverter, "segment")
+
+NO_MEMORY = (b"x-reservoir-memory", b"off")
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +108,13 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     """Everything else under the base URL goes to the provider untouched."""
     if any(unquote(part) in (".", "..") for part in unquote(rest).replace("\\", "/").split("/")):
         raise BadRequest("Paths with dot segments are not passed on.", code="invalid_path")
+    route = spelled(rest)
+    if route == CHAT_COMPLETIONS and request.method == "POST":
+        return await chat_completions(request, partition, instance)
     call = _call(request, partition, instance)
-    return _encode(await pipeline.pass_through(call, rest, runtime.current()))
+    outcome = await pipeline.pass_through(call, rest, runtime.current())
+    outcome.headers.append(NO_MEMORY)
+    return _encode(outcome)
 
 
 old_router = Router()  # for the paths of the original Reservoir's clients
@@ -126,8 +133,11 @@ api.add_router(BASE + VERSION, old_router)
 
 @api.exception_handler(ReservoirError)
 def refuse(request: HttpRequest, error: ReservoirError) -> HttpResponseBase:
-    """Every route reports errors in OpenAI's shape."""
-    return WholeResponse(error.status, error.headers, error.body())
+    """Every route reports errors in OpenAI's shape; below a scope the answer says that memory had no part in it."""
+    headers = error.headers
+    if "/instance/" in request.path and not any(name == NO_MEMORY[0] for name, _ in headers):
+        headers = [*headers, NO_MEMORY]
+    return WholeResponse(error.status, headers, error.body())
 
 
 @api.exception_handler(Exception)

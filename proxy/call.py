@@ -21,6 +21,7 @@ from proxy.providers import model_name
 from proxy.upstream import Headers
 
 MOST_BUDGET = 999_999_999  # tokens
+HEADERS = (b"x-reservoir-recall", b"x-reservoir-store", b"x-reservoir-budget")
 CHUNK = 2**16
 QUICKLY_DONE = 2**18  # bytes; parsing, counting and encoding a request of this size takes a few milliseconds
 
@@ -62,6 +63,7 @@ class Call:
 
         Raises BadRequest for an invalid name or X-Reservoir header.
         """
+        _check_headers(headers)
         scope = Scope(_name(partition, "partition"), _name(instance, "instance"))
         options = MemoryOptions(
             recall=_is_on(headers, b"x-reservoir-recall"),
@@ -146,6 +148,8 @@ def _name(raw: str, what: str) -> str:
         raise BadRequest(f"The {what} in the URL is longer than {NAME_LENGTH} characters.", param=what)
     if what == "partition" and name.startswith(SCRATCH):
         raise BadRequest(f"Partitions whose name begins with {SCRATCH} are reserved.", param=what)
+    if name.startswith("{") and name.endswith("}"):
+        raise BadRequest(f"The {what} in the URL is {name}: write a name in its place, without braces.", param=what)
     if CONTROLS.intersection(name):
         raise BadRequest(f"The {what} in the URL holds control characters.", param=what)
     return name
@@ -154,6 +158,15 @@ def _name(raw: str, what: str) -> str:
 def _values(headers: Headers, wanted: bytes) -> list[str]:
     """The values of a header, which may be repeated."""
     return [value.decode("latin-1").strip() for name, value in headers if name.lower() == wanted]
+
+
+def _check_headers(headers: Headers) -> None:
+    """Raises BadRequest for an X-Reservoir header that does not exist: a misspelt wish must not pass unnoticed."""
+    for name, _ in headers:
+        if (low := name.lower()).startswith(b"x-reservoir-") and low not in HEADERS:
+            known = ", ".join(header.decode().title() for header in HEADERS)
+            header = name.decode("latin-1")
+            raise BadRequest(f"There is no request header {header!r}: use {known}.", code="invalid_header")
 
 
 def _is_on(headers: Headers, name: bytes) -> bool:

@@ -13,6 +13,7 @@ from proxy.call import Call
 from proxy.errors import BadRequest
 from proxy.memory.service import Scope
 from proxy.prompt.chat import Chat, Json, decode
+from proxy.prompt.enrichment import block_of
 from proxy.prompt.injection import Injection
 
 MOST_CANDIDATES = 1000
@@ -51,8 +52,6 @@ class Inquiry:
         self, scope: Scope, *, state: str, entries: Sequence[Json], injection: Injection, timings: Mapping[str, float]
     ) -> bytes:
         """The JSON body. `entries` are the ledger's, with their messages; `timings` are in milliseconds."""
-        has_block = any(entry["arm"] == "recall" and entry["kept"] for entry in entries)
-        block = json.loads(injection.messages[-1])["content"] if has_block else ""  # the block is added last
         body: dict[str, Any] = {
             "object": "reservoir.recall",
             "partition": scope.partition,
@@ -62,7 +61,7 @@ class Inquiry:
             "memory": state,
             "memories": [entry for entry in entries if entry["arm"] == "recall"],
             "latest": [entry for entry in entries if entry["arm"] == "latest"],
-            "block": block,
+            "block": block_of(injection.messages),
             "tokens": injection.tokens,
             "timings": timings,
         }

@@ -52,10 +52,11 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     url = address(target.provider.base_url, "chat/completions", call.query)
     headers = outgoing(call.headers, key=target.provider.key, parsed=True)
     try:
-        answer = await run.upstream.send("POST", url, headers, injection.chat.encode(target.model))
+        body = injection.chat.encode(target.model)
+        answer = await run.upstream.send("POST", url, headers, body, name=target.provider.name)
         call.closing.push_async_callback(answer.close)
         watch.lap("provider")
-        if answer.is_event_stream:
+        if await relay.is_stream(answer, requested=chat.stream):
             headers = relayed(answer.headers, parsed=True) + await exchange.headers(watch.header())
             return Outcome(answer.status, headers, relay.stream(answer, remember))
         body, rest = await relay.receive(answer)
@@ -98,7 +99,8 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
         call, rest = await call.offload(call.with_model, rest, target.model, limit)
     headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
     url = address(target.provider.base_url, rest, call.query)
-    answer = await run.upstream.send(call.method, url, headers, call.chunks() if call.size else b"")
+    body = call.chunks() if call.size else b""
+    answer = await run.upstream.send(call.method, url, headers, body, name=target.provider.name)
     call.closing.push_async_callback(answer.close)
     return Outcome(answer.status, relayed(answer.headers), answer.chunks())
 
@@ -109,7 +111,7 @@ def _constraints(target: Target, run: Runtime, *, budget: int) -> Constraints:
         budget=budget,
         limit=Limit(run.providers.window(target), counter.exact),
         default_window=settings.RESERVOIR_DEFAULT_WINDOW,
-        role=target.provider.memory_role,
+        role=target.memory_role,
         count=counter.count,
     )
 

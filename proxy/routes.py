@@ -6,5 +6,14 @@ MEMORY = f"{VERSION}/memory"
 CHAT_COMPLETIONS = "/chat/completions"
 RECALL = "/recall"
 
+PROBES = ("/live", "/ready", "/health", "/healthz")
+"""Paths that say whether the server serves; the last two answer like /live, for platforms that ask there."""
+
 PREFIXES = (f"{VERSION}/", "/partition/")  # every path that begins with one of these is the API's
 PARSED = (CHAT_COMPLETIONS, RECALL)  # the ends of the paths whose bodies are parsed here
+
+
+def spelled(path: str) -> str:
+    """A path below a base URL in the spelling of our routes: clients add slashes and a second `v1`."""
+    parts = [part for part in path.split("/") if part]
+    return "/" + "/".join(parts[1:] if parts[:1] == ["v1"] else parts)

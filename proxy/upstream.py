@@ -7,7 +7,7 @@ read from the environment. Answers are handed on as raw bytes; the caller of `se
 from __future__ import annotations
 
 import http.cookiejar
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import aiohttp
 import httpx
@@ -34,6 +34,9 @@ HOP_BY_HOP = frozenset(
 NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
 # Cookies, and headers about the provider's own host, which clients would apply to ours.
 NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"server", b"strict-transport-security", b"alt-svc"}
+
+
+KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
 def address(base_url: str, path: str, query: str) -> str:
@@ -91,10 +94,32 @@ class Answer:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._raw = response.aiter_raw()
+        self._beginning = b""
         self.status = response.status_code
         self.headers: Headers = list(response.headers.raw)
         self.encoding = response.headers.get("content-encoding", "identity").strip().lower()
         self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys that went out with the request: a provider may echo them."""
+        values = (self._response.request.headers.get(name, "") for name in KEY_HEADERS)
+        return tuple(value.removeprefix("Bearer ").strip() for value in values if value)
+
+    async def begins(self, test: Callable[[bytes], bool | None]) -> bool:
+        """Whether the body begins as `test` says; waits for more bytes while it says None. Those bytes are not lost.
+
+        Raises ProviderError when the body breaks off.
+        """
+        try:
+            while (result := test(self._beginning)) is None:
+                self._beginning += await anext(self._raw)
+        except StopAsyncIteration:
+            return False
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise _translated(error) from error
+        return result
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body's bytes as they arrive. Raises ProviderError when the body breaks off.
@@ -102,7 +127,9 @@ class Answer:
         The iterator owns the connection: it closes the connection when it ends, however it ends.
         """
         try:
-            async for chunk in self._response.aiter_raw():
+            if self._beginning:
+                yield self._beginning
+            async for chunk in self._raw:
                 yield chunk
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             if rest := _received(self._response):
@@ -140,17 +167,22 @@ class Upstream:
         session._retry_connection = False  # otherwise aiohttp resends idempotent requests
         return session
 
-    async def send(self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes]) -> Answer:
-        """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins."""
+    async def send(
+        self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes], *, name: str
+    ) -> Answer:
+        """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins.
+
+        `name` is the provider's, for errors.
+        """
         request = httpx.Request(method, url, headers=headers, content=content)
         request.extensions["timeout"] = self._timeout.as_dict()
         try:
             answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise _translated(error) from error
+            raise _translated(error, f"{name} at {_host(url)}") from error
         if answer.status > 599:
             await answer.close()
-            raise ProviderUnreachable("The provider answered with an invalid HTTP status.")
+            raise ProviderUnreachable(f"The provider {name} at {_host(url)} answered with an invalid HTTP status.")
         return answer
 
     async def close(self) -> None:
@@ -163,15 +195,22 @@ def _received(response: httpx.Response) -> bytes:
     return bytes(content._read_nowait(-1)) if content._buffer else b""
 
 
-def _translated(error: Exception) -> ProviderError:
+def _host(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+def _translated(error: Exception, provider: str = "") -> ProviderError:
     """httpx-aiohttp reports refused and broken connections as timeouts; their cause shows the difference."""
+    who = f"the provider {provider}".rstrip()
+    subject = f"T{who[1:]}"
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)
     if any(isinstance(c, aiohttp.ConnectionTimeoutError) for c in causes):
-        return ProviderTimeout("Connecting to the provider took too long. Try again later.")
+        return ProviderTimeout(f"Connecting to {who} took too long. Try again later.")
     if any(isinstance(c, aiohttp.ClientConnectorError) for c in causes):
-        return ProviderUnreachable("The provider cannot be reached: check its base URL, and that it is running.")
+        return ProviderUnreachable(f"{subject} cannot be reached: check its base URL, and that it is running.")
     if any(isinstance(c, TimeoutError | aiohttp.ServerTimeoutError) for c in causes):
-        return ProviderTimeout("The provider did not answer in time.", code="provider_timeout")
-    return ProviderUnreachable("The connection to the provider broke before its answer was complete.")
+        return ProviderTimeout(f"{subject} did not answer in time.", code="provider_timeout")
+    return ProviderUnreachable(f"The connection to {who} broke before its answer was complete.")

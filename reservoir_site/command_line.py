@@ -13,10 +13,10 @@ GROUPS = {
     "Run": ("serve", "demo", "fakeprovider", "runserver", "version"),
     "See and search": ("stats", "view", "search"),
     "Add, export, forget": ("ingest", "export", "import", "prune"),
-    "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate"),
+    "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate", "providers"),
 }
 OTHERS = "More"
-WITHOUT_DATABASE = ("fakeprovider",)  # of the commands of proxy and conversations
+WITHOUT_DATABASE = ("fakeprovider", "providers")  # of the commands of proxy and conversations
 
 
 class CommandLine(ManagementUtility):

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, NotFound, Overloaded, ReservoirError
-from proxy.routes import PARSED, PREFIXES
+from proxy.routes import PARSED, PREFIXES, PROBES
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -55,7 +55,7 @@ class Guard:
         try:
             try:
                 _admit(scope, headers, path)
-                is_api = path.startswith(PREFIXES) or path in ("/live", "/ready")
+                is_api = path.startswith(PREFIXES) or path in PROBES
                 if is_api and origin and _is_preflight(scope["method"], headers):
                     await _respond(watched_send, 204, _preflight(headers), b"")
                     return

@@ -13,8 +13,13 @@ from reservoir_site.health import live, ready
 urlpatterns = [
     path("", lambda request: redirect("admin:index")),
     path("live", live),
+    path("health", live),
+    path("healthz", live),
     path("ready", ready),
+    path("admin", lambda request: redirect("admin:index")),
     path("admin/", admin.site.urls),
+    path("v1", lambda request: redirect("/v1/docs")),
+    path("v1/", lambda request: redirect("/v1/docs")),
     path("", api.urls),
 ]
 

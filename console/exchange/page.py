@@ -14,7 +14,7 @@ from console.exchange import ledger
 from console.exchange.curl import curl
 from console.exchange.echoes import by_echo, find_echoes
 from console.exchange.request_body import body
-from console.exchange.sent import added_turn, read_sent, shortened, with_added, with_gaps
+from console.exchange.sent import added_turn, read_sent, shortened, texts_sent, with_added, with_gaps
 from console.pages import page, to_instance
 from console.reading import Part, parts, pretty
 from console.visible import require, visible
@@ -39,6 +39,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     added = [added_turn(raw) for raw in kept.injected] if kept else []
     both = with_added(sent.turns, added)
     got = [turn for turn in both if not turn.left_out]
+    got_texts = texts_sent(sent.turns, kept.injected if kept else [])
     answers = _answers(request, exchange)
     # Forgetting a quoted message removes the addition; the other quoted messages are still stored.
     recalled = [] if added else [row.text for row in (*table.memories, *table.turns)]
@@ -70,7 +71,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         emptied=bool(kept and not kept.injected and exchange.memories),
         large=sum(turn.large for turn in sent.turns),
         sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
-        got_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in got], model=exchange.model))),
+        got_json=safe_text.shown(pretty(body(exchange.parameters, got_texts, model=exchange.model))),
     )
 
 

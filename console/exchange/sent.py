@@ -15,8 +15,8 @@ from console.reading import LARGEST_PAYLOAD, Part, json_object, parts
 from console.visible import visible
 from conversations.models import Exchange, Message
 from conversations.turns import plain_text
-from proxy.prompt.chat import last_user_index
-from proxy.prompt.enrichment import BLOCK_START
+from proxy.prompt.chat import ChatMessage, last_user_index
+from proxy.prompt.enrichment import BLOCK_START, as_message, spliced
 
 # Of a long history, this many turns are shown; the page says how many it leaves out.
 MOST_TURNS = 40
@@ -80,6 +80,8 @@ def _turn(raw: str) -> Turn:
 
 
 def added_turn(raw: str) -> Turn:
+    """One of the additions of a ledger: a turn, or the memories."""
+    raw = as_message(raw).raw if raw.startswith('"') else raw
     payload = json_object(raw)
     text = plain_text(payload)
     latest = "" if text.startswith(BLOCK_START) else text
@@ -90,6 +92,16 @@ def with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
     """The turns with the additions where the proxy puts them, or at the end where the user message is forgotten."""
     at = last_user_index(turns)
     return [*turns, *added] if at is None else [*turns[:at], *added, *turns[at:]]
+
+
+def texts_sent(turns: Sequence[Turn], injected: Sequence[str]) -> list[str]:
+    """The JSON texts of the messages that the provider got, exactly as sent; `turns` have nothing added."""
+    kept = [turn for turn in turns if not turn.left_out]
+    at = last_user_index(kept)
+    if at is None or not injected:
+        return [turn.raw for turn in kept]
+    messages = [ChatMessage(turn.raw, json_object(turn.raw)) for turn in kept]
+    return [message.raw for message in spliced(messages, at, injected)]
 
 
 def with_gaps(turns: Sequence[Turn]) -> list[Turn]:

@@ -20,7 +20,7 @@ from django.db import connection, transaction
 from numpy.typing import NDArray
 
 from conversations import nearest
-from conversations.recall.lexemes import as_query, scope_lexeme
+from conversations.lexemes import as_query, scope_lexeme
 from conversations.recall.ranking import Bools, Floats, Frame, Ints, bm25, idf, session_numbers
 
 READ_WHOLE = 20_000

@@ -19,9 +19,9 @@ import numpy as np
 from django.conf import settings
 from django.db import connection
 
+from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
-from conversations.recall.lexemes import split_by_script
 from conversations.recall.names import in_first_person, named_in
 from conversations.recall.ranking import WEIGHTS, Floats, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve

@@ -1,10 +1,10 @@
-"""What a request gets without ranking: the scope's latest messages, and what its tool loop was given before."""
+"""What needs no ranking: a scope's latest questions with their answers, and what a tool loop was given before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models.functions import Left
 
@@ -14,6 +14,11 @@ from conversations.states import MemoryState
 
 LONGEST_TOKEN = 16  # characters; a text with more than this for each token of the budget is too long, uncounted
 MESSAGE_OVERHEAD = 4  # tokens that a message costs besides its text
+
+
+CALLS = r'"(tool_calls"\s*:\s*\[|function_call"\s*:)\s*\{'  # in a payload
+
+Row = dict[str, Any]
 
 
 class LatestMessage(NamedTuple):
@@ -35,26 +40,50 @@ class EarlierInjection(NamedTuple):
     tokens: int
 
 
-def latest_messages(scope: Scope, *, most: int, budget: int, count: Callable[[str], int]) -> list[LatestMessage]:
-    """At most `most` of the scope's latest messages, oldest first, within `budget` tokens as counted by `count`.
+Pair = tuple[LatestMessage, LatestMessage]  # a question and its answer
 
-    Stops at the first message that exceeds the budget: the list has no gaps.
+
+def latest_pairs(scope: Scope, *, most: int, budget: int, count: Callable[[str], int]) -> list[Pair]:
+    """The scope's latest questions with their answers, oldest first, among its `most` latest messages and within
+    `budget` tokens as counted by `count`.
+
+    Roles of a chat alternate: some chat templates refuse anything else. A question without an answer is left out, and
+    so is an answer that calls tools: without its calls and their results it would be half a turn. Stops at the first
+    pair that exceeds the budget: the list has no gaps between pairs.
     """
     # A request with several choices (`n`) is represented by its first answer: one turn follows another.
-    rows = Message.objects.in_scope(scope).recallable().filter(choice=0).recent(most)
+    rows = Message.objects.in_scope(scope).recallable().filter(choice=0).exclude(payload__regex=CALLS).recent(most)
     # Texts may have megabytes: read only enough to see that one is too long.
     text = Left("content", LONGEST_TOKEN * budget + 1)
-    found: list[LatestMessage] = []
+    fields = ("id", "role", "name", "created", "digest", "parent_id", "exchange_id", "exchange__question_id")
+    pairs: list[Pair] = []
     left = budget
-    for row in rows.values("id", "role", "name", "created", "digest", text=text):
-        if len(row["text"]) > LONGEST_TOKEN * left:
+    answers: dict[int, Row] = {}
+    orphan: Row | None = None  # an answer without an exchange, as imports have: it belongs to the message before it
+    for row in rows.values(*fields, text=text):
+        if row["role"] == "assistant":
+            if row["exchange__question_id"] is None:
+                orphan = row
+            else:
+                answers.setdefault(row["exchange__question_id"], row)
+            continue
+        answer = answers.pop(row["id"], None)
+        if answer is None and orphan is not None and orphan["parent_id"] == row["id"]:
+            answer = orphan
+        orphan = None
+        if answer is None:
+            continue
+        if len(row["text"]) + len(answer["text"]) > LONGEST_TOKEN * left:
             break
-        left -= count(row["text"]) + MESSAGE_OVERHEAD
+        left -= sum(count(one["text"]) + MESSAGE_OVERHEAD for one in (row, answer))
         if left < 0:
             break
-        digest = bytes(row["digest"])
-        found.append(LatestMessage(row["id"], row["role"], row["name"], row["created"], digest, row["text"]))
-    return found[::-1]
+        pairs.append((_latest(row), _latest(answer)))
+    return pairs[::-1]
+
+
+def _latest(row: Row) -> LatestMessage:
+    return LatestMessage(row["id"], row["role"], row["name"], row["created"], bytes(row["digest"]), row["text"])
 
 
 def earlier_injection(scope: Scope, key: bytes) -> EarlierInjection | None:

@@ -12,6 +12,7 @@ from io import StringIO
 from itertools import groupby
 from typing import Any
 
+from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
 
 COPY_LIMIT = 32 * 1024 * 1024  # bytes of an answer's text
@@ -36,12 +37,12 @@ class Deltas:
 
     def add(self, data: bytes | None) -> None:
         """Add the data of one event; None stands for an event that was too large to keep."""
-        try:
-            chunk = None if data is None else _DECODER.decode(data.decode(errors="replace"))
-        except (ValueError, RecursionError):
-            chunk = None
+        chunk = None if data is None else _decoded(data)
         if isinstance(chunk, dict):
             self._add_chunk(chunk)
+        elif data is not None and b"\n" in data:  # some gateways end an event by one line break
+            for line in data.split(b"\n"):
+                self.add(line)
         else:
             self.malformed += 1
 
@@ -58,10 +59,10 @@ class Deltas:
         )
 
     def _add_chunk(self, chunk: Json) -> None:
-        error, usage = chunk.get("error"), chunk.get("usage")
+        error, usage = chunk.get("error"), usage_in(chunk)
         if error and is_shallow(error):
             self._error = error
-        if isinstance(usage, dict) and is_shallow(usage):
+        if usage is not None:
             self._usage = usage
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -169,31 +170,39 @@ class _Choice:
         self.finish_reason = ""
 
     def add(self, choice: Json) -> None:
-        delta = choice.get("delta")
+        delta = choice.get("delta") or choice.get("message")
         if isinstance(delta, dict):
             calls = delta.get("tool_calls")
-            for call in calls if isinstance(calls, list) else ():
-                if isinstance(call, dict):
-                    self._add_call(call)
+            calls = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+            for place, call in enumerate(calls):
+                self._add_call(call, place if len(calls) > 1 else None)
             self._fields.add({key: value for key, value in delta.items() if key != "tool_calls"})
         reason = choice.get("finish_reason")
         if isinstance(reason, str) and reason:
             self.finish_reason = reason
 
-    def _add_call(self, piece: Json) -> None:
-        """Add a piece of a tool call; the pieces of one call share an index.
+    def _add_call(self, piece: Json, place: int | None) -> None:
+        """Add a piece of a tool call; the pieces of one call share an index. `place` is its place among several.
 
-        Some providers give no index, or one index for all calls. With them, a new id together with a function's
-        name begins a new call. A new id alone does not: other providers invent one for every piece.
+        Some providers give no index, or one index for all calls. With them, a new id together with a function's name
+        begins a new call, as do a name and arguments after whole arguments. A new id alone does not: other providers
+        invent one for every piece. A piece under a new index that neither names nor identifies a call goes on with the
+        last one.
         """
         call_id, function = piece.get("id"), piece.get("function")
-        named = isinstance(function, dict) and bool(function.get("name"))
+        function = function if isinstance(function, dict) else {}
+        named = bool(function.get("name"))
         index = piece.get("index")
         if not isinstance(index, int):
+            index = self._last_call if place is None else place
+        if index not in self._calls and self._calls and not named and not call_id and place is None:
             index = self._last_call
         calls = self._calls.get(index)
         known_id = calls[-1].get("id") if calls else None
-        if not calls or (named and call_id and known_id and call_id != known_id):
+        another_id = bool(call_id and known_id and call_id != known_id)
+        identified = bool(call_id and known_id)
+        after_whole = bool(calls and not identified and function.get("arguments") and _is_whole(calls[-1]))
+        if not calls or (named and (another_id or after_whole)):
             if not self._room.take(_COST_OF_AN_ENTRY):
                 return
             calls = self._calls.setdefault(index, [])
@@ -208,6 +217,21 @@ class _Choice:
             if "function" in call:
                 call.setdefault("type", "function")
         return ChatMessage.make(fields | {"tool_calls": calls} if calls else fields)
+
+
+def _is_whole(call: _Fields) -> bool:
+    """Whether the arguments of a call have arrived: a JSON value, not the beginning of one."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, _Fields) else None
+    return isinstance(arguments, StringIO) and _decoded(arguments.getvalue().encode(errors="replace")) is not None
+
+
+def _decoded(data: bytes) -> Any:
+    """The JSON value in the data; None for anything else."""
+    try:
+        return _DECODER.decode(data.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _as_json(value: Any) -> Any:

@@ -170,6 +170,16 @@ class Frames:
             self._on_event(None if oversize else data)
 
 
+def are_events(beginning: bytes) -> bool | None:
+    """Whether a body that begins like this is an event stream, whatever its Content-Type; None for too few bytes."""
+    text = beginning.removeprefix(_BOM).lstrip(b" \t\r\n")
+    if not text:
+        return None
+    if text.startswith((b":", b"data:", b"event:", b"id:", b"retry:")):
+        return True
+    return None if any(name.startswith(text) for name in (b"data:", b"event:", b"id:", b"retry:")) else False
+
+
 class WholeEvents:
     """Holds back the beginning of an event until the empty line that ends it, for at most HALF_EVENT bytes."""
 
@@ -180,6 +190,10 @@ class WholeEvents:
         """Take the next bytes; returns the bytes up to the end of the last whole event."""
         self._held += data
         end = max((at + len(line) for line in _EMPTY_LINES if (at := self._held.rfind(line)) >= 0), default=0)
+        # Some gateways end an event by one line break: what comes before the last of several data lines is whole.
+        last = self._held.rfind(b"\ndata:", end) + 1
+        if last and self._held.startswith(b"data:", end):
+            end = last
         if len(self._held) - end > HALF_EVENT:
             end = len(self._held)
         ready, self._held = self._held[:end], self._held[end:]

@@ -8,17 +8,18 @@ from contextlib import aclosing
 
 from proxy.answer.decompression import Decoder
 from proxy.answer.deltas import COPY_LIMIT
-from proxy.answer.frames import WholeEvents
+from proxy.answer.frames import WholeEvents, are_events
+from proxy.answer.provider_error import error_line, error_line_of_body, redacted
+from proxy.answer.reply import decode_reply
 from proxy.answer.stream_copy import StreamCopy
 from proxy.errors import ProviderError
 from proxy.memory.exchange import Ended, Result
-from proxy.prompt.chat import decode_reply
+from proxy.prompt.chat import Reply
 from proxy.upstream import Answer
 
 Remember = Callable[[Result], Awaitable[None]]
 
 QUICKLY_READ = 2**18  # bytes of JSON that can be parsed in a few milliseconds
-LONGEST_ERROR = 500  # characters of a provider's error that are kept
 
 
 def failed(error: ProviderError) -> Result:
@@ -29,6 +30,13 @@ def failed(error: ProviderError) -> Result:
 def gone(status: int | None = None) -> Result:
     """The result when the client left before the answer."""
     return Result(Ended.GONE, status)
+
+
+async def is_stream(answer: Answer, *, requested: bool) -> bool:
+    """Whether to relay an answer as a stream: its Content-Type says so, or the client asked for one and the bytes are
+    events under another type. Raises ProviderError when the answer breaks off before that is known.
+    """
+    return answer.is_event_stream or (requested and await answer.begins(are_events))
 
 
 async def receive(answer: Answer) -> tuple[bytes, AsyncIterator[bytes] | None]:
@@ -54,10 +62,20 @@ async def whole(answer: Answer, body: bytes) -> Result:
 
 
 def _read(answer: Answer, body: bytes) -> Result:
-    reply = decode_reply(Decoder(answer.encoding).feed(body))
+    body = Decoder(answer.encoding).feed(body)
+    reply = _events_in(body) if are_events(body[:100]) else decode_reply(body)
     if answer.status < 400 and reply.complete:
         return Result(Ended.ANSWERED, answer.status, reply)
-    return Result(Ended.FAILED, answer.status, reply, _one_line(reply.error))
+    error = error_line(reply.error) or error_line_of_body(body)
+    return Result(Ended.FAILED, answer.status, reply, redacted(error, answer.secrets))
+
+
+def _events_in(body: bytes) -> Reply:
+    """The answer of an event stream that came under another Content-Type."""
+    copy = StreamCopy()
+    copy.feed(body)
+    copy.close()
+    return copy.reply()
 
 
 async def large(answer: Answer, body: bytes, rest: AsyncIterator[bytes], remember: Remember) -> AsyncIterator[bytes]:
@@ -120,7 +138,10 @@ class _StreamRelay:
         self._copy = StreamCopy()
         self._decoder = Decoder(answer.encoding)
         self._events = WholeEvents()
-        self._last = b""  # the compressed bytes that hold the terminal event
+        self._last = b""  # the compressed bytes that hold the terminal event, or the end of a JSON body
+        self._json: list[bytes] | None = None  # a JSON body under the Content-Type of a stream
+        self._size = 0
+        self._begun = False
 
     @property
     def is_complete(self) -> bool:
@@ -129,7 +150,17 @@ class _StreamRelay:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the provider's next bytes; returns the bytes to relay now."""
-        ready = self._copy.feed(self._decoder.feed(chunk))
+        data = self._decoder.feed(chunk)
+        if not self._begun and data.strip():
+            self._begun = True
+            self._json = [] if data.lstrip().startswith((b"{", b"[")) else None
+        if self._json is not None:
+            self._size += len(data)
+            if self._size <= COPY_LIMIT:
+                self._json.append(data)
+            self._last, chunk = chunk, self._last
+            return chunk
+        ready = self._copy.feed(data)
         if self._decoder.active:
             if self.is_complete:
                 self._last, chunk = chunk, b""
@@ -147,17 +178,19 @@ class _StreamRelay:
 
     async def end(self) -> bytes:
         """Remember the answer; returns its last bytes. Raises ProviderError when a compressed stream broke off."""
-        if self.broken and not self._copy.done:
+        if self._json is not None:
+            tail = self._last
+        elif self.broken and not self._copy.done:
             tail = self._copy.fail(self.broken)
         else:
             self._copy.close()
             tail = self._events.rest() + self._copy.release()
         self._ended = True
         await self.remember()
+        if self.broken and (self._decoder.active or self._json is not None):
+            raise self.broken  # neither a compressed stream nor JSON can take an error frame: the connection is cut
         if not self._decoder.active:
             return tail
-        if self.broken:
-            raise self.broken  # a compressed stream cannot take an error frame: the connection is cut
         return b""
 
     async def remember(self) -> None:
@@ -167,19 +200,14 @@ class _StreamRelay:
             self._remembered = True
 
     def _result(self) -> Result:
-        reply, status = self._copy.reply(), self._answer.status
-        if not (self._ended or self._copy.done):
+        status = self._answer.status
+        if self._json is not None and self._ended and not self.broken:
+            return _read(self._answer, b"".join(self._json))
+        reply = self._copy.reply()
+        if not (self._ended or self._copy.done or reply.complete):  # a client may leave at the finish_reason
             return Result(Ended.GONE, status, reply)
         if reply.error is not None or not reply.complete:
-            error = self.broken.message if self.broken else _one_line(reply.error)
+            error = self.broken.message if self.broken else redacted(error_line(reply.error), self._answer.secrets)
             return Result(Ended.CUT if status < 400 else Ended.FAILED, status, reply, error)
         note = f"The answer is larger than {COPY_LIMIT} bytes: only its beginning is kept."
         return Result(Ended.ANSWERED, status, reply, note if self._copy.truncated else "")
-
-
-def _one_line(error: object) -> str:
-    """A provider's error object as one line."""
-    if isinstance(error, dict):
-        parts = [error.get("code") or error.get("type"), error.get("message")]
-        return ": ".join(str(part) for part in parts if part)[:LONGEST_ERROR]
-    return str(error)[:LONGEST_ERROR] if error else ""

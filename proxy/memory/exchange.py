@@ -23,6 +23,7 @@ from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, q
 from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
 from proxy.prompt.counting import Count
+from proxy.prompt.enrichment import without_block
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
 from proxy.spool.record import Entry
@@ -159,9 +160,7 @@ class RememberedExchange:
         @cache
         def whole() -> actions.Answered:
             """With its turns. Parsing a long answer takes half a second, so it happens off the event loop."""
-            return replace(
-                answered, turns=tuple(Turn.from_payload(m.raw, m.payload) for m in messages if _has_content(m))
-            )
+            return replace(answered, turns=tuple(_turn(m) for m in messages if _has_content(m)))
 
         def work() -> None:
             count = self._request.count
@@ -199,7 +198,7 @@ class RememberedExchange:
         self._asked = replace(
             self._asked,
             memory=self.state,
-            turns=tuple(Turn.from_payload(chat.messages[i].raw, chat.messages[i].payload) for i in turns),
+            turns=tuple(_turn(chat.messages[i]) for i in turns),
             left_out=tuple(at for at, i in enumerate(turns) if i in injection.cut),
             prompts=tuple((i, m.raw) for i, m in enumerate(chat.messages) if m.is_system),
             parameters=chat.without_messages(),
@@ -220,6 +219,11 @@ class RememberedExchange:
             text=self._recalled.question,
             vectors=vector,
         )
+
+
+def _turn(message: ChatMessage) -> Turn:
+    """A message as it is stored. A block of memories that a client or a model repeats is no part of its text."""
+    return Turn.from_payload(message.raw, without_block(message.payload))
 
 
 def _has_content(message: ChatMessage) -> bool:

@@ -17,11 +17,12 @@ from django.db import connection, transaction
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.querysets import Scope
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, Query, prepare_query, search
-from conversations.recall.unranked import LatestMessage, earlier_injection, latest_messages
+from conversations.recall.unranked import LatestMessage, earlier_injection, latest_pairs
 from conversations.states import MemoryState
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn
 from proxy.prompt.counting import Count
+from proxy.prompt.enrichment import without_block
 from proxy.prompt.injection import Reused
 
 __all__ = ["CANDIDATES", "PARTS", "RecallRequest", "Recollection", "as_memory", "question_key", "recollect"]
@@ -68,10 +69,10 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
     if chat.in_tool_loop and (earlier := earlier_injection(request.scope, question_key(chat))):
         return Recollection(MemoryState.ON, reused=Reused(*earlier))
     assert chat.last_user is not None
-    text = _shortened(plain_text(chat.messages[chat.last_user].payload))
+    text = _shortened(plain_text(without_block(chat.messages[chat.last_user].payload)))
     query = prepare_query(scope=request.scope, text=text)
     state, vectors, model = _embedded(embedder, text, query)
-    present = {digest(message.payload) for message in chat.messages}
+    present = {digest(without_block(message.payload)) for message in chat.messages}
     with _transaction(request.milliseconds):
         turns = _latest_turns(request, present) if request.latest and not chat.has_history else ()
         found = search(
@@ -102,7 +103,7 @@ def as_memory(candidate: Candidate) -> Memory:
 def question_key(chat: Chat) -> bytes:
     """The key of the conversation up to its last user message: the same in every round of a tool loop."""
     end = (chat.last_user or 0) + 1
-    return conversation_key(digest(m.payload) for m in chat.messages[:end] if not m.is_system)
+    return conversation_key(digest(without_block(m.payload)) for m in chat.messages[:end] if not m.is_system)
 
 
 def _embedded(embedder: Callable[[], Embedder], text: str, query: Query) -> tuple[MemoryState, Vectors | None, str]:
@@ -135,16 +136,14 @@ def _transaction(milliseconds: int) -> Iterator[None]:
 
 
 def _latest_turns(request: RecallRequest, present: Set[bytes]) -> tuple[Turn, ...]:
-    """The scope's latest messages that the request does not contain, oldest first, from a user's message on."""
-    latest = latest_messages(
+    """The scope's latest questions with their answers that the request does not contain, oldest first."""
+    latest = latest_pairs(
         request.scope,
         most=settings.RESERVOIR_RECENT_MESSAGES,
         budget=settings.RESERVOIR_RECENT_TOKENS,
         count=request.count,
     )
-    turns = [_as_turn(message) for message in latest if message.digest not in present]
-    first = next((i for i, turn in enumerate(turns) if turn.message.role == "user"), len(turns))
-    return tuple(turns[first:])
+    return tuple(_as_turn(message) for pair in latest if present.isdisjoint(m.digest for m in pair) for message in pair)
 
 
 def _as_turn(message: LatestMessage) -> Turn:

@@ -17,7 +17,8 @@ from proxy.errors import BadRequest
 from proxy.prompt.json_spans import Span, element_spans, object_with_spans
 
 Json = dict[str, Any]
-MemoryRole = Literal["system", "user"]  # of the message that holds the memories
+# Where the memories stand: in a message of this role before the last user message, or inside that message.
+MemoryRole = Literal["inside", "system", "user"]
 
 DEEPEST_VALUE = 32
 
@@ -204,25 +205,6 @@ def rename_model(body: bytes, model: str) -> bytes:
     return f"{text[:start]}{json.dumps(model)}{text[end:]}".encode()
 
 
-def decode_reply(body: bytes) -> Reply:
-    """The body of an answer that was not streamed -> its Reply; an empty Reply for anything else."""
-    try:
-        fields = json.loads(body.decode(), parse_constant=lambda name: None)
-        choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]
-        choices = [choice for choice in choices if is_shallow(choice["message"])]
-        choices.sort(key=lambda choice: choice.get("index") or 0)
-    except (ValueError, RecursionError, AttributeError, TypeError):
-        return Reply()
-    usage = fields.get("usage")
-    return Reply(
-        messages=tuple(ChatMessage.make(_answer(choice["message"])) for choice in choices),
-        finish_reasons=tuple(str(choice.get("finish_reason") or "") for choice in choices),
-        usage=usage if isinstance(usage, dict) and is_shallow(usage) else None,
-        error=fields.get("error"),
-        complete=bool(choices),
-    )
-
-
 def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
     """Whether a value is nested at most `depth` levels deep: later steps may recurse into it."""
     if isinstance(value, dict):
@@ -230,11 +212,6 @@ def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
     elif not isinstance(value, list):
         return True
     return depth > 0 and all(is_shallow(item, depth - 1) for item in value)
-
-
-def _answer(payload: Json) -> Json:
-    """An answer's message; the role is the assistant's if it has none."""
-    return payload if isinstance(payload.get("role"), str) else payload | {"role": "assistant"}
 
 
 def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, MemoryRole, Turn
+from proxy.prompt.chat import Additions, Chat, MemoryRole, Turn
 from proxy.prompt.counting import Count, message_tokens
-from proxy.prompt.enrichment import as_turns, enrich, messages_to_add, pack, render, splice
+from proxy.prompt.enrichment import additions_to_send, as_message, as_turns, pack, render, splice
 from proxy.prompt.window import Limit, fit
 
 
@@ -29,7 +28,7 @@ class Injection:
     """
 
     chat: Chat
-    messages: tuple[str, ...] = ()  # JSON texts
+    messages: tuple[str, ...] = ()  # JSON texts; the one of a block inside the last user message is a string
     shown: tuple[int, ...] = ()  # ids
     tokens: int = 0
     reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why it is not shown
@@ -54,7 +53,7 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
     """
     limit, window, count = constraints.limit, constraints.default_window, constraints.count
     if reused is not None:
-        again = tuple(Turn(0, ChatMessage(raw, json.loads(raw))) for raw in reused.messages)
+        again = tuple(Turn(0, as_message(text)) for text in reused.messages)
         fitted = fit(chat, Additions(again), limit, count, render=render, default_window=window)
         if fitted.additions.turns != again:
             return Injection(fitted.chat, cut=fitted.cut)
@@ -63,12 +62,12 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
     offered = Additions(as_turns(additions.turns), packed.kept)
     fitted = fit(chat, offered, limit, count, render=render, default_window=window)
     turns, kept = fitted.additions.turns, fitted.additions.memories
-    added = messages_to_add(fitted.additions, fitted.block, constraints.role)
+    added = additions_to_send(fitted.additions, fitted.block, constraints.role)
     return Injection(
-        chat=enrich(fitted.chat, fitted.additions, fitted.block, constraints.role),
-        messages=tuple(message.raw for message in added),
+        chat=splice(fitted.chat, added),
+        messages=added,
         shown=(*(turn.id for turn in turns), *(memory.id for memory in kept)),
-        tokens=sum(message_tokens(message.payload, count) for message in added),
+        tokens=sum(message_tokens(as_message(text).payload, count) for text in added),
         reasons={**packed.dropped, **fitted.dropped},
         cut=fitted.cut,
     )

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy.prompt.chat import MemoryRole
-
 
 class BuiltIn(NamedTuple):
     base_url: str
     url_env: str  # the environment variable that replaces the base URL
     key_env: str
     patterns: tuple[str, ...]  # of model names
-    memory_role: MemoryRole
     catalogue: str | None  # the provider's name in genai-prices
 
 
 BUILT_IN = {
-    "openai": BuiltIn("https://api.openai.com/v1", "RSV_OPENAI_BASE_URL", "OPENAI_API_KEY", (), "system", "openai"),
+    "openai": BuiltIn("https://api.openai.com/v1", "RSV_OPENAI_BASE_URL", "OPENAI_API_KEY", (), "openai"),
     "mistral": BuiltIn(
         "https://api.mistral.ai/v1",
         "RSV_MISTRAL_BASE_URL",
         "MISTRAL_API_KEY",
         ("mistral-*", "ministral-*", "codestral*", "devstral*", "magistral*", "open-mi*"),
-        "user",
         "mistral",
     ),
     "gemini": BuiltIn(
@@ -31,7 +27,6 @@ BUILT_IN = {
         "RSV_GEMINI_BASE_URL",
         "GEMINI_API_KEY",
         ("gemini-*", "models/gemini-*"),
-        "system",
         "google",
     ),
     "ollama": BuiltIn(
@@ -39,7 +34,6 @@ BUILT_IN = {
         "RSV_OLLAMA_BASE_URL",
         "OLLAMA_API_KEY",
         ("llama*", "qwen*", "gemma*", "phi*"),
-        "system",
         None,
     ),
 }

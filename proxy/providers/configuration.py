@@ -8,7 +8,7 @@ The file adds to the built-in providers or changes them:
     base_url = "https://api.groq.com/openai/v1"
     key_env = "GROQ_API_KEY"                # leave it out where no key is needed
     patterns = ["moonshotai/*"]             # tried before the built-in ones
-    memory_role = "system"                  # or "user", for models that refuse a second system message
+    memory_role = "inside"                  # the last user message; or "system", "user": a message of its own before it
 
     [windows]                               # tokens, by model or by provider/model
     "groq/moonshotai/kimi-k2" = 131072
@@ -22,13 +22,14 @@ RSV_..._BASE_URL wins over the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.providers.built_in import BUILT_IN
 from proxy.providers.providers_file import ProvidersFile
-from proxy.providers.registry import Provider, Providers
+from proxy.providers.registry import BUILT_IN as BUILT_IN_PATTERN
+from proxy.providers.registry import DECLARED, Provider, Providers, Rule
 
 
 def from_environment(environ: Mapping[str, str]) -> Providers:
@@ -38,13 +39,37 @@ def from_environment(environ: Mapping[str, str]) -> Providers:
     names = dict.fromkeys([*BUILT_IN, *declared])
     providers = {name: _provider(name, declared.get(name, {}), file, environ) for name in names}
     default = file.default(providers)
+    gateway = not _is_openai(providers[default].base_url)
+    patterns = ((pattern, name) for name in declared for pattern in declared[name].get("patterns", ()))
+    prefixes = {name for name, one in providers.items() if name != "openai" and (not gateway or one.is_set_up)}
+    if not gateway or (default != "openai" and "openai" in declared):
+        prefixes.add("openai")
     rules = [
-        *((pattern, name) for name in declared for pattern in declared[name].get("patterns", ())),
-        ("ft:*", default),
-        ("?*:?*", "ollama"),
-        *((pattern, name) for name, known in BUILT_IN.items() for pattern in known.patterns),
+        *(Rule(pattern, name, DECLARED) for pattern, name in patterns),
+        *_built_in_rules(providers, default, gateway=gateway),
     ]
-    return Providers(providers, default, rules, file.windows(), file.prices())
+    return Providers(providers, default, rules, prefixes, file.windows(), file.prices())
+
+
+def _built_in_rules(providers: Mapping[str, Provider], default: str, *, gateway: bool) -> Iterator[Rule]:
+    """What the names of models say. No pattern is meant for a name with a slash or, but for Ollama's, a tag."""
+    yield Rule("ft:*", default, "a fine-tuned model of the default provider")
+    ollama = providers["ollama"]
+    if not gateway and (ollama.is_set_up or _is_loopback(ollama.base_url)):
+        yield Rule("?*:?*", "ollama", "a name and a tag as Ollama writes them")
+    for name, known in BUILT_IN.items():
+        if name == "ollama" and gateway and not ollama.is_set_up:
+            continue
+        yield from (Rule(pattern, name, BUILT_IN_PATTERN) for pattern in known.patterns)
+
+
+def _is_openai(base_url: str) -> bool:
+    return f".{urlsplit(base_url).hostname}".endswith(".openai.com")
+
+
+def _is_loopback(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, environ: Mapping[str, str]) -> Provider:
@@ -68,8 +93,9 @@ def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, envir
         base_url=base_url,
         key=key or None,
         key_env=key_env,
-        memory_role=declared.get("memory_role", known.memory_role if known else "system"),
+        memory_role=declared.get("memory_role"),
         catalogue=known.catalogue if known else None,
+        is_set_up=bool(key or overriding or declared),
     )
 
 

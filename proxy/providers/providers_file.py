@@ -82,8 +82,8 @@ class ProvidersFile:
         patterns = table.get("patterns", [])
         if not isinstance(patterns, list) or not all(isinstance(one, str) and one for one in patterns):
             raise self.wrong(f"{where}.patterns", 'a list of patterns, as ["deepseek-*"]')
-        if table.get("memory_role", "system") not in ("system", "user"):
-            raise self.wrong(f"{where}.memory_role", '"system" or "user"')
+        if table.get("memory_role", "inside") not in ("inside", "system", "user"):
+            raise self.wrong(f"{where}.memory_role", '"inside", "system" or "user"')
 
     def windows(self) -> Mapping[str, int]:
         windows = self._table("windows", self.content)

@@ -1,23 +1,35 @@
 """Which provider answers for a model, and what is known of the model. Built once, from the configuration.
 
-A model's provider is, in this order: the one that its prefix names (`mistral/small` is Mistral's `small`); the one
-with a matching pattern in the file; Ollama for any `name:tag` (`codestral:22b` is not Mistral's), unless the name
-begins with `ft:`; the one with a matching built-in pattern; the default.
+A model's provider is, in this order: the one with a matching pattern in the file; the one that its prefix names
+(`mistral/small` is Mistral's `small`); the one with a matching built-in pattern; the default. A client's key goes with
+its request, so a name alone never moves a request to a host that the operator did not set up:
+
+- `openai/gpt-4o` stays at the default provider. OpenAI itself knows no prefix, so there it is taken off; a gateway
+  behind the base URL of `openai`, or another default, gets the name whole.
+- A gateway has names of its own, with slashes and colons in them: behind one, only the prefixes and patterns of
+  providers that were set up count.
+- `name:tag` means Ollama where no gateway claims it and Ollama is on this machine or was set up; `ft:…` never does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from proxy.prompt.chat import MemoryRole
 from proxy.providers import catalogue
 from proxy.providers.catalogue import Price
 
 T = TypeVar("T")
+
+_OPENAIS_OWN = re.compile(r"(?:[\w.-]+/)*(?:ft:)?(?:gpt-(?!oss)|chatgpt-|o[134](?:$|-))")
+
+DECLARED = "a pattern in the file that RESERVOIR_PROVIDERS names"
+BUILT_IN = "a built-in pattern"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +40,48 @@ class Provider:
     key: str | None = field(default=None, repr=False)
     key_env: str = ""
     """The environment variable that holds its key; empty for a provider without one."""
-    memory_role: MemoryRole = "system"
+    memory_role: MemoryRole | None = None
+    """None: by the model, see Target.memory_role."""
     catalogue: str | None = None
     """The name under which genai-prices lists the provider's models."""
+    is_set_up: bool = False
+    """Whether the operator named its address or its key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The provider that answers a request, and the model as that provider names it."""
+    """The provider that answers a request, the model as that provider names it, and why it is this provider."""
 
     provider: Provider
     model: str
+    why: str = field(default="", compare=False)
+
+    @property
+    def memory_role(self) -> MemoryRole:
+        """Where the memories stand. OpenAI's own models, by whatever gateway, accept a system message at any place; of
+        no other model is that known.
+        """
+        return self.provider.memory_role or ("system" if _OPENAIS_OWN.match(self.model) else "inside")
+
+
+class Rule(NamedTuple):
+    """Models whose name matches `pattern` go to `provider`."""
+
+    pattern: str
+    provider: str
+    why: str
+
+    def matches(self, model: str) -> bool:
+        """Built-in patterns are for names as their provider writes them: a gateway's have more slashes and tags."""
+        if not fnmatchcase(model, self.pattern):
+            return False
+        if self.why != BUILT_IN:
+            return True
+        return model.count("/") == self.pattern.count("/") and (self.provider == "ollama" or ":" not in model)
 
 
 class Providers:
-    """All configured providers. `rules` are patterns of model names with the names of their providers, in order.
+    """All configured providers. `rules` are tried in order; `prefixes` are the providers that a prefix may select.
 
     `windows` and `prices` are those of the configuration, by `model` or `provider/model`; they win over the catalogue.
     """
@@ -51,25 +90,36 @@ class Providers:
         self,
         providers: Mapping[str, Provider],
         default: str,
-        rules: Sequence[tuple[str, str]] = (),
+        rules: Sequence[Rule] = (),
+        prefixes: Collection[str] = (),
         windows: Mapping[str, int] | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
         self.default = providers[default]
         self._providers = providers
         self._rules = rules
+        self._prefixes = prefixes
         self._windows = windows or {}
         self._prices = prices or {}
 
+    def all(self) -> tuple[Provider, ...]:
+        """Every provider, in the order of the configuration."""
+        return tuple(self._providers.values())
+
     def select(self, model: str) -> Target:
         """The provider for a model's name as the client wrote it."""
+        rules = [rule for rule in self._rules if rule.matches(model)]
+        if rules and rules[0].why == DECLARED:
+            return self._target(rules[0], model)
         prefix, _, rest = model.partition("/")
-        if rest and prefix in self._providers:
-            return Target(self._providers[prefix], rest)
-        for pattern, name in self._rules:
-            if fnmatchcase(model, pattern):
-                return Target(self._providers[name], model)
-        return Target(self.default, model)
+        if rest and prefix in self._prefixes:
+            return Target(self._providers[prefix], rest, f"its prefix {prefix}/ names the provider")
+        if rules:
+            return self._target(rules[0], model)
+        return Target(self.default, model, "no pattern matches it, so it goes to the default provider")
+
+    def _target(self, rule: Rule, model: str) -> Target:
+        return Target(self._providers[rule.provider], model, f"it matches {rule.pattern}, {rule.why}")
 
     def key_variable(self, provider: str) -> str:
         """The environment variable that holds a provider's key; empty for an unknown provider or one without a key."""

@@ -107,14 +107,15 @@ def test_what_the_request_holds_already_is_not_added(server: Server, scope: Scop
     assert answer.headers["x-reservoir-memories"] == "0"
 
 
-def test_mistral_gets_the_block_as_a_user_message(
+def test_mistral_gets_the_block_inside_the_last_user_message(
     start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
     server = start_beside({"RSV_MISTRAL_BASE_URL": provider.base_url})
     chat(server, scope, says("My dog is called Rex."))
     chat(server, scope, with_history("What is my dog called?") | {"model": "mistral-small-latest"})
-    assert provider.last.messages[3]["role"] == "user"
-    assert "Rex" in provider.last.messages[3]["content"]
+    assert [message["role"] for message in provider.last.messages[-2:]] == ["assistant", "user"]
+    assert "Rex" in provider.last.messages[-1]["content"]
+    assert provider.last.messages[-1]["content"].endswith("\n\nWhat is my dog called?")
 
 
 def test_recall_off_and_store_off_are_independent(server: Server, scope: Scope, provider: FakeProvider) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.answer.reply import decode_reply
 from proxy.errors import BadRequest
-from proxy.prompt.chat import Chat, ChatMessage, Reply, decode, decode_reply
+from proxy.prompt.chat import Chat, ChatMessage, Reply, decode
 
 MINIMAL = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 

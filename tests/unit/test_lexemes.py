@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conversations.recall.lexemes import INDEXED_CHARACTERS, INDEXED_WITHOUT_SPACES, as_query, asks, split_by_script
+from conversations.lexemes import INDEXED_CHARACTERS, INDEXED_WITHOUT_SPACES, as_query, asks, split_by_script
 
 
 def test_english_is_left_to_postgresql() -> None:

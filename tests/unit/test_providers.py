@@ -97,17 +97,40 @@ def test_a_models_name_selects_its_provider(model: str, provider: str, known_as:
 
 
 @pytest.mark.parametrize(
-    ("name", "base_url", "role"),
+    ("name", "base_url"),
     [
-        ("openai", "https://api.openai.com/v1", "system"),
-        ("ollama", "http://localhost:11434/v1", "system"),
-        ("mistral", "https://api.mistral.ai/v1", "user"),
-        ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "system"),
+        ("openai", "https://api.openai.com/v1"),
+        ("ollama", "http://localhost:11434/v1"),
+        ("mistral", "https://api.mistral.ai/v1"),
+        ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
     ],
 )
-def test_providers_that_are_built_in(name: str, base_url: str, role: str) -> None:
+def test_providers_that_are_built_in(name: str, base_url: str) -> None:
     provider = built_in().select(f"{name}/model").provider
-    assert (provider.base_url, provider.memory_role, provider.key) == (base_url, role, None)
+    assert (provider.base_url, provider.memory_role, provider.key) == (base_url, None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "role"),
+    [
+        ("gpt-4o", "system"),
+        ("o3-mini", "system"),
+        ("chatgpt-4o-latest", "system"),
+        ("ft:gpt-4o-mini-2024-07-18:org::id", "system"),
+        ("gpt-oss-120b", "inside"),
+        ("qwen3.5-27b", "inside"),
+        ("mistral-small-latest", "inside"),
+        ("gemini-2.5-flash", "inside"),
+        ("o1something", "inside"),
+        ("", "inside"),
+    ],
+)
+def test_only_openais_own_models_get_a_late_system_message(model: str, role: str) -> None:
+    assert built_in().select(model).memory_role == role
+
+
+def test_a_declared_place_holds_for_every_model_of_the_provider(configured: Providers) -> None:
+    assert configured.select("groq/gpt-4o").memory_role == "user"
 
 
 @pytest.mark.parametrize("name", ["openai", "ollama", "mistral", "gemini"])
@@ -152,7 +175,7 @@ def test_the_file_adds_providers_and_names_the_default(configured: Providers) ->
     assert (keyless.base_url, keyless.key, keyless.memory_role) == (
         "http://127.0.0.1:8000/v1",
         None,
-        "system",
+        None,
     )
 
 
@@ -263,7 +286,7 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
         ('[providers.x]\nbase_url = "http://x/v1"\nkey_env = 3', "key_env: write text in quotes"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = "a*"', "patterns: write a list"),
         ('[providers.x]\nbase_url = "http://x/v1"\npatterns = [3]', "patterns: write a list"),
-        ('[providers.x]\nbase_url = "http://x/v1"\nmemory_role = "tool"', 'write "system" or "user"'),
+        ('[providers.x]\nbase_url = "http://x/v1"\nmemory_role = "tool"', 'write "inside", "system" or "user"'),
         ('[providers."a/b"]\nbase_url = "http://x/v1"', "write a name of a-z"),
         ("windows = 3", r"write a table, as \[windows\]"),
         ('[windows]\n"gpt-4" = "8192"', "write a number of tokens"),
@@ -290,3 +313,75 @@ def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is not TOML in UTF-8"):
         built_in(RESERVOIR_PROVIDERS=str(tmp_path / "bytes.toml"))
+
+
+GATEWAY = {"RSV_OPENAI_BASE_URL": "https://gateway.example.com/v1"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "openai/gpt-4o",
+        "openai/gpt-oss-120b",
+        "deepseek/deepseek-r1:free",
+        "meta-llama/llama-3.3-70b-instruct:free",
+        "qwen/qwen3-32b",
+        "anthropic.claude-3-5-sonnet-20240620-v1:0",
+        "llama-3.3-70b-versatile",
+        "codestral:22b",
+        "ollama/llama3",
+        "gemini/gemini-2.5-pro",
+    ],
+)
+def test_a_gateway_gets_its_own_names_whole(model: str) -> None:
+    target = built_in(**GATEWAY).select(model)
+    assert (target.provider.base_url, target.model) == (GATEWAY["RSV_OPENAI_BASE_URL"], model)
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "deepseek/deepseek-r1:free", "qwen/qwen3-32b", "a.b-v1:0"])
+def test_a_gateway_gets_its_own_names_whole_beside_providers_that_were_set_up(model: str) -> None:
+    others = {f"RSV_{name}_BASE_URL": f"http://127.0.0.1:9/{name}" for name in ("OLLAMA", "MISTRAL", "GEMINI")}
+    target = built_in(**GATEWAY, **others).select(model)
+    assert (target.provider.name, target.model) == ("openai", model)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "known_as"),
+    [
+        ("llama3.2", "ollama", "llama3.2"),
+        ("ollama/anything", "ollama", "anything"),
+        ("mistral/small", "mistral", "small"),
+        ("gemini/flash", "openai", "gemini/flash"),
+        ("mistral-small-latest", "mistral", "mistral-small-latest"),
+        ("gemini-2.5-flash", "gemini", "gemini-2.5-flash"),
+    ],
+)
+def test_behind_a_gateway_providers_that_were_set_up_keep_their_prefix(
+    model: str, provider: str, known_as: str
+) -> None:
+    set_up = {"RSV_OLLAMA_BASE_URL": "http://10.0.0.1:1/v1", "MISTRAL_API_KEY": "sk-mistral"}
+    target = built_in(**GATEWAY, **set_up).select(model)
+    assert (target.provider.name, target.model) == (provider, known_as)
+
+
+def test_openais_prefix_never_leaves_the_default_provider(tmp_path: Path) -> None:
+    file = 'default = "one"\n[providers.one]\nbase_url = "http://10.0.0.1/v1"\n'
+    target = from_file(tmp_path, file, OPENAI_API_KEY="").select("openai/gpt-4o")
+    assert (target.provider.name, target.model) == ("one", "openai/gpt-4o")
+
+
+def test_a_declared_provider_that_matches_everything_takes_everything(tmp_path: Path) -> None:
+    providers = from_file(tmp_path, '[providers.all]\nbase_url = "http://10.0.0.1/v1"\npatterns = ["*"]\n')
+    for model in ("mistral/small", "openai/gpt-4o", "llama3:8b", "gemini-2.5-flash", ""):
+        assert (providers.select(model).provider.name, providers.select(model).model) == ("all", model)
+
+
+def test_a_tag_means_ollama_only_on_this_machine_or_where_it_was_set_up() -> None:
+    assert built_in().select("deepseek-r1:8b").provider.name == "ollama"
+    assert built_in(RSV_OLLAMA_BASE_URL="http://10.0.0.1/v1").select("deepseek-r1:8b").provider.name == "ollama"
+
+
+def test_a_target_says_why_it_was_chosen() -> None:
+    assert built_in().select("qwen3").why == "it matches qwen*, a built-in pattern"
+    assert "default" in built_in().select("gpt-4o").why
+    assert "mistral/" in built_in().select("mistral/small").why

@@ -40,6 +40,7 @@ class Provider:
     ) -> None:
         self.status = status
         self.encoding = encoding
+        self.secrets: tuple[str, ...] = ()
         self.closed = False
         self.got: list[bytes] = []
         self.results: list[Any] = []

@@ -14,7 +14,7 @@ from proxy.errors import ContextLengthExceeded
 from proxy.prompt import counting, window
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
 from proxy.prompt.counting import definition_tokens, message_tokens, request_tokens
-from proxy.prompt.enrichment import enrich, render
+from proxy.prompt.enrichment import additions_to_send, render, splice
 from proxy.prompt.window import Fitted, Limit, admit, fit
 
 NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
@@ -463,7 +463,7 @@ def test_any_cut_leaves_a_valid_request_that_fits_if_one_can(
         assert request_tokens(result.chat, words) <= room
         assert len(result.cut) == len(chat.messages) - len(kept)
     if result.additions.turns or result.additions.memories:
-        sent = enrich(result.chat, result.additions, result.block, "system")
+        sent = splice(result.chat, additions_to_send(result.additions, result.block, "system"))
         assert request_tokens(sent, words) <= room or chat.last_user is None
     elif exact and own > room and result.chat is chat:
         gone = {i for group in window._groups_that_may_go(chat) for i in group}

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
-from django.contrib.postgres.search import SearchVector, SearchVectorCombinable, SearchVectorField
+from django.contrib.postgres.search import (
+    SearchQuery,
+    SearchQueryCombinable,
+    SearchVector,
+    SearchVectorCombinable,
+    SearchVectorField,
+)
 from django.db.models import Func, Value
 from django.db.models.expressions import CombinedExpression
 
-# PostgreSQL rejects a tsvector over 1 MB. Text beyond these limits is found by vector only.
-INDEXED_CHARACTERS = 60_000
+# PostgreSQL rejects a tsvector whose words take more than 1 MB, some four bytes a word beside its letters. Text beyond
+# these limits is found by its vectors only.
+INDEXED_CHARACTERS = 200_000
+INDEXED_BYTES = 500_000
 INDEXED_WITHOUT_SPACES = 20_000
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -26,6 +35,7 @@ _KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d"
 _HANGUL = "\u1100-\u11ff\uac00-\ud7a3"
 _SOUTH_EAST_ASIAN = "\u0e01-\u0e4e\u0e81-\u0ecd\u1000-\u103f\u1780-\u17d3"  # Thai, Lao, Burmese, Khmer
 _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+")
+_UNSPACED_TERM = re.compile(f"((?<![^ ])-)?([{_HAN}{_KANA}{_HANGUL}{_SOUTH_EAST_ASIAN}]+)")
 _ONE_HAN = re.compile(f"[{_HAN}]")
 
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # Latin, Chinese and Japanese, Arabic
@@ -47,6 +57,36 @@ def search_vector(instance_id: int, name: str, content: str) -> CombinedExpressi
     return SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal))
 
 
+class _LiteralQuery(SearchQuery):
+    """A query that PostgreSQL takes as it is, without parsing it into words."""
+
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **kwargs: Any) -> tuple[str, Any]:
+        sql, parameters = compiler.compile(self.get_source_expressions()[-1])
+        return f"({sql})::tsquery", parameters
+
+
+def search_query(words: str) -> SearchQueryCombinable:
+    """The expression that finds messages by words: all of them, "phrases", -exclusions. No input is an error.
+
+    PostgreSQL would take a run of a script without spaces for one word. Its pairs are looked for instead, as they are
+    stored; a single character is looked for alone and as the beginning of a pair.
+    """
+    query = SearchQuery(_UNSPACED_TERM.sub(" ", words), config=settings.RESERVOIR_LANGUAGE, search_type="websearch")
+    terms = [_unspaced_term(*match.groups()) for match in _UNSPACED_TERM.finditer(words)]
+    if not terms:
+        return query
+    literal = _LiteralQuery(" & ".join(terms))
+    return query & literal if _UNSPACED_TERM.sub("", words).strip() else literal
+
+
+def _unspaced_term(excluded: str, run: str) -> str:
+    if len(run) == 1:
+        term = f"('{run}' | '{run}':*)"
+    else:
+        term = "(" + " & ".join(f"'{run[at : at + 2]}'" for at in range(len(run) - 1)) + ")"
+    return f"!{term}" if excluded else term
+
+
 def scope_lexeme(instance_id: int) -> str:
     """A lexeme that every message of the instance has. No text produces one that begins with "#"."""
     return f"#{instance_id}"
@@ -55,6 +95,8 @@ def scope_lexeme(instance_id: int) -> str:
 def split_by_script(text: str) -> tuple[str, str]:
     """The text for `to_tsvector`, and the scripts without spaces as a tsvector literal of pairs."""
     text = text[:INDEXED_CHARACTERS]
+    if not text.isascii():
+        text = text.encode(errors="replace")[:INDEXED_BYTES].decode(errors="ignore")
     runs = "".join(f"{run} " for run in _UNSPACED.findall(text))[:INDEXED_WITHOUT_SPACES].split()
     places: dict[str, list[str]] = {}
     place = 0
