@@ -18,7 +18,7 @@ from ninja import NinjaAPI, Path, Router
 from ninja.errors import ValidationError
 
 from proxy import pipeline, runtime
-from proxy.call import Call
+from proxy.call import READABLE, Call
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import at_most, original_form
@@ -54,7 +54,10 @@ router = Router()
 @router.api_operation(["POST"], CHAT_COMPLETIONS)
 async def chat_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """OpenAI's chat completions, with a memory."""
-    return _encode(await pipeline.complete(_call(request, partition, instance), runtime.current()))
+    call = _call(request, partition, instance)
+    if call.encoding not in READABLE:
+        return await pass_through(request, partition, instance, CHAT_COMPLETIONS.strip("/"))
+    return _encode(await pipeline.complete(call, runtime.current()))
 
 
 @router.api_operation(NOT_POST, CHAT_COMPLETIONS, include_in_schema=False)
@@ -109,9 +112,9 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     if any(unquote(part) in (".", "..") for part in unquote(rest).replace("\\", "/").split("/")):
         raise BadRequest("Paths with dot segments are not passed on.", code="invalid_path")
     route = spelled(rest)
-    if route == CHAT_COMPLETIONS and request.method == "POST":
-        return await chat_completions(request, partition, instance)
     call = _call(request, partition, instance)
+    if route == CHAT_COMPLETIONS and request.method == "POST" and call.encoding in READABLE:
+        return await chat_completions(request, partition, instance)
     outcome = await pipeline.pass_through(call, rest, runtime.current())
     outcome.headers.append(NO_MEMORY)
     return _encode(outcome)

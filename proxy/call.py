@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 
 from conversations.numbers import whole_number
 from conversations.turns import NAME_LENGTH
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, BodyTooLarge
 from proxy.memory.exchange import MemoryOptions
 from proxy.memory.service import SCRATCH, Scope
 from proxy.prompt.chat import rename_model
@@ -22,6 +23,7 @@ from proxy.upstream import Headers
 
 MOST_BUDGET = 999_999_999  # tokens
 HEADERS = (b"x-reservoir-recall", b"x-reservoir-store", b"x-reservoir-budget")
+READABLE = (b"", b"gzip", b"x-gzip", b"deflate")  # encodings of a body that are read
 CHUNK = 2**16
 QUICKLY_DONE = 2**18  # bytes; parsing, counting and encoding a request of this size takes a few milliseconds
 
@@ -100,6 +102,28 @@ class Call:
         self.body.seek(0)
         while chunk := self.body.read(CHUNK):
             yield chunk
+
+    @property
+    def encoding(self) -> bytes:
+        """The Content-Encoding of the body; empty for a plain one."""
+        named = (value.strip().lower() for name, value in self.headers if name.lower() == b"content-encoding")
+        return next((value for value in named if value != b"identity"), b"")
+
+    def decompressed(self, limit: int) -> Call:
+        """The same call with a plain body. Raises BadRequest for damaged data, BodyTooLarge for over `limit` bytes."""
+        if not self.encoding:
+            return self
+        inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            body = inflater.decompress(self.read(), limit + 1)
+        except zlib.error:
+            raise BadRequest("The body of the request is not valid gzip or deflate.", code="invalid_encoding") from None
+        if len(body) > limit:
+            raise BodyTooLarge(f"The body of the request is larger than {limit} bytes.")
+        if not inflater.eof:
+            raise BadRequest("The compressed body of the request breaks off.", code="invalid_encoding")
+        headers = [(name, value) for name, value in self.headers if name.lower() != b"content-encoding"]
+        return replace(self.with_body(body), headers=headers)
 
     def with_body(self, body: bytes) -> Call:
         """The same call with another body."""

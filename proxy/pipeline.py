@@ -36,6 +36,7 @@ class Outcome:
 async def complete(call: Call, run: Runtime) -> Outcome:
     """A chat completion: recall memories, add them, ask the provider, relay the answer, store question and answer."""
     watch = Stopwatch()
+    call = await call.offload(call.decompressed, settings.RESERVOIR_BODY_LIMIT)
     chat = await call.offload(decode, call.read())
     target = run.providers.select(chat.model)
     constraints = _constraints(target, run, budget=call.budget)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -19,8 +21,24 @@ HOST = re.compile(r"\*|[^\s/:@\[\]]+|\[[0-9a-fA-F:.]+\]")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\sA-Z/:@?#\[\]]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
+_read: set[str] = set()
+
+
+def unknown(also: Iterable[str]) -> list[str]:
+    """A sentence for each variable that looks like a setting of ours and is none; `also` names those read elsewhere."""
+    known = sorted(_read.union(also))
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith(("RESERVOIR_", "RSV_")) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f": do you mean {near[0]}?" if near else "; see the table of settings in README."
+            found.append(f"{name} is not a setting of Reservoir and has no effect{hint}")
+    return found
+
+
 def text(name: str, default: str = "") -> str:
     """The variable without surrounding white space; the default if it is unset or empty."""
+    _read.add(name)
     return os.environ.get(name, "").strip() or default
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import secrets
@@ -22,7 +23,9 @@ from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
 from conversations.embedders.factory import make_embedder
 from proxy.providers import configuration
-from reservoir_site import database
+from reservoir_site import database, env
+
+log = logging.getLogger(__name__)
 
 EVERYWHERE = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104
 MIGRATION_LOCK = 0x5265_7365  # if several servers start at once, one migrates
@@ -62,6 +65,8 @@ def prepare(say: Callable[[str], object]) -> None:
         )
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
+    for sentence in env.unknown(configuration.VARIABLES):
+        log.warning(sentence)
 
     def after_migrating() -> None:
         _check_language()

@@ -10,6 +10,8 @@ from proxy.errors import BadRequest
 
 Span = tuple[int, int]
 
+_BOM = "\ufeff"  # some clients write it before their JSON; providers read over it (RFC 8259, section 8.1)
+
 
 def object_with_spans(text: str) -> tuple[dict[str, Any], dict[str, Span]]:
     """Parse a JSON object; returns its fields and the span of each value.
@@ -19,7 +21,7 @@ def object_with_spans(text: str) -> tuple[dict[str, Any], dict[str, Span]]:
     """
     fields: dict[str, Any] = {}
     spans: dict[str, Span] = {}
-    at = _skip(text, 0)
+    at = _skip(text, len(_BOM) if text.startswith(_BOM) else 0)
     if text[at : at + 1] != "{":
         _DECODER.decode(text)  # raises JSONDecodeError for text that is not JSON
         raise BadRequest("The body of the request must be a JSON object.", code="invalid_type")

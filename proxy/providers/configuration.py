@@ -31,6 +31,9 @@ from proxy.providers.providers_file import ProvidersFile
 from proxy.providers.registry import BUILT_IN as BUILT_IN_PATTERN
 from proxy.providers.registry import DECLARED, Provider, Providers, Rule
 
+VARIABLES = ("RESERVOIR_PROVIDERS", *(known.url_env for known in BUILT_IN.values()))
+"""The environment variables that are read here, besides those of keys."""
+
 
 def from_environment(environ: Mapping[str, str]) -> Providers:
     """Raises ValueError, with a sentence that says what to write instead."""

@@ -29,3 +29,14 @@ def test_valid_names_are_returned_unchanged(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ORIGINS", ",".join(given))
     assert env.origins("ORIGINS") == given
     assert env.hosts("HOSTS", ("localhost", "[::1]")) == ["localhost", "[::1]"]
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    env.text("RESERVOIR_PORT")
+    monkeypatch.setenv("RESERVOIR_PROT", "1")
+    monkeypatch.setenv("RSV_OPENAI_BASE_URL", "http://x")
+    monkeypatch.setenv("RSV_NONE_OF_OURS", "1")
+    sentences = "\n".join(env.unknown(["RSV_OPENAI_BASE_URL"]))
+    assert "RESERVOIR_PROT is not a setting of Reservoir and has no effect: do you mean RESERVOIR_PORT?" in sentences
+    assert "RSV_NONE_OF_OURS" in sentences
+    assert "RSV_OPENAI_BASE_URL is" not in sentences
