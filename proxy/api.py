@@ -18,13 +18,13 @@ from ninja import NinjaAPI, Path, Router
 from ninja.errors import ValidationError
 
 from proxy import pipeline, runtime
-from proxy.call import READABLE, Call
+from proxy.call import Call
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
-from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, RECALL, VERSION, spelled
+from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, NO_MEMORY, RECALL, VERSION, spelled
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
@@ -44,8 +44,6 @@ class SegmentConverter:
 
 register_converter(SegmentConverter, "segment")
 
-NO_MEMORY = (b"x-reservoir-memory", b"off")
-
 log = logging.getLogger(__name__)
 
 router = Router()
@@ -54,10 +52,7 @@ router = Router()
 @router.api_operation(["POST"], CHAT_COMPLETIONS)
 async def chat_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """OpenAI's chat completions, with a memory."""
-    call = _call(request, partition, instance)
-    if call.encoding not in READABLE:
-        return await pass_through(request, partition, instance, CHAT_COMPLETIONS.strip("/"))
-    return _encode(await pipeline.complete(call, runtime.current()))
+    return _encode(await pipeline.complete(_call(request, partition, instance), runtime.current()))
 
 
 @router.api_operation(NOT_POST, CHAT_COMPLETIONS, include_in_schema=False)
@@ -111,13 +106,9 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     """Everything else under the base URL goes to the provider untouched."""
     if any(unquote(part) in (".", "..") for part in unquote(rest).replace("\\", "/").split("/")):
         raise BadRequest("Paths with dot segments are not passed on.", code="invalid_path")
-    route = spelled(rest)
-    call = _call(request, partition, instance)
-    if route == CHAT_COMPLETIONS and request.method == "POST" and call.encoding in READABLE:
+    if spelled(rest) == CHAT_COMPLETIONS and request.method == "POST":
         return await chat_completions(request, partition, instance)
-    outcome = await pipeline.pass_through(call, rest, runtime.current())
-    outcome.headers.append(NO_MEMORY)
-    return _encode(outcome)
+    return _encode(await pipeline.pass_through(_call(request, partition, instance), rest, runtime.current()))
 
 
 old_router = Router()  # for the paths of the original Reservoir's clients

@@ -109,6 +109,11 @@ class Call:
         named = (value.strip().lower() for name, value in self.headers if name.lower() == b"content-encoding")
         return next((value for value in named if value != b"identity"), b"")
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the body is plain or in an encoding that `decompressed` knows."""
+        return self.encoding in READABLE
+
     def decompressed(self, limit: int) -> Call:
         """The same call with a plain body. Raises BadRequest for damaged data, BodyTooLarge for over `limit` bytes."""
         if not self.encoding:

@@ -20,6 +20,7 @@ from proxy.prompt.window import Limit, admit
 from proxy.providers import tokens
 from proxy.providers.cost import exchange_cost
 from proxy.providers.registry import Target
+from proxy.routes import NO_MEMORY
 from proxy.runtime import Runtime
 from proxy.upstream import Headers, address, outgoing, relayed
 
@@ -35,6 +36,8 @@ class Outcome:
 
 async def complete(call: Call, run: Runtime) -> Outcome:
     """A chat completion: recall memories, add them, ask the provider, relay the answer, store question and answer."""
+    if not call.is_readable:
+        return await pass_through(call, "chat/completions", run)
     watch = Stopwatch()
     call = await call.offload(call.decompressed, settings.RESERVOIR_BODY_LIMIT)
     chat = await call.offload(decode, call.read())
@@ -103,7 +106,7 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     body = call.chunks() if call.size else b""
     answer = await run.upstream.send(call.method, url, headers, body, name=target.provider.name)
     call.closing.push_async_callback(answer.close)
-    return Outcome(answer.status, relayed(answer.headers), answer.chunks())
+    return Outcome(answer.status, [*relayed(answer.headers), NO_MEMORY], answer.chunks())
 
 
 def _constraints(target: Target, run: Runtime, *, budget: int) -> Constraints:

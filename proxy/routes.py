@@ -9,6 +9,8 @@ RECALL = "/recall"
 PROBES = ("/live", "/ready", "/health", "/healthz")
 """Paths that say whether the server serves; the last two answer like /live, for platforms that ask there."""
 
+NO_MEMORY = (b"x-reservoir-memory", b"off")  # the header of an answer in which memory had no part
+
 PREFIXES = (f"{VERSION}/", "/partition/")  # every path that begins with one of these is the API's
 PARSED = (CHAT_COMPLETIONS, RECALL)  # the ends of the paths whose bodies are parsed here
 
