@@ -123,7 +123,7 @@ def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
         begun = time.monotonic()
         app.server.stop()
         report(f"the server of a frozen PostgreSQL has ended after {time.monotonic() - begun:.1f} s")
-        assert "is not waited for" in app.server.log
+        assert "not waiting any longer" in app.server.log
         assert postmaster(app.server.home), "it was to be left to itself"
     eventually(lambda: postmaster(app.server.home) is None)
     app.server.start()
