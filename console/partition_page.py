@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from console import storage
 from console.pages import page
-from conversations.models import Instance
+from conversations.models import Instance, Partition
 
 BUSIEST = 100
 
@@ -23,6 +23,7 @@ def show(request: HttpRequest, partition: Any) -> HttpResponse:
         title=partition.name,
         trail=[("Partitions", reverse("admin:conversations_partition_changelist"))],
         partition=partition,
+        choices=Partition.Remember.choices,
         instances=list(instances[:BUSIEST]),
         most=BUSIEST,
         size=storage.share(partition.message_total),

@@ -24,6 +24,7 @@ PAGES = (
     ("search/", "search", "console.searching.search_page", "view_message"),
     ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
     ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
+    ("prune/remember/<int:pk>/", "remember", "console.forgetting.retention.remember", ""),
     ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )
 

@@ -50,6 +50,7 @@ class Asked:
     parameters: str = ""  # the request's other fields, JSON text
     memory: str = MemoryState.ON
     ledger: Ledger | None = None
+    rule: str = ""  # the name of the rule that held; its turns are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
         memory=asked.memory,
         memories=len(asked.ledger.message_ids) if asked.ledger else 0,
         memory_tokens=asked.ledger.tokens if asked.ledger else 0,
+        rule=asked.rule,
         parameters=asked.parameters,
         prompts=[list(prompt) for prompt in asked.prompts],
         request_ids=ids,

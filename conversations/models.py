@@ -32,9 +32,12 @@ FIGURES = ["provider", "ended", "input_tokens", "output_tokens", "cost", "memory
 class Partition(models.Model):
     """A broad category: a project, an app, or a user of the system."""
 
+    Remember = states.Remember
+
     name = models.CharField(max_length=NAME_LENGTH, unique=True)
     created = models.DateTimeField(auto_now_add=True)
     keep_days = models.PositiveIntegerField(null=True, blank=True)  # older messages are forgotten; None keeps all
+    remember = models.CharField(max_length=8, choices=Remember.choices, default=states.Remember.PEOPLE)
 
     objects = PartitionQuerySet.as_manager()
 
@@ -93,6 +96,7 @@ class Exchange(models.Model):
     memory = models.CharField(max_length=8, default=states.MemoryState.ON)  # a MemoryState
     memories = models.PositiveIntegerField(default=0)  # how many stored messages were shown; the ledger names them
     memory_tokens = models.PositiveIntegerField(default=0)
+    rule = models.TextField(blank=True)  # the rule that held: no person made it, and its messages are not stored
 
     # The request as sent: `parameters` without its messages, which are ids of stored ones and texts of system prompts.
     parameters = models.TextField(blank=True)

@@ -1,4 +1,4 @@
-"""The states that an exchange is stored with. They need no tables, so the proxy may name them."""
+"""The states of exchanges and partitions. They need no tables, so the proxy may name them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ class Ended(TextChoices):
     GONE = "gone", "client gone"
     FAILED = "failed", "provider failed"
     INTERRUPTED = "interrupted", "server stopped"
+
+
+class Remember(TextChoices):
+    """What is stored of a partition's requests. PEOPLE: of those that no person made, no messages (see proxy/rules)."""
+
+    ALL = "all", "everything, also what no person asked"
+    PEOPLE = "people", "people's turns"
+    NOTHING = "nothing", "nothing"
 
 
 class MemoryState(TextChoices):

@@ -47,6 +47,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
 
     request = Request(call.trace_id, call.scope, call.options, chat, target, constraints.count)
     exchange = RememberedExchange(run.memory, request)
+    await exchange.decide(run.rules.holding(chat, call.headers), polls=run.rules.polls)
     injection = await _enrich(call, exchange, chat, constraints, watch)
 
     exchange.remember_question(injection)  # while the provider is working
@@ -87,6 +88,7 @@ async def recall(call: Call, run: Runtime) -> Outcome:
     options = replace(call.options, candidates=inquiry.limit or call.options.candidates)
     request = Request(call.trace_id, call.scope, options, chat, target, constraints.count)
     exchange = RememberedExchange(run.memory, request)
+    await exchange.decide(run.rules.holding(chat, call.headers), polls=False)
     injection = await _enrich(call, exchange, chat, constraints, watch)
     entries = await call.offload(exchange.explain, injection)
     body = inquiry.answer(call.scope, state=exchange.state, entries=entries, injection=injection, timings=watch.total())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.conf import settings
 
@@ -13,6 +13,8 @@ from proxy.memory.history import History
 from proxy.memory.service import STOP_SECONDS, MemoryService
 from proxy.providers import configuration, tokens
 from proxy.providers.registry import Providers
+from proxy.rules import rules_file
+from proxy.rules.rules_file import Rules
 from proxy.upstream import Upstream
 
 
@@ -24,6 +26,7 @@ class Runtime:
     upstream: Upstream
     memory: MemoryService
     history: History
+    rules: Rules = field(default_factory=Rules)
 
     async def stop(self) -> None:
         """Store the exchanges under way, then close everything."""
@@ -52,6 +55,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
         ),
         memory=memory,
         history=History(memory.embedder),
+        rules=rules_file.from_environment(environment),
     )
     await _current.memory.start()
     return _current

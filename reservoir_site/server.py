@@ -23,6 +23,7 @@ from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
 from conversations.embedders.factory import make_embedder
 from proxy.providers import configuration
+from proxy.rules import rules_file
 from reservoir_site import database, env
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def prepare(say: Callable[[str], object]) -> None:
     """
     try:
         configuration.from_environment(os.environ)
+        rules_file.from_environment(os.environ)
         make_embedder(
             settings.RESERVOIR_EMBEDDER,
             api_key=settings.RESERVOIR_EMBEDDER_KEY or None,
@@ -65,7 +67,7 @@ def prepare(say: Callable[[str], object]) -> None:
         )
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
-    for sentence in env.unknown(configuration.VARIABLES):
+    for sentence in env.unknown((*configuration.VARIABLES, rules_file.VARIABLE)):
         log.warning(sentence)
 
     def after_migrating() -> None:

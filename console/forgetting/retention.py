@@ -1,4 +1,4 @@
-"""How long a partition keeps messages."""
+"""What a partition remembers, and how long it keeps messages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from console import safe_text
 from console.visible import require, visible
 from conversations.models import Partition
 from conversations.numbers import whole_number
+from conversations.states import Remember
 
 MOST_DAYS = 36_500
 
@@ -29,4 +30,21 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
         partition.save(update_fields=["keep_days"])
         kept = f"keeps messages for {days} days" if days else "keeps everything"
         messages.success(request, f"{safe_text.shown(partition.name)} {kept}; manage.py prune --retention applies it.")
+    return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
+
+
+def remember(request: HttpRequest, pk: int) -> HttpResponse:
+    """Set what a partition remembers of its requests."""
+    require(request, "view_partition", "delete_message")
+    if request.method != "POST":
+        raise Http404
+    partition = get_object_or_404(visible(request, Partition.objects.all()), pk=pk)
+    chosen = request.POST.get("remember", "")
+    if chosen not in Remember:
+        messages.error(request, "Choose what is remembered.")
+    else:
+        partition.remember = chosen
+        partition.save(update_fields=["remember"])
+        what = Remember(chosen).label
+        messages.success(request, f"{safe_text.shown(partition.name)} remembers {what}, within some seconds.")
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))

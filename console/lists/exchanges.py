@@ -62,7 +62,9 @@ class ExchangeAdmin(ReadOnly):
 
     @admin.display(description="memories")
     def memory_shown(self, exchange: Exchange) -> str:
-        return str(exchange.memories or tags.NONE) if exchange.memory == MemoryState.ON else exchange.memory
+        if exchange.memory == MemoryState.ON:
+            return str(exchange.memories or tags.NONE)
+        return exchange.rule or exchange.memory
 
     @admin.display(description="tokens")
     def tokens(self, exchange: Exchange) -> str:

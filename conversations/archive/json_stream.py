@@ -1,10 +1,10 @@
-"""Pure: a file of JSON Lines, or one JSON array of any size -> its values, each with its line number."""
+"""Pure: a file of JSON Lines, one JSON array of any size, or objects over several lines -> values with line numbers."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json import JSONDecodeError
 from typing import IO, Any, NamedTuple
 
@@ -29,9 +29,20 @@ def values(stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
             return
         start += more
     if start.lstrip()[:1] == b"[":
-        yield from _array(start, stream)
+        yield from _reported(_Window(start, stream), _array)
+        return
+    if b"\n" not in start:
+        start += stream.readline(LONGEST)
+    if _is_indented(start.lstrip()):
+        yield from _reported(_Window(start, stream), _objects)
     else:
         yield from _lines(start, stream)
+
+
+def _is_indented(start: bytes) -> bool:
+    """Whether a file's first line is only the beginning of an object, as in JSON with indents."""
+    line, line_break, _ = start.partition(b"\n")
+    return bool(line_break) and line.startswith(b"{") and line.rstrip().endswith((b"{", b"[", b","))
 
 
 def _lines(start: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
@@ -65,18 +76,10 @@ def _parsed(line: bytes) -> Any:
         return Broken("it is JSON that cannot be read")
 
 
-def _array(start: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    """The elements of an array. More text is read while the current element is incomplete."""
-    window = _Window(start, stream)
+def _reported(window: _Window, read: Callable[[_Window], Iterator[tuple[int, Any]]]) -> Iterator[tuple[int, Any]]:
+    """The values that `read` finds; what cannot be read ends them as Broken."""
     try:
-        window.expect("[")
-        if window.peek() == "]":
-            return
-        while True:
-            line, value = window.value()
-            yield line, value
-            if window.expect(",]") == "]":
-                return
+        yield from read(window)
     except UnicodeDecodeError:
         yield window.line, Broken("it is not UTF-8")
     except JSONDecodeError as error:
@@ -84,6 +87,23 @@ def _array(start: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
         yield line, Broken(f"it is not JSON ({error.msg}); nothing after it can be read")
     except (ValueError, RecursionError):
         yield window.line, Broken("it is JSON that cannot be read; nor can anything after it")
+
+
+def _array(window: _Window) -> Iterator[tuple[int, Any]]:
+    """The elements of an array. More text is read while the current element is incomplete."""
+    window.expect("[")
+    if window.peek() == "]":
+        return
+    while True:
+        yield window.value()
+        if window.expect(",]") == "]":
+            return
+
+
+def _objects(window: _Window) -> Iterator[tuple[int, Any]]:
+    """Objects one after the other, each over several lines."""
+    while window.peek():
+        yield window.value()
 
 
 class _Window:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, checked
 from conversations.archive.json_stream import Broken, values
@@ -65,16 +65,31 @@ class Item:
     references: Json | None = None
     ledger: Json | None = None
     said: Said | None = field(default=None)
+    # A conversation of another program: it stays in the instance that has its first message, whatever its title is now.
+    follows: bool = False
 
 
-def read(stream: IO[bytes]) -> Iterator[Item | BadLine]:
-    """Read an export, ours or the original Reservoir's, as JSON Lines or one array.
+class OtherReader(Protocol):
+    """Reads what other programs export."""
+
+    def reads(self, value: Any) -> bool:
+        """Whether a value of the file is a conversation of one of them."""
+
+    def read(self, line: int, value: Any) -> Iterator[Item | BadLine]:
+        """Its messages."""
+
+
+def read(stream: IO[bytes], other: OtherReader | None = None) -> Iterator[Item | BadLine]:
+    """Read an export as JSON Lines, one array or one object: ours, the original Reservoir's, or what `other` reads.
 
     A file of any size takes no more memory than its largest object.
     """
     for line, value in values(stream):
         if isinstance(value, Broken):
             yield BadLine(line, value.reason)
+            continue
+        if other and other.reads(value):
+            yield from other.read(line, value)
             continue
         try:
             yield _item(line, value)
@@ -85,7 +100,7 @@ def read(stream: IO[bytes]) -> Iterator[Item | BadLine]:
 def _item(line: int, value: Any) -> Item:
     if not isinstance(value, dict):
         raise ValueError("it is not an object")
-    scope = Scope(_name(value, "partition"), _name(value, "instance"))
+    scope = Scope(scope_name(value, "partition"), scope_name(value, "instance"))
     trace_id = _uuid(value, "trace_id")
     moment = _moment(value)
     said = _said(value, trace_id, moment) if "role" in value or "content" in value else None
@@ -210,7 +225,8 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _name(value: Json, what: str) -> str:
+def scope_name(value: Json, what: str) -> str:
+    """The name of a partition or an instance. Raises ValueError for one that a scope cannot have."""
     name = value.get(what)
     if not isinstance(name, str) or not name.strip() or len(name) > NAME_LENGTH:
         raise ValueError(f"{what} is not a name of 1 to {NAME_LENGTH} characters")

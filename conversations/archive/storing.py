@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class Importer:
 
     def store(self, items: Iterable[Item]) -> Iterator[int]:
         """Store all items. After each chunk, yields the last line that is done."""
-        rest = iter(items)
+        rest = _in_their_instances(items)
         while chunk := list(islice(rest, CHUNK)):
             self._store_chunk(chunk)
             # A request's messages come before it or with it. Those that have not come by now are not in the file.
@@ -106,6 +106,20 @@ class Importer:
             with transaction.atomic():
                 Exchange.objects.bulk_update(rows, ["request_ids", "question"])
                 Ledger.objects.bulk_create(ledgers, ignore_conflicts=True)
+
+
+def _in_their_instances(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; a conversation that follows its first message is moved to the instance that has it already."""
+    home: Scope | None = None
+    for item in items:
+        if not item.follows or item.said is None:
+            yield item
+            continue
+        if item.said.parent is None:
+            where = Message.objects.filter(origin=item.said.uid)
+            found = where.values_list("instance__partition__name", "instance__name").first()
+            home = Scope(*found) if found else None
+        yield replace(item, scope=home) if home else item
 
 
 @dataclass(frozen=True, slots=True)

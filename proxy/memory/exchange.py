@@ -13,11 +13,12 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from conversations import actions
+from conversations import actions, policy
 from conversations.backlog import save_computed_vectors
 from conversations.querysets import Scope
+from conversations.repetition import set_aside
 from conversations.states import Ended, MemoryState
-from conversations.turns import Turn, plain_text, storable, storable_json
+from conversations.turns import Turn, digest, plain_text, storable, storable_json
 from proxy.memory.ledger import entries, explained
 from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, question_key
 from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
@@ -26,6 +27,7 @@ from proxy.prompt.counting import Count
 from proxy.prompt.enrichment import without_block
 from proxy.prompt.injection import Injection
 from proxy.providers.registry import Target
+from proxy.rules.rules_file import REPEATED
 from proxy.spool.record import Entry
 
 __all__ = ["Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
@@ -82,6 +84,19 @@ class RememberedExchange:
         self._opening: asyncio.Future[StoredIn] | None = None
         self._built = self._finished = False
         self._shown = self._tokens = 0
+        self._rule = ""
+
+    async def decide(self, rule: str, *, polls: bool) -> None:
+        """Apply the rule that holds for the request, if any: no recall, and no messages are stored.
+
+        `polls`: a text that is sent again and again has a rule of its own.
+        """
+        request = self._request
+        if polls and not rule and await self._service.is_poll(request.chat, request.scope):
+            rule = REPEATED
+        if rule and await self._service.rules_act(request.scope):
+            self._rule = rule
+            self._request = replace(request, options=replace(request.options, recall=False))
 
     async def recall(self) -> Recollection:
         """The memories for the request; none if the client wants none."""
@@ -145,7 +160,7 @@ class RememberedExchange:
             cost=cost(usage),
             timings=timings(),
         )
-        closing = self._close(self._opening, answered, result.reply.messages)
+        closing = self._close(self._opening, answered, () if self._rule else result.reply.messages)
         await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))
 
     async def _close(
@@ -164,7 +179,8 @@ class RememberedExchange:
 
         def work() -> None:
             count = self._request.count
-            actions.close_exchange(asked=self._asked, answered=whole(), count=count, opened=opened)
+            if opened or policy.is_stored(self._request.scope.partition):
+                actions.close_exchange(asked=self._asked, answered=whole(), count=count, opened=opened)
 
         await self._store(work, lambda: Entry(asked, whole(), opened), spooled=question is StoredIn.SPOOL)
         self._service.wake()
@@ -193,6 +209,10 @@ class RememberedExchange:
         """The question as it is stored. Slow for a long history, so it happens off the event loop."""
         if self._built:
             return self._asked
+        if self._rule:
+            self._asked = replace(self._asked, memory=self.state, rule=self._rule)
+            self._built = True
+            return self._asked
         chat = self._request.chat
         turns = [i for i, m in enumerate(chat.messages) if not m.is_system]
         self._asked = replace(
@@ -208,6 +228,11 @@ class RememberedExchange:
         return self._asked
 
     def _open(self, asked: actions.Asked) -> None:
+        scope, chat = self._request.scope, self._request.chat
+        if not policy.is_stored(scope.partition):
+            return
+        if self._rule == REPEATED:
+            set_aside(scope=scope, digest=digest(chat.messages[chat.last_user or 0].payload))
         exchange = actions.open_exchange(asked=asked, count=self._request.count)
         vector, embedder = self._recalled.vector, self._service.embedder()
         if vector is None or self._recalled.model != embedder.name or not exchange.question_id:

@@ -22,16 +22,21 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
+from conversations import policy
 from conversations.backlog import Worker
 from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.querysets import SCRATCH, Scope
+from conversations.repetition import is_repeated
 from conversations.states import MemoryState
+from conversations.turns import digest, plain_text
 from proxy.database.circuit_breaker import CircuitBreaker
 from proxy.database.health import NO_ANSWER, database_health
 from proxy.database.reconnecting import DatabaseUnavailable, error_name, on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
+from proxy.memory.polls import SUSPICIOUS, Seen
 from proxy.memory.recollection import RecallRequest, Recollection, recollect
+from proxy.prompt.chat import Chat
 from proxy.spool.record import Entry
 from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
 from proxy.spool.writing import Spool, SpoolError
@@ -75,6 +80,7 @@ class MemoryService:
         self._background: list[asyncio.Task[None]] = []
         self.embedder = in_use
         self._worker = Worker(self.embedder)
+        self._seen = Seen()
         self._unfinished: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
@@ -99,6 +105,36 @@ class MemoryService:
         stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *pools)]
         await asyncio.gather(*stopping)
         self.embedder.close()
+
+    async def rules_act(self, scope: Scope) -> bool:
+        """Whether rules act in the scope's partition. They do while the database is unreachable."""
+        if policy.is_known(scope.partition):
+            return policy.rules_act(scope.partition)
+        return await self._asked(partial(policy.rules_act, scope.partition), otherwise=True)
+
+    async def is_poll(self, chat: Chat, scope: Scope) -> bool:
+        """Whether the request is the same text again and again, without a history. Most requests cost no query."""
+        last = chat.last_user
+        if last is None or chat.has_history or last != len(chat.messages) - 1:
+            return False
+        payload = chat.messages[last].payload
+        asked = digest(payload)
+        if self._seen.again(scope, asked) < SUSPICIOUS:
+            return False
+        length = len(plain_text(payload).strip())
+        return await self._asked(partial(is_repeated, scope=scope, digest=asked, length=length), otherwise=False)
+
+    async def _asked(self, work: Callable[[], bool], *, otherwise: bool) -> bool:
+        """The database's answer within the deadline of recall."""
+        if self._breaker.is_open:
+            return otherwise
+        try:
+            seconds = settings.RESERVOIR_RECALL_DEADLINE_MS / 1000
+            return await self._recalling.run(partial(on_database, work), seconds)
+        except Exception as error:
+            self._note(error)
+            log.warning("a rule was applied without asking the database (%s)", error_name(error))
+            return otherwise
 
     async def recall(self, request: RecallRequest, trace_id: uuid.UUID) -> Recollection:
         """The memories for a request, within RESERVOIR_RECALL_DEADLINE_MS. Never raises: failures are `degraded`."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from conversations import actions
+from conversations import actions, policy
 from proxy.database.reconnecting import error_name, on_database
 from proxy.providers import tokens
 from proxy.spool.record import Entry
@@ -154,6 +154,8 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
     count = tokens.counter(asked.model).count
 
     def work() -> None:
+        if not policy.is_stored(asked.scope.partition):
+            return  # the server that wrote the entry could not read this
         if answered:
             actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened)
             return

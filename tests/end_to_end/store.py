@@ -25,6 +25,13 @@ def rows(server: Server, query: str, *parameters: object) -> list[dict[str, Any]
         return cursor.fetchall()
 
 
+def execute(server: Server, statement: str, *parameters: object) -> None:
+    """Change something in the embedded database of a server."""
+    where = embedded_location(server.home)
+    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+        connection.execute(statement, parameters)
+
+
 def messages(server: Server, scope: tuple[str, str]) -> list[dict[str, Any]]:
     """The messages of a scope, oldest first."""
     return rows(

@@ -120,6 +120,59 @@ def test_an_import_with_bad_lines_writes_nothing_unless_they_are_to_be_skipped(r
     assert Message.objects.count() == 2
 
 
+def kiln(*turns: tuple[str, str], title: str = "Kiln") -> str:
+    """A conversation as ChatGPT exports it."""
+    mapping: dict[str, Any] = {"root": {"message": None, "parent": None}}
+    for at, (role, text) in enumerate(turns):
+        message = {"author": {"role": role}, "create_time": 1_710_000_000 + at, "content": {"parts": [text]}}
+        mapping[f"n{at}"] = {"message": message, "parent": f"n{at - 1}" if at else "root"}
+    value = {"conversation_id": "c0ffee00-1", "title": title, "mapping": mapping}
+    return json.dumps([value | {"current_node": f"n{len(turns) - 1}"}])
+
+
+def test_an_export_of_another_program_is_imported_once_with_what_was_said_since(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "conversations.json"
+    asked, answered = ("user", "How hot is a bisque firing?"), ("assistant", "About 1000 degrees.")
+    file.write_text(kiln(asked, answered))
+    assert json.loads(run("import", str(file), "--json"))["messages"] == 2
+    assert json.loads(run("import", str(file), "--json"))["messages"] == 0
+    file.write_text(kiln(asked, answered, ("user", "And a glaze?"), title="Kilns and glazes"))
+    done = json.loads(run("import", str(file), "--json"))
+    assert (done["messages"], done["known"]) == (1, 2)
+    messages = list(Message.objects.select_related("instance__partition", "parent"))
+    assert [m.content for m in messages] == [asked[1], answered[1], "And a glaze?"]
+    assert {str(m.instance) for m in messages} == {"Kiln (c0ffee00)"}, "the first title stays"
+    assert {str(m.instance.partition) for m in messages} == {"chatgpt"}
+    assert [m.parent and m.parent.content for m in messages] == [None, asked[1], answered[1]]
+    assert [m.created.timestamp() for m in messages] == [1_710_000_000, 1_710_000_001, 1_710_000_002]
+
+
+def test_conversations_of_another_program_go_into_the_scope_that_is_given(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "conversations.json"
+    file.write_text(kiln(("user", "How hot?")))
+    run("import", str(file), "--partition", "me", "--instance", "assistant")
+    message = Message.objects.select_related("instance__partition").get()
+    assert (str(message.instance.partition), str(message.instance)) == ("me", "assistant")
+    with pytest.raises(CommandError, match="--instance needs its partition"):
+        run("import", str(file), "--instance", "assistant")
+    with pytest.raises(CommandError, match="--partition is not a name"):
+        run("import", str(file), "--partition", " ")
+    file.write_text(run("export"))
+    with pytest.raises(CommandError, match="1 lines are invalid"):
+        run("import", str(file), "--partition", "me")
+
+
+def test_an_entry_that_cannot_be_read_is_reported_and_the_others_are_imported(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "conversations.jsonl"
+    good = {"messages": [{"role": "user", "name": "Ilse", "content": "Hello"}]}
+    file.write_text(f"{json.dumps(good)}\n{json.dumps({'messages': [{'content': 'whose?'}]})}\n")
+    with pytest.raises(CommandError, match="1 lines are invalid; nothing was imported"):
+        run("import", str(file))
+    with pytest.raises(CommandError, match="the others were imported"):
+        run("import", str(file), "--skip-bad")
+    assert [(m.name, m.content) for m in Message.objects.all()] == [("Ilse", "Hello")]
+
+
 def test_a_file_that_cannot_be_read_is_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"cannot be read: No such file"):
         run("import", str(tmp_path / "missing"))

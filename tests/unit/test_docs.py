@@ -137,7 +137,10 @@ def test_the_map_names_modules_that_exist() -> None:
 def test_every_module_is_on_the_map() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     unmentioned = {"__init__.py", "apps.py"}
-    wings = {"proxy": ("prompt", "answer", "memory", "providers", "spool", "database"), "conversations": ("recall",)}
+    wings = {
+        "proxy": ("prompt", "answer", "memory", "providers", "rules", "spool", "database"),
+        "conversations": ("recall",),
+    }
     wings["console"] = ("lists", "conversation", "exchange", "forgetting")
     folders = [ROOT / package for package in CODE]
     folders += [ROOT / package / wing for package, names in wings.items() for wing in names]

@@ -92,6 +92,31 @@ def test_forgetting_asks_back_where_nothing_says_what(root: Client) -> None:
     )
 
 
+def test_what_a_partition_remembers_is_chosen_on_its_page(root: Client) -> None:
+    exchange(HOME, "One", "1")
+    partition = Partition.objects.get()
+    assert partition.remember == Partition.Remember.PEOPLE
+    page = text(root.get(change(partition)))
+    assert "selected>people" in page and 'class="badge">remembers' not in page
+    root.post(reverse("admin:remember", args=[partition.pk]), {"remember": "nothing"})
+    partition.refresh_from_db()
+    assert partition.remember == Partition.Remember.NOTHING
+    assert 'class="badge">remembers nothing' in text(root.get(change(partition)))
+    root.post(reverse("admin:remember", args=[partition.pk]), {"remember": "other"})
+    partition.refresh_from_db()
+    assert partition.remember == Partition.Remember.NOTHING
+
+
+def test_an_exchange_names_the_rule_that_held(root: Client) -> None:
+    made = exchange(HOME, "One", "1")
+    Exchange.objects.filter(pk=made.pk).update(
+        rule="open-webui", memory="off", parameters="", request_ids=[], question=None
+    )
+    made.messages.all().delete()
+    assert "No person made this request: the rule <code>" in text(root.get(change(made)))
+    assert "open-webui" in text(root.get(reverse("admin:conversations_exchange_changelist")))
+
+
 def test_retention_is_set_for_a_partition(root: Client) -> None:
     exchange(HOME, "One", "1")
     partition = Partition.objects.get()
