@@ -19,7 +19,7 @@ conversations between people; docs/recall.md tells how, and what each part is wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -60,8 +60,8 @@ class Frame:
         return len(self.sessions)
 
 
-def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
-    """The weighted parts of each message's score. `about` is the speaker that the query is about, if any."""
+def parts(frame: Frame, *, about: Sequence[int] = ()) -> dict[str, Floats]:
+    """The weighted parts of each message's score. `about` is the speaker that the query is about, under any name."""
     if not len(frame):
         return {name: np.zeros(0) for name in WEIGHTS}
     near = Neighbours(frame.sessions)
@@ -71,7 +71,7 @@ def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
         "words": _words(frame, near),
         "session": _session(frame, vector),
         "nearby": _nearby(frame, near),
-        "speaker": (frame.speakers == about).astype(float) if about is not None else np.zeros(len(frame)),
+        "speaker": np.isin(frame.speakers, about).astype(float),
         "answer": _answer(frame, near, vector),
         "question": frame.asks.astype(float),
     }

@@ -22,7 +22,7 @@ from django.db import connection
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
-from conversations.recall.names import in_first_person, named_in
+from conversations.recall.names import in_first_person, mentions, same_person
 from conversations.recall.ranking import WEIGHTS, Floats, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
@@ -43,13 +43,6 @@ COUNTED = 200_000  # the most lookups of a word in a message, for all words of a
 MOST_NAMES = 200
 
 
-class Person(NamedTuple):
-    """A participant; `code` is the hash of the name that frames hold."""
-
-    name: str
-    code: int
-
-
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query prepared for a scope. `wording` is the text to embed for search()."""
@@ -59,7 +52,7 @@ class Query:
     instance_id: int | None = None  # None: the scope does not exist yet
     message_count: int = 0  # of the scope
     words: tuple[Word, ...] = ()
-    about: Person | None = None
+    about: tuple[int, ...] = ()  # the hashes of the names, as frames hold them, of the one person whom it names
 
 
 class Part(NamedTuple):
@@ -114,15 +107,16 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
     if row is None:
         return Query(text, text)
     instance_id, message_count, names, codes, lexemes = row
-    people = [Person(name, code) for name, code in zip(names or (), codes or (), strict=True)]
-    meant = set(named_in(text, [person.name for person in people]))
+    codes_by_name = dict(zip(names or (), codes or (), strict=True))
+    mentioned = mentions(text, codes_by_name)
+    meant = {mention.name for mention in mentioned}
     return Query(
         text=text,
-        wording=(in_first_person(text, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or text,
+        wording=(in_first_person(text, mentioned, settings.RESERVOIR_LANGUAGE) if mentioned else "") or text,
         instance_id=instance_id,
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
-        about=next((person for person in people if {person.name} == meant), None),
+        about=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
     )
 
 
@@ -150,7 +144,7 @@ def search(
             model=model,
         )
     )
-    scored = parts(retrieved.frame, about=query.about.code if query.about else None)
+    scored = parts(retrieved.frame, about=query.about)
     for name in without:
         scored[name] = np.zeros_like(scored[name])
     score = np.sum([*scored.values()], axis=0)

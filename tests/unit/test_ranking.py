@@ -60,7 +60,7 @@ def test_a_word_that_stands_everywhere_tells_next_to_nothing_and_never_less() ->
 
 def test_each_part_is_at_most_its_weight() -> None:
     found = parts(
-        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]), about=1
+        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]), about=[1]
     )
     assert found.keys() == WEIGHTS.keys()
     for name, values in found.items():
@@ -70,7 +70,7 @@ def test_each_part_is_at_most_its_weight() -> None:
 
 
 def test_a_message_without_a_vector_has_no_part_in_vector() -> None:
-    assert list(parts(frame(cosines=[0.5, nan]), about=None)["vector"]) == [WEIGHTS["vector"], 0]
+    assert list(parts(frame(cosines=[0.5, nan]))["vector"]) == [WEIGHTS["vector"], 0]
 
 
 def test_models_whose_unrelated_texts_are_similar_rank_the_same() -> None:
@@ -85,12 +85,12 @@ def test_the_only_message_is_found_by_its_vector() -> None:
 
 
 def test_words_of_the_turn_before_and_after_count_less() -> None:
-    words = parts(frame([0, 0, 1, 0, 0]), about=None)["words"]
+    words = parts(frame([0, 0, 1, 0, 0]))["words"]
     assert words[2] > words[3] > words[1] > words[0] == words[4] == 0
 
 
 def test_a_session_parts_neighbours() -> None:
-    words = parts(frame([0, 1, 0], sessions=[0, 0, 1]), about=None)
+    words = parts(frame([0, 1, 0], sessions=[0, 0, 1]))
     assert words["words"][2] == words["nearby"][2] == 0 < words["words"][0]
 
 
@@ -109,26 +109,26 @@ def test_a_session_is_a_run_without_a_long_gap() -> None:
 
 
 def test_a_session_that_answers_lifts_all_of_its_messages() -> None:
-    by_words = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    by_words = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]))["session"]
     assert by_words == pytest.approx(np.array([0.5, 0.5, 0, 0]) * WEIGHTS["session"])
-    by_vector = parts(frame(cosines=[0.9, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    by_vector = parts(frame(cosines=[0.9, 0, 0, 0], sessions=[3, 3, 4, 4]))["session"]
     assert by_vector == pytest.approx(by_words)
 
 
 def test_nearby_is_the_share_of_what_the_query_says() -> None:
-    near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6), about=None)["nearby"]
+    near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6))["nearby"]
     assert near == pytest.approx(np.array([0.5, 1.0, 1.0, 1.0, 0.5, 0.5]) * WEIGHTS["nearby"])
 
 
 def test_the_one_who_was_asked_about_is_preferred() -> None:
-    assert list(parts(frame([0, 0, 0]), about=2)["speaker"]) == [0, WEIGHTS["speaker"], 0]
-    assert not parts(frame([0, 0, 0]), about=None)["speaker"].any()
+    assert list(parts(frame([0, 0, 0]), about=[2])["speaker"]) == [0, WEIGHTS["speaker"], 0]
+    assert not parts(frame([0, 0, 0]))["speaker"].any()
 
 
 def test_an_answer_has_a_share_in_its_question() -> None:
-    found = parts(
-        frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]), about=None
-    )["answer"]
+    found = parts(frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]))[
+        "answer"
+    ]
     assert found[1] == pytest.approx(WEIGHTS["answer"])
     assert found[2] == pytest.approx(WEIGHTS["answer"] / 2)
     assert found[3] == 0  # who asked does not answer
@@ -136,12 +136,12 @@ def test_an_answer_has_a_share_in_its_question() -> None:
 
 
 def test_a_question_counts_less_than_what_tells() -> None:
-    assert list(parts(frame([0, 0], asks=[True, False]), about=None)["question"]) == [WEIGHTS["question"], 0]
+    assert list(parts(frame([0, 0], asks=[True, False]))["question"]) == [WEIGHTS["question"], 0]
 
 
 def test_nothing_is_made_of_nothing() -> None:
-    assert all(not values.size for values in parts(frame(cosines=[]), about=None).values())
-    assert not parts(frame([0, 0], cosines=[nan, nan]), about=None)["words"].any()
+    assert all(not values.size for values in parts(frame(cosines=[])).values())
+    assert not parts(frame([0, 0], cosines=[nan, nan]))["words"].any()
 
 
 @given(st.integers(1, 8), st.integers(-10, 10).filter(bool))
