@@ -94,7 +94,7 @@ def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Flo
     assert query.instance_id is not None
     vector = embedder.embed([query.wording])[0].tolist()
     found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
-    scored = parts(found.frame, about=query.about)
+    scored = parts(found.frame, query.asked)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
 
 

@@ -22,6 +22,8 @@ ARMS = {
     "nearby": ("nearby", "how many of the question's words appear in the messages around it"),
     "speaker": ("speaker", "whether the question names its speaker"),
     "answer": ("answers", "whether it follows a similar question"),
+    "date": ("date", "whether it was written on a day that the question names"),
+    "time": ("time", "whether it tells a time that the question asks for"),
     "question": ("asks", "a question tells less than its answer"),
 }
 

@@ -2,7 +2,7 @@
 
 Each part is scaled to at most 1, so its weight is the most it can contribute:
 
-    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer - .3 question
+    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + date + .2 time - .3 question
 
     vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
@@ -10,6 +10,8 @@ Each part is scaled to at most 1, so its weight is the most it can contribute:
     nearby    share of the query's inverse document frequency that occurs within three turns of the message
     speaker   1 if the query names exactly one participant, and the message is theirs
     answer    `vector` of a question that another speaker asked up to three turns before, halved by each turn between
+    date      1 if the message was written on a day that the query names, less the longer before or after
+    time      1 if the query asks when or how long, and the message has a word such as "yesterday" or "week"
     question  1 if the message ends in a question mark: the facts are in its answer
 
 A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
@@ -19,12 +21,14 @@ conversations between people; docs/recall.md tells how, and what each part is wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
+
+from conversations.recall.dates import Span, closeness
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,6 +41,8 @@ WEIGHTS: Mapping[str, float] = {
     "nearby": 0.5,
     "speaker": 0.5,
     "answer": 0.5,
+    "date": 1.0,
+    "time": 0.2,
     "question": -0.3,
 }
 
@@ -48,9 +54,11 @@ AROUND = 3  # turns on each side that count as nearby
 class Frame:
     """The formula's input: one entry for each message, oldest first."""
 
+    seconds: Floats  # when it was written (Unix time)
     sessions: Ints  # the number of its session, ascending
     speakers: Ints  # any number that identifies the speaker
     asks: Bools  # whether it is a question
+    times: Bools  # whether it has a word of time, if the query asks for one
     lengths: Floats  # in lexemes
     counts: Floats  # one row for each of the query's lexemes: its occurrences in each message
     rarity: Floats  # idf() of each of the query's lexemes
@@ -60,8 +68,16 @@ class Frame:
         return len(self.sessions)
 
 
-def parts(frame: Frame, *, about: Sequence[int] = ()) -> dict[str, Floats]:
-    """The weighted parts of each message's score. `about` is the speaker that the query is about, under any name."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a query asks about."""
+
+    speakers: tuple[int, ...] = ()  # the one person whom it names, under each of their names
+    days: tuple[Span, ...] = ()
+
+
+def parts(frame: Frame, asked: Asked) -> dict[str, Floats]:
+    """The weighted parts of each message's score."""
     if not len(frame):
         return {name: np.zeros(0) for name in WEIGHTS}
     near = Neighbours(frame.sessions)
@@ -71,8 +87,10 @@ def parts(frame: Frame, *, about: Sequence[int] = ()) -> dict[str, Floats]:
         "words": _words(frame, near),
         "session": _session(frame, vector),
         "nearby": _nearby(frame, near),
-        "speaker": np.isin(frame.speakers, about).astype(float),
+        "speaker": np.isin(frame.speakers, asked.speakers).astype(float),
         "answer": _answer(frame, near, vector),
+        "date": closeness(asked.days, frame.seconds),
+        "time": frame.times.astype(float),
         "question": frame.asks.astype(float),
     }
     return {name: WEIGHTS[name] * values for name, values in values_by_part.items()}

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from django.conf import settings
 from django.db import connection, transaction
 from numpy.typing import NDArray
 
 from conversations import nearest
 from conversations.lexemes import as_query, scope_lexeme
+from conversations.recall.dates import time_words
 from conversations.recall.ranking import Bools, Floats, Frame, Ints, bm25, idf, session_numbers
 
 READ_WHOLE = 20_000
@@ -48,6 +50,7 @@ class RetrievalRequest:
     words: Sequence[Word]
     vector: Sequence[float] | None  # of the query; None: search by words only
     model: str  # the embedding model's name
+    for_time: bool = False  # whether words of time matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +222,11 @@ _MESSAGES = """
     string_agg(int8send(hashbyteaextended(m.digest, 0)), ''),
     string_agg(int8send(hashtextextended(CASE WHEN m.name = '' THEN m.role ELSE m.name END, 0)), ''),
     string_agg(boolsend(m.asks), ''),
+    string_agg(boolsend(coalesce(m.lexemes @@ (SELECT to_tsquery(%(language)s::regconfig, %(times)s)), false)), ''),
     string_agg(int4send(coalesce(length(m.lexemes), 0)), '')
 """
+_TYPES = (">i8", ">f8", ">i8", ">i8", "?", "?", ">i4")
+_FIXED = len(_TYPES)
 _COUNT = "string_agg(float4send(coalesce(ts_rank('{{1,1,1,1}}', m.lexemes, %(word{})s::tsquery), 0)), '')"
 
 # Vectors have length 1, so their inner product is their cosine, and faster to compute.
@@ -237,6 +243,8 @@ def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, An
         "instance": request.instance_id,
         "model": request.model,
         "vector": _literal(request.vector),
+        "language": settings.RESERVOIR_LANGUAGE,
+        "times": time_words(settings.RESERVOIR_LANGUAGE) if request.for_time else None,
         **{f"word{number}": as_query(lexeme) for number, lexeme in enumerate(words)},
     }
 
@@ -262,6 +270,7 @@ class _Rows:
     texts: Ints
     speakers: Ints
     asks: Bools
+    times: Bools
     lengths: Floats
     counts: Floats
     cosines: Floats
@@ -269,8 +278,8 @@ class _Rows:
     @classmethod
     def of(cls, row: Sequence[Any], *, words: int) -> _Rows:
         """From the row that _columns() and _COSINES select."""
-        ids, seconds, texts, speakers, asks, lengths = map(_unpack, row[:6], (">i8", ">f8", ">i8", ">i8", "?", ">i4"))
-        ranks = np.array([_unpack(column, ">f4") for column in row[6 : 6 + words]]).reshape(words, len(ids))
+        ids, seconds, texts, speakers, asks, times, lengths = map(_unpack, row[:_FIXED], _TYPES)
+        ranks = np.array([_unpack(column, ">f4") for column in row[_FIXED : _FIXED + words]]).reshape(words, len(ids))
         order = np.lexsort((ids, seconds))
         return cls(
             ids=ids[order],
@@ -278,16 +287,19 @@ class _Rows:
             texts=texts[order],
             speakers=speakers[order],
             asks=asks[order],
+            times=times[order],
             lengths=lengths[order].astype(float),
             counts=_counts(ranks[:, order]),
-            cosines=_best_cosines(ids[order], _unpack(row[6 + words], ">i8"), _unpack(row[7 + words], ">f8")),
+            cosines=_best_cosines(ids[order], *map(_unpack, row[_FIXED + words :], (">i8", ">f8"))),
         )
 
     def as_retrieved(self, sessions: Ints, rarity: Floats) -> Retrieved:
         frame = Frame(
+            seconds=self.seconds,
             sessions=sessions,
             speakers=self.speakers,
             asks=self.asks,
+            times=self.times,
             lengths=self.lengths,
             counts=self.counts,
             rarity=rarity,

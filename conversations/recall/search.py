@@ -18,12 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
+from conversations.recall.dates import asks_for_time, spans
 from conversations.recall.names import in_first_person, mentions, same_person
-from conversations.recall.ranking import WEIGHTS, Floats, parts
+from conversations.recall.ranking import WEIGHTS, Asked, Floats, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
 from conversations.turns import storable
@@ -34,7 +36,7 @@ PARTS = (*WEIGHTS,)
 RELEVANT = 0.5
 """Messages that score below this share of the best score are not relevant."""
 
-EVIDENCE = ("vector", "words", "session", "nearby")
+EVIDENCE = ("vector", "words", "session", "nearby", "date")
 """A candidate needs a score above 0 in one of these parts: the speaker alone answers nothing."""
 
 LONGEST_QUERY = 10_000  # characters of a query whose words are used
@@ -52,7 +54,8 @@ class Query:
     instance_id: int | None = None  # None: the scope does not exist yet
     message_count: int = 0  # of the scope
     words: tuple[Word, ...] = ()
-    about: tuple[int, ...] = ()  # the hashes of the names, as frames hold them, of the one person whom it names
+    asked: Asked = field(default_factory=Asked)
+    for_time: bool = False
 
 
 class Part(NamedTuple):
@@ -116,7 +119,11 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
         instance_id=instance_id,
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
-        about=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
+        asked=Asked(
+            speakers=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
+            days=tuple(spans(text, timezone.now().date())),
+        ),
+        for_time=asks_for_time(text),
     )
 
 
@@ -142,9 +149,10 @@ def search(
             words=() if {"words", "session", "nearby"} <= set(without) else query.words,
             vector=None if "vector" in without and "answer" in without else vector,
             model=model,
+            for_time=query.for_time,
         )
     )
-    scored = parts(retrieved.frame, about=query.about)
+    scored = parts(retrieved.frame, query.asked)
     for name in without:
         scored[name] = np.zeros_like(scored[name])
     score = np.sum([*scored.values()], axis=0)

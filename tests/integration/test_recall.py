@@ -103,6 +103,21 @@ def test_a_message_without_a_vector_is_found_by_its_words() -> None:
     assert {candidate.id for candidate in look("Where is the parcel?", [1, 0, 0])} == {first, second}
 
 
+def test_a_day_in_the_question_finds_what_was_said_then() -> None:
+    remember("We painted the lake", "Nice", start=datetime(2025, 3, 13, 9, tzinfo=UTC))
+    remember("We painted the sea", "Great", start=datetime(2025, 6, 1, 9, tzinfo=UTC))
+    assert found("What did we paint on 13 March 2025?")[0] == "We painted the lake"
+    assert found("What did we paint in June?")[0] == "We painted the sea"
+    assert found("What happened on 2025-03-13?")[0] in ("We painted the lake", "Nice")
+
+
+def test_a_question_for_a_time_prefers_turns_that_tell_one() -> None:
+    remember("The parcel came last week", "Good", "The parcel is red", "Good")
+    times = {each.content: each.parts["time"].score for each in look("When did the parcel come?")}
+    assert times["The parcel came last week"] > times["The parcel is red"] == 0
+    assert all(each.parts["time"].score == 0 for each in look("Which colour is the parcel?"))
+
+
 def test_an_answer_is_found_by_its_question() -> None:
     remember("Where did you put the spare key?", "Under the flower pot", "I see", "So it goes")
     assert found("spare key")[:2] == ["Where did you put the spare key?", "Under the flower pot"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from math import log, nan
 
 import numpy as np
@@ -10,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversations.recall import ranking
+from conversations.recall.dates import Span
 from conversations.recall.ranking import (
     SESSION_GAP,
     WEIGHTS,
+    Asked,
+    Floats,
     Frame,
     Neighbours,
     bm25,
     from_baseline,
     idf,
-    parts,
     session_numbers,
 )
 
@@ -29,19 +33,26 @@ def frame(
     speakers: Sequence[int] | None = None,
     asks: Sequence[bool] | None = None,
     sessions: Sequence[int] | None = None,
+    times: Sequence[bool] | None = None,
 ) -> Frame:
     """A frame of as many messages as a row of counts is long, or as there are cosines."""
     size = len(counts[0]) if counts else len(cosines or ())
     table = np.array(counts, float).reshape(len(counts), size)
     return Frame(
+        seconds=np.array([86_400.0 * (day + 0.5) for day in range(size)]),
         sessions=np.array(sessions if sessions is not None else [0] * size, np.int64),
         speakers=np.array(speakers if speakers is not None else [1, 2] * size, np.int64)[:size],
         asks=np.array(asks if asks is not None else [False] * size, np.bool_),
+        times=np.array(times if times is not None else [False] * size, np.bool_),
         lengths=np.full(size, 10.0),
         counts=table,
         rarity=idf((table > 0).sum(axis=1), size),
         cosines=np.array(cosines if cosines is not None else [nan] * size),
     )
+
+
+def parts(frame: Frame, asked: Asked | None = None) -> dict[str, Floats]:
+    return ranking.parts(frame, asked or Asked())
 
 
 def test_bm25_is_what_the_formula_says() -> None:
@@ -60,7 +71,8 @@ def test_a_word_that_stands_everywhere_tells_next_to_nothing_and_never_less() ->
 
 def test_each_part_is_at_most_its_weight() -> None:
     found = parts(
-        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]), about=[1]
+        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]),
+        Asked(speakers=(1,)),
     )
     assert found.keys() == WEIGHTS.keys()
     for name, values in found.items():
@@ -121,7 +133,7 @@ def test_nearby_is_the_share_of_what_the_query_says() -> None:
 
 
 def test_the_one_who_was_asked_about_is_preferred() -> None:
-    assert list(parts(frame([0, 0, 0]), about=[2])["speaker"]) == [0, WEIGHTS["speaker"], 0]
+    assert list(parts(frame([0, 0, 0]), Asked(speakers=(2,)))["speaker"]) == [0, WEIGHTS["speaker"], 0]
     assert not parts(frame([0, 0, 0]))["speaker"].any()
 
 
@@ -137,6 +149,16 @@ def test_an_answer_has_a_share_in_its_question() -> None:
 
 def test_a_question_counts_less_than_what_tells() -> None:
     assert list(parts(frame([0, 0], asks=[True, False]))["question"]) == [WEIGHTS["question"], 0]
+
+
+def test_a_message_of_a_day_that_is_asked_about_is_preferred() -> None:
+    found = parts(frame([0, 0, 0]), Asked(days=(Span(date(1970, 1, 2), date(1970, 1, 2)),)))["date"]
+    assert found[1] == WEIGHTS["date"] > found[2] > found[0] > 0
+    assert not parts(frame([0, 0, 0]))["date"].any()
+
+
+def test_a_message_that_tells_a_time_is_preferred() -> None:
+    assert list(parts(frame([0, 0], times=[True, False]))["time"]) == [WEIGHTS["time"], 0]
 
 
 def test_nothing_is_made_of_nothing() -> None:
