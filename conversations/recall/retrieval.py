@@ -221,12 +221,24 @@ _MESSAGES = """
     string_agg(float8send(date_part('epoch', m.created)), ''),
     string_agg(int8send(hashbyteaextended(m.digest, 0)), ''),
     string_agg(int8send(hashtextextended(CASE WHEN m.name = '' THEN m.role ELSE m.name END, 0)), ''),
+    string_agg(boolsend(m.role = 'user'), ''),
+    string_agg(boolsend(m.name <> ''), ''),
     string_agg(boolsend(m.asks), ''),
     string_agg(boolsend(coalesce(m.lexemes @@ (SELECT to_tsquery(%(language)s::regconfig, %(times)s)), false)), ''),
     string_agg(int4send(coalesce(length(m.lexemes), 0)), '')
 """
-_TYPES = (">i8", ">f8", ">i8", ">i8", "?", "?", ">i4")
-_FIXED = len(_TYPES)
+# Their names, most as in Frame, and how they are packed.
+_KINDS = {
+    "ids": ">i8",
+    "seconds": ">f8",
+    "texts": ">i8",
+    "speakers": ">i8",
+    "by_user": "?",
+    "named": "?",
+    "asks": "?",
+    "times": "?",
+    "lengths": ">i4",
+}
 _COUNT = "string_agg(float4send(coalesce(ts_rank('{{1,1,1,1}}', m.lexemes, %(word{})s::tsquery), 0)), '')"
 
 # Vectors have length 1, so their inner product is their cosine, and faster to compute.
@@ -263,49 +275,32 @@ def _one(sql: str, parameters: dict[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The unpacked columns, oldest message first."""
+    """The unpacked columns, oldest message first. `of_frame` are those that go into the frame unchanged."""
 
     ids: Ints
-    seconds: Floats
     texts: Ints
-    speakers: Ints
-    asks: Bools
-    times: Bools
-    lengths: Floats
     counts: Floats
-    cosines: Floats
+    lengths: Floats
+    seconds: Floats
+    of_frame: dict[str, NDArray[Any]]
 
     @classmethod
     def of(cls, row: Sequence[Any], *, words: int) -> _Rows:
         """From the row that _columns() and _COSINES select."""
-        ids, seconds, texts, speakers, asks, times, lengths = map(_unpack, row[:_FIXED], _TYPES)
-        ranks = np.array([_unpack(column, ">f4") for column in row[_FIXED : _FIXED + words]]).reshape(words, len(ids))
-        order = np.lexsort((ids, seconds))
-        return cls(
-            ids=ids[order],
-            seconds=seconds[order],
-            texts=texts[order],
-            speakers=speakers[order],
-            asks=asks[order],
-            times=times[order],
-            lengths=lengths[order].astype(float),
-            counts=_counts(ranks[:, order]),
-            cosines=_best_cosines(ids[order], *map(_unpack, row[_FIXED + words :], (">i8", ">f8"))),
-        )
+        unpacked = {name: _unpack(column, kind) for (name, kind), column in zip(_KINDS.items(), row, strict=False)}
+        ids, ranked = unpacked["ids"], row[len(_KINDS) : len(_KINDS) + words]
+        ranks = np.array([_unpack(column, ">f4") for column in ranked]).reshape(words, len(ids))
+        order = np.lexsort((ids, unpacked["seconds"]))
+        columns = {name: column[order] for name, column in unpacked.items()}
+        columns["lengths"] = columns["lengths"].astype(float)
+        ids, texts = columns.pop("ids"), columns.pop("texts")
+        counts = _counts(ranks[:, order])
+        cosines = _best_cosines(ids, *map(_unpack, row[len(_KINDS) + words :], (">i8", ">f8")))
+        of_frame = columns | {"counts": counts, "cosines": cosines}
+        return cls(ids, texts, counts, columns["lengths"], columns["seconds"], of_frame)
 
     def as_retrieved(self, sessions: Ints, rarity: Floats) -> Retrieved:
-        frame = Frame(
-            seconds=self.seconds,
-            sessions=sessions,
-            speakers=self.speakers,
-            asks=self.asks,
-            times=self.times,
-            lengths=self.lengths,
-            counts=self.counts,
-            rarity=rarity,
-            cosines=self.cosines,
-        )
-        return Retrieved(frame=frame, ids=self.ids, texts=self.texts)
+        return Retrieved(Frame(sessions=sessions, rarity=rarity, **self.of_frame), self.ids, self.texts)
 
 
 def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:

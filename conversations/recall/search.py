@@ -25,6 +25,7 @@ from conversations.nearest import vector_literal
 from conversations.querysets import Scope
 from conversations.recall.dates import asks_for_time, spans
 from conversations.recall.names import in_first_person, mentions, same_person
+from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
 from conversations.recall.ranking import WEIGHTS, Asked, Floats, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
@@ -113,15 +114,19 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
     codes_by_name = dict(zip(names or (), codes or (), strict=True))
     mentioned = mentions(text, codes_by_name)
     meant = {mention.name for mention in mentioned}
+    is_statement = not is_question(text)  # a name in it is mostly an address: "Thanks, Ann!"
+    own_words = "" if is_statement or not meant else in_first_person(text, mentioned, settings.RESERVOIR_LANGUAGE)
     return Query(
         text=text,
-        wording=(in_first_person(text, mentioned, settings.RESERVOIR_LANGUAGE) if mentioned else "") or text,
+        wording=own_words or text,
         instance_id=instance_id,
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
         asked=Asked(
             speakers=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
             days=tuple(spans(text, timezone.now().date())),
+            is_statement=is_statement,
+            of_assistant=asks_what_the_assistant_said(text),
         ),
         for_time=asks_for_time(text),
     )

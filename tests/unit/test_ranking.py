@@ -34,6 +34,8 @@ def frame(
     asks: Sequence[bool] | None = None,
     sessions: Sequence[int] | None = None,
     times: Sequence[bool] | None = None,
+    lengths: Sequence[float] | None = None,
+    named: bool = True,
 ) -> Frame:
     """A frame of as many messages as a row of counts is long, or as there are cosines."""
     size = len(counts[0]) if counts else len(cosines or ())
@@ -42,9 +44,11 @@ def frame(
         seconds=np.array([86_400.0 * (day + 0.5) for day in range(size)]),
         sessions=np.array(sessions if sessions is not None else [0] * size, np.int64),
         speakers=np.array(speakers if speakers is not None else [1, 2] * size, np.int64)[:size],
+        by_user=np.array([True, False] * size, np.bool_)[:size],
+        named=np.full(size, named),
         asks=np.array(asks if asks is not None else [False] * size, np.bool_),
         times=np.array(times if times is not None else [False] * size, np.bool_),
-        lengths=np.full(size, 10.0),
+        lengths=np.array(lengths if lengths is not None else [10.0] * size),
         counts=table,
         rarity=idf((table > 0).sum(axis=1), size),
         cosines=np.array(cosines if cosines is not None else [nan] * size),
@@ -159,6 +163,31 @@ def test_a_message_of_a_day_that_is_asked_about_is_preferred() -> None:
 
 def test_a_message_that_tells_a_time_is_preferred() -> None:
     assert list(parts(frame([0, 0], times=[True, False]))["time"]) == [WEIGHTS["time"], 0]
+
+
+def test_messages_of_less_than_a_dozen_words_count_less() -> None:
+    assert list(parts(frame([0, 0, 0], lengths=[3, 12, 90]))["short"]) == [WEIGHTS["short"] * 0.75, 0, 0]
+
+
+def test_in_a_chat_with_an_assistant_the_user_states_the_facts() -> None:
+    chat = frame([0, 1, 0, 0], asks=[True, False, True, False], cosines=[0.9, 0.1, 0.1, 0.1], named=False)
+    found = parts(chat, Asked())
+    assert list(found["user"]) == [WEIGHTS["user"], 0, WEIGHTS["user"], 0]
+    assert not found["question"].any()
+    assert 0 < found["nearby"].max() < WEIGHTS["nearby"] / 2
+    assert not parts(chat, Asked(of_assistant=True))["user"].any()
+    between_people = parts(frame([0, 1, 0, 0], asks=[True, False, True, False]))
+    assert not between_people["user"].any()
+    assert between_people["question"].any()
+
+
+def test_in_a_statement_words_count_less_and_a_name_counts_nothing() -> None:
+    messages = frame([1, 0, 0, 0], cosines=[0.2, 0.9, 0.1, 0.1])
+    question, statement = parts(messages, Asked((1,))), parts(messages, Asked((1,), is_statement=True))
+    assert question["words"].max() > 2 * statement["words"].max() > 0
+    assert list(question["vector"]) == list(statement["vector"])
+    assert question["speaker"].any()
+    assert not statement["speaker"].any()
 
 
 def test_nothing_is_made_of_nothing() -> None:
