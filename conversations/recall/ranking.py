@@ -3,7 +3,7 @@
 Each part is scaled to at most 1, so its weight is the most it can contribute:
 
     score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .6 user
-            + date + .2 time - .3 question - .3 short
+            + .4 wish + date + .2 time - .3 question - .3 short
 
     vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
@@ -13,6 +13,8 @@ Each part is scaled to at most 1, so its weight is the most it can contribute:
     answer    `vector` of a question that another speaker asked up to three turns before, halved by each turn between
     user      1 if the user wrote the message in a chat with an assistant, where they state the facts, and its `vector`
               or `words` is .5 or more; less below
+    wish      1 for the four standing wishes ("always ...", "I prefer ...") in a chat with an assistant that are nearest
+              to the query, or the latest, if there are no vectors
     date      1 if the message was written on a day that the query names, less the longer before or after
     time      1 if the query asks when or how long, and the message has a word such as "yesterday" or "week"
     question  1 if the message ends in a question mark: the facts are in its answer
@@ -50,16 +52,25 @@ WEIGHTS: Mapping[str, float] = {
     "speaker": 0.5,
     "answer": 0.5,
     "user": 0.6,
+    "wish": 0.4,
     "date": 1.0,
     "time": 0.2,
     "question": -0.3,
     "short": -0.3,
 }
-STATEMENT: Mapping[str, float] = {"words": 0.3, "session": 0.25, "nearby": 0.1, "speaker": 0.0, "answer": 0.2}
+STATEMENT: Mapping[str, float] = {
+    "words": 0.3,
+    "session": 0.25,
+    "nearby": 0.1,
+    "speaker": 0.0,
+    "answer": 0.2,
+    "wish": 0.25,
+}
 WITH_ASSISTANT: Mapping[str, float] = {"nearby": 0.1, "answer": 0.2, "question": 0.0}
 
 SESSION_GAP = timedelta(hours=4)  # a night, or half a working day, separates two sessions
 AROUND = 3  # turns on each side that count as nearby
+WISHES = 4
 LONG_ENOUGH = 12  # lexemes
 MOSTLY = 0.5
 
@@ -74,6 +85,7 @@ class Frame:
     by_user: Bools  # whether its role is user, else assistant
     named: Bools  # whether its speaker has a name
     asks: Bools  # whether it is a question
+    wishes: Bools  # whether it holds a standing wish
     times: Bools  # whether it has a word of time, if the query asks for one
     lengths: Floats  # in lexemes
     counts: Floats  # one row for each of the query's lexemes: its occurrences in each message
@@ -128,6 +140,7 @@ def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:
         "speaker": np.isin(frame.speakers, asked.speakers).astype(float),
         "answer": _answer(frame, near, vector),
         "user": np.minimum(2 * np.maximum(vector, words), 1.0) * frame.by_user * counts_user,
+        "wish": _wish(frame) if frame.with_assistant else np.zeros(len(frame)),
         "date": closeness(asked.days, frame.seconds),
         "time": frame.times.astype(float),
         "question": frame.asks.astype(float),
@@ -235,3 +248,11 @@ def _answer(frame: Frame, near: Neighbours, vector: Floats) -> Floats:
         by_others[to] = frame.speakers[to] != frame.speakers[from_]
         np.maximum(answer, 0.5 ** (distance - 1) * near.of(asked, distance) * by_others, out=answer)
     return answer
+
+
+def _wish(frame: Frame) -> Floats:
+    chosen = np.zeros(len(frame))
+    wishes = np.flatnonzero(frame.wishes)[::-1]  # latest first, which decides between equals
+    nearest = np.argsort(-np.nan_to_num(frame.cosines[wishes]), kind="stable")[:WISHES]
+    chosen[wishes[nearest]] = 1.0
+    return chosen

@@ -30,6 +30,7 @@ READ_WHOLE = 20_000
 
 CANDIDATES = 100  # by vector, and as many again by words
 RARE = 4_000  # messages that rare words may match; of these, the best by words become candidates
+WISHES = 40  # the latest, of which the nearest are shown
 WINDOW = 12  # turns read on each side of a candidate
 
 
@@ -89,7 +90,7 @@ def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
 def _retrieve_around_candidates(request: RetrievalRequest) -> Retrieved:
     hits = _Hits.none(request) if not request.words else _find_by_words(request)
     with transaction.atomic():
-        centres = np.union1d(_find_by_vector(request), hits.best)
+        centres = np.union1d(np.union1d(_find_by_vector(request), hits.best), _latest_wishes(request))
         return _retrieve_around(request, centres, hits.rarity)
 
 
@@ -164,6 +165,18 @@ def _find_by_vector(request: RetrievalRequest) -> Ints:
         return np.array([row[0] for row in cursor.fetchall()], np.int64)
 
 
+def _latest_wishes(request: RetrievalRequest) -> Ints:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT m.id FROM conversations_message m
+            WHERE m.instance_id = %s AND m.wish AND {_RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES}
+            """,  # noqa: S608
+            [request.instance_id],
+        )
+        return np.array([row[0] for row in cursor.fetchall()], np.int64)
+
+
 def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -> Retrieved:
     words = [word.lexeme for word in request.words]
     sql = f"""
@@ -224,6 +237,7 @@ _MESSAGES = """
     string_agg(boolsend(m.role = 'user'), ''),
     string_agg(boolsend(m.name <> ''), ''),
     string_agg(boolsend(m.asks), ''),
+    string_agg(boolsend(m.wish), ''),
     string_agg(boolsend(coalesce(m.lexemes @@ (SELECT to_tsquery(%(language)s::regconfig, %(times)s)), false)), ''),
     string_agg(int4send(coalesce(length(m.lexemes), 0)), '')
 """
@@ -236,6 +250,7 @@ _KINDS = {
     "by_user": "?",
     "named": "?",
     "asks": "?",
+    "wishes": "?",
     "times": "?",
     "lengths": ">i4",
 }

@@ -37,7 +37,7 @@ PARTS = (*WEIGHTS,)
 RELEVANT = 0.5
 """Messages that score below this share of the best score are not relevant."""
 
-EVIDENCE = ("vector", "words", "session", "nearby", "date")
+EVIDENCE = ("vector", "words", "session", "nearby", "wish", "date")
 """A candidate needs a score above 0 in one of these parts: the speaker alone answers nothing."""
 
 LONGEST_QUERY = 10_000  # characters of a query whose words are used
@@ -81,6 +81,11 @@ class Candidate:
     score: float
     relevant: bool
     parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def is_wish(self) -> bool:
+        """Whether it is one of the user's standing wishes, which are shown whatever the query."""
+        return "wish" in self.parts and self.parts["wish"].score > 0
 
     @property
     def text(self) -> str:
@@ -183,7 +188,10 @@ def _best(retrieved: Retrieved, scored: dict[str, Floats], score: Floats, limit:
     order = np.lexsort((-np.arange(len(score)), -score))
     order = order[evident[order]]
     _, first = np.unique(retrieved.texts[order], return_index=True)
-    return [int(place) for place in order[np.sort(first)][:limit]]
+    distinct = order[np.sort(first)]
+    wishes = scored["wish"][distinct] > 0  # never beyond the limit
+    chosen = np.flatnonzero(wishes | (np.cumsum(~wishes) <= limit - wishes.sum()))
+    return [int(place) for place in distinct[chosen][:limit]]
 
 
 def _fetch(
@@ -227,7 +235,7 @@ def _fetch(
                 start=start,
                 end=end,
                 score=float(score[place]),
-                relevant=bool(score[place] >= RELEVANT * score[best[0]]),
+                relevant=bool(score[place] >= RELEVANT * score[best[0]] or scored["wish"][place] > 0),
                 parts={name: of_best[number] for name, of_best in shares.items()},
             )
         )

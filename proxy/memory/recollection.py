@@ -22,7 +22,7 @@ from conversations.states import MemoryState
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn
 from proxy.prompt.counting import Count
-from proxy.prompt.enrichment import without_block
+from proxy.prompt.enrichment import wishes_first, without_block
 from proxy.prompt.injection import Reused
 
 __all__ = ["CANDIDATES", "PARTS", "RecallRequest", "Recollection", "as_memory", "question_key", "recollect"]
@@ -85,9 +85,10 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
     present |= {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # a turn with an image is added as its text, which has another digest
     relevant = (each for each in found if each.relevant and each.digest not in present and each.id not in added)
+    memories = wishes_first([*map(as_memory, relevant)], settings.RESERVOIR_WISH_BUDGET, request.count)
     return Recollection(
         state=state,
-        additions=Additions(turns, tuple(map(as_memory, relevant))),
+        additions=Additions(turns, memories),
         candidates=tuple(found),
         vector=None if vectors is None else vectors[:1],
         model=model,
@@ -97,7 +98,15 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
 
 def as_memory(candidate: Candidate) -> Memory:
     """A candidate as the model would see it."""
-    return Memory(candidate.id, candidate.role, candidate.name, candidate.created, candidate.text, candidate.score)
+    return Memory(
+        candidate.id,
+        candidate.role,
+        candidate.name,
+        candidate.created,
+        candidate.text,
+        candidate.score,
+        candidate.is_wish,
+    )
 
 
 def question_key(chat: Chat) -> bytes:

@@ -118,6 +118,30 @@ def test_a_question_for_a_time_prefers_turns_that_tell_one() -> None:
     assert all(each.parts["time"].score == 0 for each in look("Which colour is the parcel?"))
 
 
+def test_standing_wishes_are_found_whatever_is_asked() -> None:
+    said = [
+        "Always answer in French",
+        "D'accord",
+        *["I keep bees in the garden", "How nice"] * 3,
+        "I keep bees",
+        "Good",
+    ]
+    wish = remember(*said)[0]
+    found_wish = next(each for each in look("How do I keep bees?", limit=2) if each.id == wish)
+    assert found_wish.is_wish
+    assert found_wish.relevant
+    assert found_wish.parts["wish"].score > 0
+    assert not any(each.is_wish for each in look("How do I keep bees?") if each.id != wish)
+
+
+def test_what_an_assistant_says_or_people_say_to_each_other_is_no_wish() -> None:
+    remember("Thanks", "Always answer in French")
+    remember("Ann: Always be kind", "Bob: I keep bees", scope=Scope("tests", "people"))
+    assert Message.objects.filter(wish=True).values_list("content", flat=True).get() == "Always be kind"
+    people = look("bees", scope=Scope("tests", "people"))
+    assert not any(each.is_wish for each in people)
+
+
 def test_an_answer_is_found_by_its_question() -> None:
     remember("Where did you put the spare key?", "Under the flower pot", "I see", "So it goes")
     assert found("spare key")[:2] == ["Where did you put the spare key?", "Under the flower pot"]
@@ -362,6 +386,13 @@ def test_in_a_large_scope_words_and_their_neighbours_are_found() -> None:
     best = look("spare key", [0, 0, 1])
     assert {candidate.id for candidate in best[:2]} == set(ids[100:102])
     assert len(best) < 20
+
+
+@pytest.mark.usefixtures("around_few")
+def test_in_a_large_scope_standing_wishes_are_found() -> None:
+    (wish,) = remember("Never use tables")
+    large_scope()
+    assert wish in {each.id for each in look("spare key") if each.is_wish}
 
 
 @pytest.mark.usefixtures("around_few")

@@ -36,6 +36,7 @@ def frame(
     times: Sequence[bool] | None = None,
     lengths: Sequence[float] | None = None,
     named: bool = True,
+    wishes: Sequence[bool] | None = None,
 ) -> Frame:
     """A frame of as many messages as a row of counts is long, or as there are cosines."""
     size = len(counts[0]) if counts else len(cosines or ())
@@ -47,6 +48,7 @@ def frame(
         by_user=np.array([True, False] * size, np.bool_)[:size],
         named=np.full(size, named),
         asks=np.array(asks if asks is not None else [False] * size, np.bool_),
+        wishes=np.array(wishes if wishes is not None else [False] * size, np.bool_),
         times=np.array(times if times is not None else [False] * size, np.bool_),
         lengths=np.array(lengths if lengths is not None else [10.0] * size),
         counts=table,
@@ -179,6 +181,15 @@ def test_in_a_chat_with_an_assistant_the_user_states_the_facts() -> None:
     between_people = parts(frame([0, 1, 0, 0], asks=[True, False, True, False]))
     assert not between_people["user"].any()
     assert between_people["question"].any()
+
+
+def test_the_standing_wishes_nearest_to_the_query_count_in_a_chat_with_an_assistant() -> None:
+    cosines, wishes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [True] * 5 + [False]
+    found = parts(frame(cosines=cosines, wishes=wishes, named=False))["wish"]
+    assert list(found > 0) == [False, True, True, True, True, False]
+    latest = parts(frame([0] * 6, wishes=wishes, named=False))["wish"]
+    assert list(latest) == list(found)
+    assert not parts(frame(cosines=cosines, wishes=wishes))["wish"].any()
 
 
 def test_in_a_statement_words_count_less_and_a_name_counts_nothing() -> None:
