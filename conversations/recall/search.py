@@ -23,10 +23,11 @@ from django.utils import timezone
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
+from conversations.recall.baselines import BASELINES
 from conversations.recall.dates import asks_for_time, spans
 from conversations.recall.names import in_first_person, mentions, same_person
 from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
-from conversations.recall.ranking import WEIGHTS, Asked, Floats, parts
+from conversations.recall.ranking import WEIGHTS, Asked, Bools, Floats, Frame, Ints, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
 from conversations.turns import storable
@@ -144,11 +145,12 @@ def search(
     model: str,
     limit: int = CANDIDATES,
     without: Collection[str] = (),
+    baseline: str = "",
 ) -> list[Candidate]:
     """At most `limit` messages that answer the query, best first; of those that say the same, only the best.
 
     `vector` is that of the query's wording under the embedding model named `model`; None searches by words only.
-    `without` names parts of the formula to leave out.
+    `without` names parts of the formula to leave out; `baseline`, one of BASELINES to rank by in place of the formula.
     """
     if query.instance_id is None or limit < 1:
         return []
@@ -162,12 +164,16 @@ def search(
             for_time=query.for_time,
         )
     )
-    scored = parts(retrieved.frame, query.asked)
-    for name in without:
-        scored[name] = np.zeros_like(scored[name])
+    scored = _scored(retrieved.frame, query.asked, without, baseline)
     score = np.sum([*scored.values()], axis=0)
     best = _best(retrieved, scored, score, limit)
     return _fetch(query, model, vector, retrieved, scored, score, best)
+
+
+def _scored(frame: Frame, asked: Asked, without: Collection[str], baseline: str) -> dict[str, Floats]:
+    if baseline:
+        return {baseline: BASELINES[baseline](frame)}
+    return {name: np.zeros_like(values) if name in without else values for name, values in parts(frame, asked).items()}
 
 
 def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
@@ -184,14 +190,19 @@ def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
 
 def _best(retrieved: Retrieved, scored: dict[str, Floats], score: Floats, limit: int) -> list[int]:
     """Positions in the frame of the best messages, one for each text. Among equals, the latest comes first."""
-    evident = np.any([scored[name] > 0 for name in EVIDENCE], axis=0)
+    evident = np.any([scored[name] > 0 for name in (*EVIDENCE, *BASELINES) if name in scored], axis=0)
     order = np.lexsort((-np.arange(len(score)), -score))
     order = order[evident[order]]
     _, first = np.unique(retrieved.texts[order], return_index=True)
     distinct = order[np.sort(first)]
-    wishes = scored["wish"][distinct] > 0  # never beyond the limit
+    wishes = _wishes(scored, distinct)  # they are never beyond the limit
     chosen = np.flatnonzero(wishes | (np.cumsum(~wishes) <= limit - wishes.sum()))
     return [int(place) for place in distinct[chosen][:limit]]
+
+
+def _wishes(scored: dict[str, Floats], places: Ints) -> Bools:
+    """Which of these messages are standing wishes to show."""
+    return scored["wish"][places] > 0 if "wish" in scored else np.zeros(len(places), np.bool_)
 
 
 def _fetch(
@@ -216,6 +227,7 @@ def _fetch(
         )
         rows = {row[0]: row for row in cursor.fetchall()}
     stems = [word.lexeme for word in query.words]
+    wishes = _wishes(scored, np.array(best, np.int64))
     shares = {name: _parts_of(values, best) for name, values in scored.items()}
     candidates = []
     for number, place in enumerate(best):
@@ -224,6 +236,7 @@ def _fetch(
         id_, role, name, created, content, digest, starts, ends, cosines = row
         pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
         start, end = best_span(content, pieces, stems)
+        is_relevant = score[place] >= RELEVANT * score[best[0]] or wishes[number]
         candidates.append(
             Candidate(
                 id=id_,
@@ -235,7 +248,7 @@ def _fetch(
                 start=start,
                 end=end,
                 score=float(score[place]),
-                relevant=bool(score[place] >= RELEVANT * score[best[0]] or scored["wish"][place] > 0),
+                relevant=bool(is_relevant),
                 parts={name: of_best[number] for name, of_best in shares.items()},
             )
         )
