@@ -10,7 +10,7 @@ import re
 
 KEYWORDS = 4  # words of a query such as "spare key"
 
-_SENTENCE = re.compile(r"[.!,;:。！，]|\bI\b|\bI'm\b|[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff]{5}")  # noqa: RUF001
+_SENTENCE = re.compile(r"[.!,;:]|\bI\b")
 _MARKS = re.compile("[?？؟]")  # noqa: RUF001
 _VERB = (
     "is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should|shall|may|might|isn't|aren't|wasn't|don't"
@@ -29,9 +29,8 @@ _BEGINS = re.compile(
     r")\b",
     re.IGNORECASE,
 )
-_IN_CHINESE_OR_JAPANESE = re.compile(
-    "什么|什麼|谁|誰|哪|怎么|怎麼|怎样|为何|多少|[几幾]|吗|嗎|呢|何时|如何|是否|总结|か$"
-)
+# Scripts without spaces: pairs of characters are better evidence than the local model's vectors, whatever the phrasing.
+_UNSPACED = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e01-\u0e4e]")
 _PAST = (
     "said|told|suggested|recommended|mentioned|explained|advised|gave|proposed|wrote|listed|showed|described|answered"
 )
@@ -46,10 +45,14 @@ _ASSISTANT_SAID = re.compile(
 
 
 def is_question(text: str) -> bool:
-    """Whether a query asks something, in some languages by its first words, else by its mark; or is a few keywords."""
+    """Whether the words of a query are like those of its answer.
+
+    So it is if the query asks something (in some languages shown by its first words, in others by its mark), if it is
+    a few keywords, and in scripts without spaces.
+    """
     if len(text.split()) <= KEYWORDS and not _SENTENCE.search(text):
         return True
-    return bool(_MARKS.search(text) or _BEGINS.match(text) or _IN_CHINESE_OR_JAPANESE.search(text))
+    return bool(_MARKS.search(text) or _BEGINS.match(text) or _UNSPACED.search(text))
 
 
 def asks_what_the_assistant_said(text: str) -> bool:

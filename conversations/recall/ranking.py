@@ -2,7 +2,7 @@
 
 Each part is scaled to at most 1, so its weight is the most it can contribute:
 
-    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .6 user
+    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .5 user
             + .4 wish + date + .2 time - .3 question - .3 short
 
     vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
@@ -26,7 +26,7 @@ mislead: they count less, and a name in it is an address. WITH_ASSISTANT and STA
 
 A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
 ties: as a weight it would bury old messages, and those are what a memory is for. The weights were chosen on public
-conversations between people; docs/recall.md tells how, and what each part is worth.
+conversations of three kinds; docs/recall.md tells how, and what each part is worth.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WEIGHTS: Mapping[str, float] = {
     "nearby": 0.5,
     "speaker": 0.5,
     "answer": 0.5,
-    "user": 0.6,
+    "user": 0.5,
     "wish": 0.4,
     "date": 1.0,
     "time": 0.2,

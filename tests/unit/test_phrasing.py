@@ -20,6 +20,7 @@ from conversations.recall.phrasing import asks_what_the_assistant_said, is_quest
         "wann war das",
         "我的猫叫什么",
         "猫はどこですか",
+        "我今天很累",
         "spare key",
     ],
 )
@@ -36,7 +37,6 @@ def test_questions(text: str) -> None:
         "Had a great time at the lake",
         "Write a toast for my sister",
         "def area(r): return 3.14 * r * r",
-        "我今天很累",
         "I am tired",
         "Thanks, Ann!",
     ],
