@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from math import cos, sin
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -140,6 +142,14 @@ def test_what_an_assistant_says_or_people_say_to_each_other_is_no_wish() -> None
     assert Message.objects.filter(wish=True).values_list("content", flat=True).get() == "Always be kind"
     people = look("bees", scope=Scope("tests", "people"))
     assert not any(each.is_wish for each in people)
+
+
+def test_the_migration_marks_the_wishes_among_earlier_messages() -> None:
+    wish, *_ = remember("Always be brief", "Always be nice", "I keep bees", "Good")
+    Message.objects.update(wish=False)
+    migration = import_module("conversations.migrations.0011_standing_wishes")
+    migration.mark_wishes(None, SimpleNamespace(connection=connection))
+    assert list(Message.objects.filter(wish=True).values_list("pk", flat=True)) == [wish]
 
 
 def test_an_answer_is_found_by_its_question() -> None:
