@@ -23,7 +23,7 @@ from benchmarks.home import home
 
 START = 0.5
 GRID = tuple(round(0.2 * step, 1) for step in range(8))  # 0 to 1.4, or 0 to -1.4 for the part that is subtracted
-SUBTRACTED = "question"
+SUBTRACTED = ("question", "short")
 ROUNDS = 6
 DEPTH = 200
 
@@ -85,7 +85,7 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 
 
 def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
-    """The ids of a scope's messages, latest first, and the unweighted parts of their scores."""
+    """The ids of a scope's messages, latest first, and the parts of their scores over the weights."""
     from conversations.recall.ranking import WEIGHTS, parts
     from conversations.recall.retrieval import RetrievalRequest, retrieve
     from conversations.recall.search import prepare_query
@@ -94,7 +94,7 @@ def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Flo
     assert query.instance_id is not None
     vector = embedder.embed([query.wording])[0].tolist()
     found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
-    scored = parts(found.frame, about=query.about.code if query.about else None)
+    scored = parts(found.frame, query.asked)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
 
 
@@ -109,14 +109,14 @@ def found_in_ten(asked: Sequence[Asked], weights: Floats) -> float:
 
 def fitted(asked: Sequence[Asked], names: Sequence[str]) -> Floats:
     """The weights, all from the grid, that find the most evidence."""
-    weights = np.array([-START if name == SUBTRACTED else START for name in names])
+    weights = np.array([-START if name in SUBTRACTED else START for name in names])
     best = found_in_ten(asked, weights)
     for _ in range(ROUNDS):
         before = best
         for at, name in enumerate(names):
             for value in GRID:
                 tried = weights.copy()
-                tried[at] = -value if name == SUBTRACTED else value
+                tried[at] = -value if name in SUBTRACTED else value
                 if (reached := found_in_ten(asked, tried)) > best:
                     best, weights = reached, tried
         if best == before:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, overload
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -13,6 +14,7 @@ from django.utils import timezone
 from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
+from conversations.recall.wishes import is_wish
 from conversations.turns import Count, Turn
 
 # Counting the tokens of 32 MB can take half a minute, too long for a transaction. Longer texts are estimated.
@@ -79,6 +81,7 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
         digest=turn.digest,
         tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else estimated_tokens(turn.content),
         asks=asks(turn.content),
+        wish=turn.role == "user" and is_wish(turn.content, settings.RESERVOIR_LANGUAGE),
         lexemes=search_vector(instance.pk, turn.name, turn.content),
         embed_due=timezone.now() if turn.content.strip() else None,
         **fields,

@@ -169,6 +169,7 @@ class Message(models.Model):
     partial = models.BooleanField(default=False)  # the answer was cut short
     abandoned = models.BooleanField(default=False)  # on a branch that the client has left
     asks = models.BooleanField(default=False)  # is a question, see lexemes.asks()
+    wish = models.BooleanField(default=False, db_default=False)  # says what the user always wants, see wishes.py
     lexemes = SearchVectorField(null=True)  # for search by words, see lexemes.py
     # When the backlog should embed it, or the end of a worker's lease; None if there is nothing to do.
     embed_due = models.DateTimeField(null=True)
@@ -189,6 +190,7 @@ class Message(models.Model):
             # Without a list of pending entries, which every search would have to scan.
             GinIndex(fields=["lexemes"], name="message_by_words", fastupdate=False),
             models.Index(fields=["instance", "name"], name="message_by_name", condition=~Q(name="")),
+            models.Index(fields=["instance", "-created"], name="message_wish", condition=Q(wish=True)),
             models.Index(fields=["-id"], name="message_of_tool", condition=Q(role="tool")),  # also rare
         ]
 

@@ -41,6 +41,8 @@ RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 300, 
 RESERVOIR_SPOOL_LIMIT = env.integer("RESERVOIR_SPOOL_LIMIT", 2**30, least=2**20)
 # Tokens of the block of recalled memories, as rendered.
 RESERVOIR_MEMORY_BUDGET = env.integer("RESERVOIR_MEMORY_BUDGET", 1000)
+# Tokens of that block that standing wishes ("always ...", "I prefer ...") take before anything else.
+RESERVOIR_WISH_BUDGET = env.integer("RESERVOIR_WISH_BUDGET", 150)
 # Number and tokens of the latest messages that are added as turns if the client sends no history.
 RESERVOIR_RECENT_MESSAGES = env.integer("RESERVOIR_RECENT_MESSAGES", 15)
 RESERVOIR_RECENT_TOKENS = env.integer("RESERVOIR_RECENT_TOKENS", 1000)

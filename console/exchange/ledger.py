@@ -22,7 +22,12 @@ ARMS = {
     "nearby": ("nearby", "how many of the question's words appear in the messages around it"),
     "speaker": ("speaker", "whether the question names its speaker"),
     "answer": ("answers", "whether it follows a similar question"),
+    "user": ("user", "whether the user wrote it, in a chat with an assistant"),
+    "wish": ("wish", "whether it says what the user always wants"),
+    "date": ("date", "whether it was written on a day that the question names"),
+    "time": ("time", "whether it tells a time that the question asks for"),
     "question": ("asks", "a question tells less than its answer"),
+    "short": ("short", "a few words tell little"),
 }
 
 # The part of each message's text that recall found.

@@ -32,6 +32,16 @@ class Role(Fixed):
     values = ("user", "assistant", "tool")
 
 
+class Wish(admin.SimpleListFilter):
+    title, parameter_name = "standing wishes", "wish"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1", "only")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(wish=True) if self.value() == "1" else queryset
+
+
 class Memory(Fixed):
     title = parameter_name = "memory"
     values = tuple(state.value for state in MemoryState)

@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from console import message_page, searching, tags
 from console.lists.base import ReadOnly
 from console.lists.columns import SNIPPET, scope_link
-from console.lists.filters import InInstance, InPartition, Role
+from console.lists.filters import InInstance, InPartition, Role, Wish
 from conversations.models import Message
 
 
@@ -23,7 +23,7 @@ class MessageAdmin(ReadOnly):
     list_display = ("at", "said_by", "beginning", "scope", "size")
     list_display_links = ("at", "beginning")
     list_select_related = ("instance__partition",)
-    list_filter = (InPartition, InInstance, Role, "created")
+    list_filter = (InPartition, InInstance, Role, Wish, "created")
     search_fields = ("content",)
     search_help_text = 'Words of the message; "quotes" for a phrase, -word to leave out'
     sortable_by = ()

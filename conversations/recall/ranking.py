@@ -2,7 +2,8 @@
 
 Each part is scaled to at most 1, so its weight is the most it can contribute:
 
-    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer - .3 question
+    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .5 user
+            + .4 wish + date + .2 time - .3 question - .3 short
 
     vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
     words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
@@ -10,11 +11,22 @@ Each part is scaled to at most 1, so its weight is the most it can contribute:
     nearby    share of the query's inverse document frequency that occurs within three turns of the message
     speaker   1 if the query names exactly one participant, and the message is theirs
     answer    `vector` of a question that another speaker asked up to three turns before, halved by each turn between
+    user      1 if the user wrote the message in a chat with an assistant, where they state the facts, and its `vector`
+              or `words` is .5 or more; less below
+    wish      1 for the four standing wishes ("always ...", "I prefer ...") in a chat with an assistant that are nearest
+              to the query, or the latest, if there are no vectors
+    date      1 if the message was written on a day that the query names, less the longer before or after
+    time      1 if the query asks when or how long, and the message has a word such as "yesterday" or "week"
     question  1 if the message ends in a question mark: the facts are in its answer
+    short     1 if the message has no words, down to 0 at a dozen: "Yes, exactly" answers nothing
+
+In a chat with an assistant, the user's facts come with a question ("I use Flask 2.3, how do I ..."), and the answer
+repeats its words: `question` counts nothing, `nearby` and `answer` little. In a query that is a statement, words
+mislead: they count less, and a name in it is an address. WITH_ASSISTANT and STATEMENT have these weights.
 
 A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
 ties: as a weight it would bury old messages, and those are what a memory is for. The weights were chosen on public
-conversations between people; docs/recall.md tells how, and what each part is worth.
+conversations of three kinds; docs/recall.md tells how, and what each part is worth.
 """
 
 from __future__ import annotations
@@ -25,6 +37,8 @@ from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
+
+from conversations.recall.dates import Span, closeness
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,20 +51,42 @@ WEIGHTS: Mapping[str, float] = {
     "nearby": 0.5,
     "speaker": 0.5,
     "answer": 0.5,
+    "user": 0.5,
+    "wish": 0.4,
+    "date": 1.0,
+    "time": 0.2,
     "question": -0.3,
+    "short": -0.3,
 }
+STATEMENT: Mapping[str, float] = {
+    "words": 0.3,
+    "session": 0.25,
+    "nearby": 0.1,
+    "speaker": 0.0,
+    "answer": 0.2,
+    "wish": 0.25,
+}
+WITH_ASSISTANT: Mapping[str, float] = {"nearby": 0.1, "answer": 0.2, "question": 0.0}
 
 SESSION_GAP = timedelta(hours=4)  # a night, or half a working day, separates two sessions
 AROUND = 3  # turns on each side that count as nearby
+WISHES = 4
+LONG_ENOUGH = 12  # lexemes
+MOSTLY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The formula's input: one entry for each message, oldest first."""
 
+    seconds: Floats  # when it was written (Unix time)
     sessions: Ints  # the number of its session, ascending
     speakers: Ints  # any number that identifies the speaker
+    by_user: Bools  # whether its role is user, else assistant
+    named: Bools  # whether its speaker has a name
     asks: Bools  # whether it is a question
+    wishes: Bools  # whether it holds a standing wish
+    times: Bools  # whether it has a word of time, if the query asks for one
     lengths: Floats  # in lexemes
     counts: Floats  # one row for each of the query's lexemes: its occurrences in each message
     rarity: Floats  # idf() of each of the query's lexemes
@@ -59,23 +95,57 @@ class Frame:
     def __len__(self) -> int:
         return len(self.sessions)
 
+    @property
+    def with_assistant(self) -> bool:
+        """Whether this is a chat with an assistant: most messages with the role of one have no name."""
+        named = self.named[~self.by_user]
+        return bool(named.size) and bool(named.mean() < MOSTLY)
 
-def parts(frame: Frame, *, about: int | None) -> dict[str, Floats]:
-    """The weighted parts of each message's score. `about` is the speaker that the query is about, if any."""
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a query asks about."""
+
+    speakers: tuple[int, ...] = ()  # the one person whom it names, under each of their names
+    days: tuple[Span, ...] = ()
+    is_statement: bool = False
+    of_assistant: bool = False  # it asks what the assistant said
+
+
+def parts(frame: Frame, asked: Asked) -> dict[str, Floats]:
+    """The weighted parts of each message's score."""
+    counting = weights(frame, asked)
+    return {name: counting[name] * values for name, values in unweighted(frame, asked).items()}
+
+
+def weights(frame: Frame, asked: Asked) -> dict[str, float]:
+    """The weight of each part for this kind of query and of conversation."""
+    for_query = STATEMENT if asked.is_statement else {}
+    return {**WEIGHTS, **for_query, **(WITH_ASSISTANT if frame.with_assistant else {})}
+
+
+def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:
+    """The parts of each message's score, from 0 to 1."""
     if not len(frame):
         return {name: np.zeros(0) for name in WEIGHTS}
     near = Neighbours(frame.sessions)
     vector = from_baseline(frame.cosines)
-    values_by_part = {
+    words = _words(frame, near)
+    counts_user = frame.with_assistant and not asked.of_assistant
+    return {
         "vector": vector,
-        "words": _words(frame, near),
+        "words": words,
         "session": _session(frame, vector),
         "nearby": _nearby(frame, near),
-        "speaker": (frame.speakers == about).astype(float) if about is not None else np.zeros(len(frame)),
+        "speaker": np.isin(frame.speakers, asked.speakers).astype(float),
         "answer": _answer(frame, near, vector),
+        "user": np.minimum(2 * np.maximum(vector, words), 1.0) * frame.by_user * counts_user,
+        "wish": _wish(frame) if frame.with_assistant else np.zeros(len(frame)),
+        "date": closeness(asked.days, frame.seconds),
+        "time": frame.times.astype(float),
         "question": frame.asks.astype(float),
+        "short": np.maximum(1 - frame.lengths / LONG_ENOUGH, 0.0),
     }
-    return {name: WEIGHTS[name] * values for name, values in values_by_part.items()}
 
 
 def session_numbers(seconds: Floats, follows: Bools | None = None) -> Ints:
@@ -178,3 +248,11 @@ def _answer(frame: Frame, near: Neighbours, vector: Floats) -> Floats:
         by_others[to] = frame.speakers[to] != frame.speakers[from_]
         np.maximum(answer, 0.5 ** (distance - 1) * near.of(asked, distance) * by_others, out=answer)
     return answer
+
+
+def _wish(frame: Frame) -> Floats:
+    chosen = np.zeros(len(frame))
+    wishes = np.flatnonzero(frame.wishes)[::-1]  # latest first, which decides between equals
+    nearest = np.argsort(-np.nan_to_num(frame.cosines[wishes]), kind="stable")[:WISHES]
+    chosen[wishes[nearest]] = 1.0
+    return chosen

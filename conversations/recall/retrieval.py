@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from django.conf import settings
 from django.db import connection, transaction
 from numpy.typing import NDArray
 
 from conversations import nearest
 from conversations.lexemes import as_query, scope_lexeme
+from conversations.recall.dates import time_words
 from conversations.recall.ranking import Bools, Floats, Frame, Ints, bm25, idf, session_numbers
 
 READ_WHOLE = 20_000
@@ -28,6 +30,7 @@ READ_WHOLE = 20_000
 
 CANDIDATES = 100  # by vector, and as many again by words
 RARE = 4_000  # messages that rare words may match; of these, the best by words become candidates
+WISHES = 40  # the latest, of which the nearest are shown
 WINDOW = 12  # turns read on each side of a candidate
 
 
@@ -48,6 +51,7 @@ class RetrievalRequest:
     words: Sequence[Word]
     vector: Sequence[float] | None  # of the query; None: search by words only
     model: str  # the embedding model's name
+    for_time: bool = False  # whether words of time matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
 def _retrieve_around_candidates(request: RetrievalRequest) -> Retrieved:
     hits = _Hits.none(request) if not request.words else _find_by_words(request)
     with transaction.atomic():
-        centres = np.union1d(_find_by_vector(request), hits.best)
+        centres = np.union1d(np.union1d(_find_by_vector(request), hits.best), _latest_wishes(request))
         return _retrieve_around(request, centres, hits.rarity)
 
 
@@ -161,6 +165,18 @@ def _find_by_vector(request: RetrievalRequest) -> Ints:
         return np.array([row[0] for row in cursor.fetchall()], np.int64)
 
 
+def _latest_wishes(request: RetrievalRequest) -> Ints:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT m.id FROM conversations_message m
+            WHERE m.instance_id = %s AND m.wish AND {_RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES}
+            """,  # noqa: S608
+            [request.instance_id],
+        )
+        return np.array([row[0] for row in cursor.fetchall()], np.int64)
+
+
 def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -> Retrieved:
     words = [word.lexeme for word in request.words]
     sql = f"""
@@ -218,9 +234,26 @@ _MESSAGES = """
     string_agg(float8send(date_part('epoch', m.created)), ''),
     string_agg(int8send(hashbyteaextended(m.digest, 0)), ''),
     string_agg(int8send(hashtextextended(CASE WHEN m.name = '' THEN m.role ELSE m.name END, 0)), ''),
+    string_agg(boolsend(m.role = 'user'), ''),
+    string_agg(boolsend(m.name <> ''), ''),
     string_agg(boolsend(m.asks), ''),
+    string_agg(boolsend(m.wish), ''),
+    string_agg(boolsend(coalesce(m.lexemes @@ (SELECT to_tsquery(%(language)s::regconfig, %(times)s)), false)), ''),
     string_agg(int4send(coalesce(length(m.lexemes), 0)), '')
 """
+# Their names, most as in Frame, and how they are packed.
+_KINDS = {
+    "ids": ">i8",
+    "seconds": ">f8",
+    "texts": ">i8",
+    "speakers": ">i8",
+    "by_user": "?",
+    "named": "?",
+    "asks": "?",
+    "wishes": "?",
+    "times": "?",
+    "lengths": ">i4",
+}
 _COUNT = "string_agg(float4send(coalesce(ts_rank('{{1,1,1,1}}', m.lexemes, %(word{})s::tsquery), 0)), '')"
 
 # Vectors have length 1, so their inner product is their cosine, and faster to compute.
@@ -237,6 +270,8 @@ def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, An
         "instance": request.instance_id,
         "model": request.model,
         "vector": _literal(request.vector),
+        "language": settings.RESERVOIR_LANGUAGE,
+        "times": time_words(settings.RESERVOIR_LANGUAGE) if request.for_time else None,
         **{f"word{number}": as_query(lexeme) for number, lexeme in enumerate(words)},
     }
 
@@ -255,45 +290,32 @@ def _one(sql: str, parameters: dict[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The unpacked columns, oldest message first."""
+    """The unpacked columns, oldest message first. `of_frame` are those that go into the frame unchanged."""
 
     ids: Ints
-    seconds: Floats
     texts: Ints
-    speakers: Ints
-    asks: Bools
-    lengths: Floats
     counts: Floats
-    cosines: Floats
+    lengths: Floats
+    seconds: Floats
+    of_frame: dict[str, NDArray[Any]]
 
     @classmethod
     def of(cls, row: Sequence[Any], *, words: int) -> _Rows:
         """From the row that _columns() and _COSINES select."""
-        ids, seconds, texts, speakers, asks, lengths = map(_unpack, row[:6], (">i8", ">f8", ">i8", ">i8", "?", ">i4"))
-        ranks = np.array([_unpack(column, ">f4") for column in row[6 : 6 + words]]).reshape(words, len(ids))
-        order = np.lexsort((ids, seconds))
-        return cls(
-            ids=ids[order],
-            seconds=seconds[order],
-            texts=texts[order],
-            speakers=speakers[order],
-            asks=asks[order],
-            lengths=lengths[order].astype(float),
-            counts=_counts(ranks[:, order]),
-            cosines=_best_cosines(ids[order], _unpack(row[6 + words], ">i8"), _unpack(row[7 + words], ">f8")),
-        )
+        unpacked = {name: _unpack(column, kind) for (name, kind), column in zip(_KINDS.items(), row, strict=False)}
+        ids, ranked = unpacked["ids"], row[len(_KINDS) : len(_KINDS) + words]
+        ranks = np.array([_unpack(column, ">f4") for column in ranked]).reshape(words, len(ids))
+        order = np.lexsort((ids, unpacked["seconds"]))
+        columns = {name: column[order] for name, column in unpacked.items()}
+        columns["lengths"] = columns["lengths"].astype(float)
+        ids, texts = columns.pop("ids"), columns.pop("texts")
+        counts = _counts(ranks[:, order])
+        cosines = _best_cosines(ids, *map(_unpack, row[len(_KINDS) + words :], (">i8", ">f8")))
+        of_frame = columns | {"counts": counts, "cosines": cosines}
+        return cls(ids, texts, counts, columns["lengths"], columns["seconds"], of_frame)
 
     def as_retrieved(self, sessions: Ints, rarity: Floats) -> Retrieved:
-        frame = Frame(
-            sessions=sessions,
-            speakers=self.speakers,
-            asks=self.asks,
-            lengths=self.lengths,
-            counts=self.counts,
-            rarity=rarity,
-            cosines=self.cosines,
-        )
-        return Retrieved(frame=frame, ids=self.ids, texts=self.texts)
+        return Retrieved(Frame(sessions=sessions, rarity=rarity, **self.of_frame), self.ids, self.texts)
 
 
 def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:

@@ -18,12 +18,16 @@ from typing import NamedTuple
 import numpy as np
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
-from conversations.recall.names import in_first_person, named_in
-from conversations.recall.ranking import WEIGHTS, Floats, parts
+from conversations.recall.baselines import BASELINES
+from conversations.recall.dates import asks_for_time, spans
+from conversations.recall.names import in_first_person, mentions, same_person
+from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
+from conversations.recall.ranking import WEIGHTS, Asked, Bools, Floats, Frame, Ints, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, best_span
 from conversations.turns import storable
@@ -34,20 +38,13 @@ PARTS = (*WEIGHTS,)
 RELEVANT = 0.5
 """Messages that score below this share of the best score are not relevant."""
 
-EVIDENCE = ("vector", "words", "session", "nearby")
+EVIDENCE = ("vector", "words", "session", "nearby", "wish", "date")
 """A candidate needs a score above 0 in one of these parts: the speaker alone answers nothing."""
 
 LONGEST_QUERY = 10_000  # characters of a query whose words are used
 MOST_WORDS, FEWEST_WORDS = 64, 16
 COUNTED = 200_000  # the most lookups of a word in a message, for all words of a query together
 MOST_NAMES = 200
-
-
-class Person(NamedTuple):
-    """A participant; `code` is the hash of the name that frames hold."""
-
-    name: str
-    code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,8 @@ class Query:
     instance_id: int | None = None  # None: the scope does not exist yet
     message_count: int = 0  # of the scope
     words: tuple[Word, ...] = ()
-    about: Person | None = None
+    asked: Asked = field(default_factory=Asked)
+    for_time: bool = False
 
 
 class Part(NamedTuple):
@@ -84,6 +82,11 @@ class Candidate:
     score: float
     relevant: bool
     parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def is_wish(self) -> bool:
+        """Whether it is one of the user's standing wishes, which are shown whatever the query."""
+        return "wish" in self.parts and self.parts["wish"].score > 0
 
     @property
     def text(self) -> str:
@@ -114,15 +117,24 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
     if row is None:
         return Query(text, text)
     instance_id, message_count, names, codes, lexemes = row
-    people = [Person(name, code) for name, code in zip(names or (), codes or (), strict=True)]
-    meant = set(named_in(text, [person.name for person in people]))
+    codes_by_name = dict(zip(names or (), codes or (), strict=True))
+    mentioned = mentions(text, codes_by_name)
+    meant = {mention.name for mention in mentioned}
+    is_statement = not is_question(text)  # a name in it is mostly an address: "Thanks, Ann!"
+    own_words = "" if is_statement or not meant else in_first_person(text, mentioned, settings.RESERVOIR_LANGUAGE)
     return Query(
         text=text,
-        wording=(in_first_person(text, sorted(meant), settings.RESERVOIR_LANGUAGE) if meant else "") or text,
+        wording=own_words or text,
         instance_id=instance_id,
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
-        about=next((person for person in people if {person.name} == meant), None),
+        asked=Asked(
+            speakers=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
+            days=tuple(spans(text, timezone.now().date())),
+            is_statement=is_statement,
+            of_assistant=asks_what_the_assistant_said(text),
+        ),
+        for_time=asks_for_time(text),
     )
 
 
@@ -133,11 +145,12 @@ def search(
     model: str,
     limit: int = CANDIDATES,
     without: Collection[str] = (),
+    baseline: str = "",
 ) -> list[Candidate]:
     """At most `limit` messages that answer the query, best first; of those that say the same, only the best.
 
     `vector` is that of the query's wording under the embedding model named `model`; None searches by words only.
-    `without` names parts of the formula to leave out.
+    `without` names parts of the formula to leave out; `baseline`, one of BASELINES to rank by in place of the formula.
     """
     if query.instance_id is None or limit < 1:
         return []
@@ -148,14 +161,19 @@ def search(
             words=() if {"words", "session", "nearby"} <= set(without) else query.words,
             vector=None if "vector" in without and "answer" in without else vector,
             model=model,
+            for_time=query.for_time,
         )
     )
-    scored = parts(retrieved.frame, about=query.about.code if query.about else None)
-    for name in without:
-        scored[name] = np.zeros_like(scored[name])
+    scored = _scored(retrieved.frame, query.asked, without, baseline)
     score = np.sum([*scored.values()], axis=0)
     best = _best(retrieved, scored, score, limit)
     return _fetch(query, model, vector, retrieved, scored, score, best)
+
+
+def _scored(frame: Frame, asked: Asked, without: Collection[str], baseline: str) -> dict[str, Floats]:
+    if baseline:
+        return {baseline: BASELINES[baseline](frame)}
+    return {name: np.zeros_like(values) if name in without else values for name, values in parts(frame, asked).items()}
 
 
 def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
@@ -172,11 +190,19 @@ def _chosen(lexemes: Sequence[str], messages: int) -> tuple[Word, ...]:
 
 def _best(retrieved: Retrieved, scored: dict[str, Floats], score: Floats, limit: int) -> list[int]:
     """Positions in the frame of the best messages, one for each text. Among equals, the latest comes first."""
-    evident = np.any([scored[name] > 0 for name in EVIDENCE], axis=0)
+    evident = np.any([scored[name] > 0 for name in (*EVIDENCE, *BASELINES) if name in scored], axis=0)
     order = np.lexsort((-np.arange(len(score)), -score))
     order = order[evident[order]]
     _, first = np.unique(retrieved.texts[order], return_index=True)
-    return [int(place) for place in order[np.sort(first)][:limit]]
+    distinct = order[np.sort(first)]
+    wishes = _wishes(scored, distinct)  # they are never beyond the limit
+    chosen = np.flatnonzero(wishes | (np.cumsum(~wishes) <= limit - wishes.sum()))
+    return [int(place) for place in distinct[chosen][:limit]]
+
+
+def _wishes(scored: dict[str, Floats], places: Ints) -> Bools:
+    """Which of these messages are standing wishes to show."""
+    return scored["wish"][places] > 0 if "wish" in scored else np.zeros(len(places), np.bool_)
 
 
 def _fetch(
@@ -201,6 +227,7 @@ def _fetch(
         )
         rows = {row[0]: row for row in cursor.fetchall()}
     stems = [word.lexeme for word in query.words]
+    wishes = _wishes(scored, np.array(best, np.int64))
     shares = {name: _parts_of(values, best) for name, values in scored.items()}
     candidates = []
     for number, place in enumerate(best):
@@ -209,6 +236,7 @@ def _fetch(
         id_, role, name, created, content, digest, starts, ends, cosines = row
         pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
         start, end = best_span(content, pieces, stems)
+        is_relevant = score[place] >= RELEVANT * score[best[0]] or wishes[number]
         candidates.append(
             Candidate(
                 id=id_,
@@ -220,7 +248,7 @@ def _fetch(
                 start=start,
                 end=end,
                 score=float(score[place]),
-                relevant=bool(score[place] >= RELEVANT * score[best[0]]),
+                relevant=bool(is_relevant),
                 parts={name: of_best[number] for name, of_best in shares.items()},
             )
         )

@@ -36,6 +36,7 @@ def figures(answers: Sequence[Answer]) -> dict[str, float]:
         "ndcg@10": _mean(_ndcg(a, 10) for a in answers),
         "mrr": _mean(_reciprocal_rank(a) for a in answers),
         **{f"recall@{budget}tok": _mean(_share(a, _within(a, budget)) for a in answers) for budget in (1000, 2000)},
+        "recall@block": rendered_share(answers),
         "mean_tokens": _mean(a.rendered_tokens for a in answers),
         "p50_ms": _percentile(times, 50),
         "p95_ms": _percentile(times, 95),

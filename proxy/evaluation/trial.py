@@ -45,17 +45,24 @@ class Trial:
     embedder: Embedder
     ids: dict[int, str]
 
-    def ask(self, progress: Progress, *, without: Set[str] = frozenset()) -> list[Answer]:
-        """Ask every question, one after the other. `without` names parts of recall to leave out."""
-        return list(self._answers(tokens.counter(ENCODING_OF).count, progress, without))
+    def ask(self, progress: Progress, *, without: Set[str] = frozenset(), baseline: str = "") -> list[Answer]:
+        """Ask every question, one after the other.
 
-    def _answers(self, count: Callable[[str], int], progress: Progress, without: Set[str]) -> Iterator[Answer]:
+        `without` names parts of recall to leave out; `baseline`, one of BASELINES to rank by in place of the formula.
+        """
+        return list(self._answers(tokens.counter(ENCODING_OF).count, progress, without, baseline))
+
+    def _answers(
+        self, count: Callable[[str], int], progress: Progress, without: Set[str], baseline: str
+    ) -> Iterator[Answer]:
         for conversation in self.conversations:
             sizes = {said.id: count(said.content) for said in conversation.messages}
             scope = Scope(self.partition, conversation.id)
             for question in conversation.questions:
                 chat = decode(json.dumps({"messages": [{"role": "user", "content": question.text}]}).encode())
-                request = RecallRequest(scope, chat, count, candidates=DEPTH, latest=False, without=without)
+                request = RecallRequest(
+                    scope, chat, count, candidates=DEPTH, latest=False, without=without, baseline=baseline
+                )
                 started = time.perf_counter()
                 recalled = recollect(lambda: self.embedder, request)
                 elapsed = time.perf_counter() - started

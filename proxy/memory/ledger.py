@@ -95,7 +95,7 @@ def _why(candidate: Candidate, recalled: Recollection, injection: Injection, *, 
     if is_latest:
         return "not repeated: it is among the latest messages, which are added as turns"
     if candidate.id in injection.shown:
-        return "shown: relevant"
+        return "shown: a standing wish" if candidate.is_wish else "shown: relevant"
     if any(memory.id == candidate.id for memory in recalled.additions.memories):
         return REASONS.get(injection.reasons.get(candidate.id, ""), "left out")
     if not candidate.relevant:

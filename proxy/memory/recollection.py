@@ -16,16 +16,26 @@ from django.db import connection, transaction
 
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.querysets import Scope
+from conversations.recall.baselines import BASELINES
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, Query, prepare_query, search
 from conversations.recall.unranked import LatestMessage, earlier_injection, latest_pairs
 from conversations.states import MemoryState
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn
 from proxy.prompt.counting import Count
-from proxy.prompt.enrichment import without_block
+from proxy.prompt.enrichment import wishes_first, without_block
 from proxy.prompt.injection import Reused
 
-__all__ = ["CANDIDATES", "PARTS", "RecallRequest", "Recollection", "as_memory", "question_key", "recollect"]
+__all__ = [
+    "BASELINES",
+    "CANDIDATES",
+    "PARTS",
+    "RecallRequest",
+    "Recollection",
+    "as_memory",
+    "question_key",
+    "recollect",
+]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +54,7 @@ class RecallRequest:
     latest: bool = True  # add the latest turns as well, unless the chat brings a history
     milliseconds: int = 0  # after which PostgreSQL cancels a query; 0: never
     without: Set[str] = frozenset()  # the parts of the formula (of PARTS) to leave out
+    baseline: str = ""  # the plain ranking (of BASELINES) to use in place of the formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +88,19 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         turns = _latest_turns(request, present) if request.latest and not chat.has_history else ()
         found = search(
             query=query,
-            vector=None if vectors is None else vectors[-1].tolist(),
+            vector=None if vectors is None else vectors[0 if request.baseline else -1].tolist(),
             model=model,
             limit=request.candidates,
             without=request.without,
+            baseline=request.baseline,
         )
     present |= {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # a turn with an image is added as its text, which has another digest
     relevant = (each for each in found if each.relevant and each.digest not in present and each.id not in added)
+    memories = wishes_first([*map(as_memory, relevant)], settings.RESERVOIR_WISH_BUDGET, request.count)
     return Recollection(
         state=state,
-        additions=Additions(turns, tuple(map(as_memory, relevant))),
+        additions=Additions(turns, memories),
         candidates=tuple(found),
         vector=None if vectors is None else vectors[:1],
         model=model,
@@ -97,7 +110,15 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
 
 def as_memory(candidate: Candidate) -> Memory:
     """A candidate as the model would see it."""
-    return Memory(candidate.id, candidate.role, candidate.name, candidate.created, candidate.text, candidate.score)
+    return Memory(
+        candidate.id,
+        candidate.role,
+        candidate.name,
+        candidate.created,
+        candidate.text,
+        candidate.score,
+        candidate.is_wish,
+    )
 
 
 def question_key(chat: Chat) -> bytes:

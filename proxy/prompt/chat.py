@@ -62,6 +62,7 @@ class Memory:
     created: datetime  # aware, UTC
     text: str
     score: float = 0.0
+    is_wish: bool = False  # says what the user always wants
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,18 @@ def pack(memories: Sequence[Memory], budget: int, count: Count) -> Packed:
     return Packed(dropped=dropped)
 
 
+def wishes_first(memories: Sequence[Memory], share: int, count: Count) -> tuple[Memory, ...]:
+    """The memories with the standing wishes that fit into `share` tokens in front, so that they get their room."""
+    first = []
+    for memory in memories:
+        if memory.is_wish and len(memory.text) <= share * _MOST_CHARACTERS_A_TOKEN:
+            tokens = note_tokens(memory, count)
+            if tokens <= share:
+                share -= tokens
+                first.append(memory)
+    return (*first, *(memory for memory in memories if memory not in first))
+
+
 def note_tokens(memory: Memory, count: Count) -> int:
     """Tokens of a memory's own lines in the block."""
     return count(_note(memory) + "\n")
@@ -275,7 +287,8 @@ def _header(day: date) -> str:
 def _note(memory: Memory) -> str:
     lines = (_harmless(line).rstrip() for line in _LINE_BREAKS.split(memory.text))
     text = f"\n{_INDENT}".join(line for line in lines if line)
-    return f"- {memory.created.astimezone(UTC):%H:%M} {_speaker(memory)}: {text}"
+    speaker = f"{_speaker(memory)}, standing wish" if memory.is_wish else _speaker(memory)
+    return f"- {memory.created.astimezone(UTC):%H:%M} {speaker}: {text}"
 
 
 def _speaker(memory: Memory) -> str:

@@ -30,6 +30,7 @@ KEYS = [
     "mrr",
     "recall@1000tok",
     "recall@2000tok",
+    "recall@block",
     "mean_tokens",
     "p50_ms",
     "p95_ms",
@@ -92,6 +93,27 @@ def test_a_part_of_recall_can_be_left_out_and_what_it_is_worth_is_shown(tmp_path
     compared = report["compared"]["without-vector"]["overall"]
     assert list(compared) == KEYS
     assert compared["mrr"] < report["overall"]["mrr"], "without vectors, breeding is no animal"
+
+
+def test_plain_rankings_stand_beside_the_formula(tmp_path: Path) -> None:
+    report = json.loads(evaluate(file(tmp_path), "--json", "--baseline", "dense,bm25", "--baseline", "rrf"))
+    assert list(report["baselines"]) == ["dense", "bm25", "rrf"]
+    assert report["baselines"]["bm25"]["overall"]["recall@block"] < report["overall"]["recall@block"] == 1
+    printed = evaluate(file(tmp_path), "--baseline", "rrf")
+    assert "rrf" in printed
+    with pytest.raises(CommandError, match="tfidf"):
+        evaluate(file(tmp_path), "--baseline", "tfidf")
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    one = file(tmp_path)
+    other = one.with_name("others.json")
+    other.write_text(one.read_text())
+    printed = evaluate(one, other, "--baseline", "dense")
+    assert [word for word in ("questions.json", "others.json", "dense") if word not in printed] == []
+    report = json.loads(evaluate(one, other, "--json"))
+    assert list(report["files"]) == [str(one), str(other)]
+    assert report["files"][str(other)]["overall"]["recall@5"] == 1
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from math import cos, sin
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -101,6 +103,53 @@ def test_a_message_without_a_vector_is_found_by_its_words() -> None:
     first, second = remember("The parcel is in the shed", "The weather is fine")
     embed(second, [1, 0, 0])
     assert {candidate.id for candidate in look("Where is the parcel?", [1, 0, 0])} == {first, second}
+
+
+def test_a_day_in_the_question_finds_what_was_said_then() -> None:
+    remember("We painted the lake", "Nice", start=datetime(2025, 3, 13, 9, tzinfo=UTC))
+    remember("We painted the sea", "Great", start=datetime(2025, 6, 1, 9, tzinfo=UTC))
+    assert found("What did we paint on 13 March 2025?")[0] == "We painted the lake"
+    assert found("What did we paint in June?")[0] == "We painted the sea"
+    assert found("What happened on 2025-03-13?")[0] in ("We painted the lake", "Nice")
+
+
+def test_a_question_for_a_time_prefers_turns_that_tell_one() -> None:
+    remember("The parcel came last week", "Good", "The parcel is red", "Good")
+    times = {each.content: each.parts["time"].score for each in look("When did the parcel come?")}
+    assert times["The parcel came last week"] > times["The parcel is red"] == 0
+    assert all(each.parts["time"].score == 0 for each in look("Which colour is the parcel?"))
+
+
+def test_standing_wishes_are_found_whatever_is_asked() -> None:
+    said = [
+        "Always answer in French",
+        "D'accord",
+        *["I keep bees in the garden", "How nice"] * 3,
+        "I keep bees",
+        "Good",
+    ]
+    wish = remember(*said)[0]
+    found_wish = next(each for each in look("How do I keep bees?", limit=2) if each.id == wish)
+    assert found_wish.is_wish
+    assert found_wish.relevant
+    assert found_wish.parts["wish"].score > 0
+    assert not any(each.is_wish for each in look("How do I keep bees?") if each.id != wish)
+
+
+def test_what_an_assistant_says_or_people_say_to_each_other_is_no_wish() -> None:
+    remember("Thanks", "Always answer in French")
+    remember("Ann: Always be kind", "Bob: I keep bees", scope=Scope("tests", "people"))
+    assert Message.objects.filter(wish=True).values_list("content", flat=True).get() == "Always be kind"
+    people = look("bees", scope=Scope("tests", "people"))
+    assert not any(each.is_wish for each in people)
+
+
+def test_the_migration_marks_the_wishes_among_earlier_messages() -> None:
+    wish, *_ = remember("Always be brief", "Always be nice", "I keep bees", "Good")
+    Message.objects.update(wish=False)
+    migration = import_module("conversations.migrations.0011_standing_wishes")
+    migration.mark_wishes(None, SimpleNamespace(connection=connection))
+    assert list(Message.objects.filter(wish=True).values_list("pk", flat=True)) == [wish]
 
 
 def test_an_answer_is_found_by_its_question() -> None:
@@ -347,6 +396,13 @@ def test_in_a_large_scope_words_and_their_neighbours_are_found() -> None:
     best = look("spare key", [0, 0, 1])
     assert {candidate.id for candidate in best[:2]} == set(ids[100:102])
     assert len(best) < 20
+
+
+@pytest.mark.usefixtures("around_few")
+def test_in_a_large_scope_standing_wishes_are_found() -> None:
+    (wish,) = remember("Never use tables")
+    large_scope()
+    assert wish in {each.id for each in look("spare key") if each.is_wish}
 
 
 @pytest.mark.usefixtures("around_few")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -19,9 +20,11 @@ from proxy.prompt.enrichment import (
     additions_to_send,
     as_turns,
     block_of,
+    note_tokens,
     pack,
     render,
     splice,
+    wishes_first,
     without_block,
 )
 
@@ -428,3 +431,12 @@ def test_the_block_is_found_among_what_was_added(role: MemoryRole) -> None:
 )
 def test_a_block_that_comes_back_is_not_taken_for_somebodys_words(content: object, left: object) -> None:
     assert without_block({"role": "user", "content": content})["content"] == left
+
+
+def test_standing_wishes_get_their_share_first_and_are_marked() -> None:
+    said = [memory(1, "A long story"), memory(2, "Another one"), memory(3, "Always be brief"), memory(4, "Call me Ada")]
+    said = [replace(each, is_wish=each.id > 2) for each in said]
+    one = note_tokens(said[2], count)
+    assert [each.id for each in wishes_first(said, one, count)] == [3, 1, 2, 4]
+    assert [each.id for each in wishes_first(said, 0, count)] == [1, 2, 3, 4]
+    assert "user, standing wish: Always be brief" in render(said)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from conversations.recall.names import in_first_person, named_in
+from conversations.recall.names import in_first_person, mentions, same_person
 
 PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
+PANEL = ["Grad A", "Grad B", "Hon. Ann Ray", "Hon. Ann Ray (Minister of Seas)", "Hon. Bill Oak", "elise"]
+
+
+def names_in(text: str, people: list[str]) -> list[str]:
+    return [mention.name for mention in mentions(text, people)]
 
 
 @pytest.mark.parametrize(
@@ -19,8 +24,8 @@ PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
         ("Did Caroline and Will meet?", ["Caroline", "Will"]),
         ("Where does Mary live?", ["Mary Ann Lee"]),
         ("Where does Mary Ann Lee live?", ["Mary Ann Lee"]),
+        ("What did Ms. Lee say?", ["Mary Ann Lee"]),
         ("What will Jon do?", []),
-        ("Carolines and Carolineas", []),
         ("Is A a name?", []),
         ("Ask C++ (bot) about it", ["C++ (bot)"]),
         ("", []),
@@ -28,7 +33,52 @@ PEOPLE = ["Caroline", "Mary Ann Lee", "Will", "A", "C++ (bot)"]
     ],
 )
 def test_named(text: str, names: list[str]) -> None:
-    assert named_in(text, PEOPLE) == names
+    assert names_in(text, PEOPLE) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("What did Grad B say?", ["Grad B"]),
+        ("What did the Grad say?", []),
+        ("What did Mr. Oak answer?", ["Hon. Bill Oak"]),
+        ("Who is Hon. Ann Ray?", ["Hon. Ann Ray", "Hon. Ann Ray (Minister of Seas)"]),
+        ("Where is Elise from?", ["elise"]),
+    ],
+)
+def test_a_name_is_known_by_the_words_that_are_its_own(text: str, names: list[str]) -> None:
+    assert sorted(names_in(text, PANEL)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("What do Mel's kids like?", ["Melanie"]),
+        ("Where did Jhon go?", ["John"]),
+        ("Which plants does Melany grow?", ["Melanie"]),
+        ("Mel is a word that begins a sentence", []),
+        ("What does mel like? Say", []),
+        ("Does Jo like it?", []),
+        ("Who is Max?", []),
+    ],
+)
+def test_short_forms_and_near_spellings_of_names(text: str, names: list[str]) -> None:
+    assert names_in(text, ["Melanie", "John", "Maria"]) == names
+
+
+def test_a_near_spelling_of_two_names_is_neither() -> None:
+    assert names_in("Did Marla come?", ["Maria", "Marly"]) == []
+
+
+def test_names_in_scripts_without_spaces() -> None:
+    found = mentions("王芳喜欢什么?", ["王芳", "李明"])
+    assert [mention.name for mention in found] == ["王芳"]
+    assert in_first_person("王芳喜欢什么?", found, "english") == "我喜欢什么?"
+
+
+def test_brackets_do_not_make_two_people() -> None:
+    assert same_person(["Hon. Ann Ray", "Hon. Ann Ray (Minister of Seas)"])
+    assert not same_person(["Grad A", "Grad B"])
 
 
 @pytest.mark.parametrize(
@@ -41,9 +91,10 @@ def test_named(text: str, names: list[str]) -> None:
     ],
 )
 def test_in_first_person(text: str, said: str) -> None:
-    assert in_first_person(text, ["Caroline", "Mary Ann Lee"], "english") == said
+    assert in_first_person(text, mentions(text, ["Caroline", "Mary Ann Lee"]), "english") == said
 
 
 def test_in_other_languages_the_name_is_left_out() -> None:
-    assert in_first_person("Wann hat Caroline gemalt?", ["Caroline"], "german") == "Wann hat gemalt?"
-    assert in_first_person("Caroline", ["Caroline"], "german") == ""
+    question = "Wann hat Caroline gemalt?"
+    assert in_first_person(question, mentions(question, ["Caroline"]), "german") == "Wann hat gemalt?"
+    assert in_first_person("Caroline", mentions("Caroline", ["Caroline"]), "german") == ""

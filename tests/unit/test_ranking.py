@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from math import log, nan
 
 import numpy as np
@@ -10,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversations.recall import ranking
+from conversations.recall.dates import Span
 from conversations.recall.ranking import (
     SESSION_GAP,
     WEIGHTS,
+    Asked,
+    Floats,
     Frame,
     Neighbours,
     bm25,
     from_baseline,
     idf,
-    parts,
     session_numbers,
 )
 
@@ -29,19 +33,32 @@ def frame(
     speakers: Sequence[int] | None = None,
     asks: Sequence[bool] | None = None,
     sessions: Sequence[int] | None = None,
+    times: Sequence[bool] | None = None,
+    lengths: Sequence[float] | None = None,
+    named: bool = True,
+    wishes: Sequence[bool] | None = None,
 ) -> Frame:
     """A frame of as many messages as a row of counts is long, or as there are cosines."""
     size = len(counts[0]) if counts else len(cosines or ())
     table = np.array(counts, float).reshape(len(counts), size)
     return Frame(
+        seconds=np.array([86_400.0 * (day + 0.5) for day in range(size)]),
         sessions=np.array(sessions if sessions is not None else [0] * size, np.int64),
         speakers=np.array(speakers if speakers is not None else [1, 2] * size, np.int64)[:size],
+        by_user=np.array([True, False] * size, np.bool_)[:size],
+        named=np.full(size, named),
         asks=np.array(asks if asks is not None else [False] * size, np.bool_),
-        lengths=np.full(size, 10.0),
+        wishes=np.array(wishes if wishes is not None else [False] * size, np.bool_),
+        times=np.array(times if times is not None else [False] * size, np.bool_),
+        lengths=np.array(lengths if lengths is not None else [10.0] * size),
         counts=table,
         rarity=idf((table > 0).sum(axis=1), size),
         cosines=np.array(cosines if cosines is not None else [nan] * size),
     )
+
+
+def parts(frame: Frame, asked: Asked | None = None) -> dict[str, Floats]:
+    return ranking.parts(frame, asked or Asked())
 
 
 def test_bm25_is_what_the_formula_says() -> None:
@@ -60,7 +77,8 @@ def test_a_word_that_stands_everywhere_tells_next_to_nothing_and_never_less() ->
 
 def test_each_part_is_at_most_its_weight() -> None:
     found = parts(
-        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]), about=1
+        frame([1, 0, 3, 0], [0, 0, 1, 1], cosines=[0.9, 0.2, 0.1, nan], asks=[True, False, False, True]),
+        Asked(speakers=(1,)),
     )
     assert found.keys() == WEIGHTS.keys()
     for name, values in found.items():
@@ -70,7 +88,7 @@ def test_each_part_is_at_most_its_weight() -> None:
 
 
 def test_a_message_without_a_vector_has_no_part_in_vector() -> None:
-    assert list(parts(frame(cosines=[0.5, nan]), about=None)["vector"]) == [WEIGHTS["vector"], 0]
+    assert list(parts(frame(cosines=[0.5, nan]))["vector"]) == [WEIGHTS["vector"], 0]
 
 
 def test_models_whose_unrelated_texts_are_similar_rank_the_same() -> None:
@@ -85,12 +103,12 @@ def test_the_only_message_is_found_by_its_vector() -> None:
 
 
 def test_words_of_the_turn_before_and_after_count_less() -> None:
-    words = parts(frame([0, 0, 1, 0, 0]), about=None)["words"]
+    words = parts(frame([0, 0, 1, 0, 0]))["words"]
     assert words[2] > words[3] > words[1] > words[0] == words[4] == 0
 
 
 def test_a_session_parts_neighbours() -> None:
-    words = parts(frame([0, 1, 0], sessions=[0, 0, 1]), about=None)
+    words = parts(frame([0, 1, 0], sessions=[0, 0, 1]))
     assert words["words"][2] == words["nearby"][2] == 0 < words["words"][0]
 
 
@@ -109,26 +127,26 @@ def test_a_session_is_a_run_without_a_long_gap() -> None:
 
 
 def test_a_session_that_answers_lifts_all_of_its_messages() -> None:
-    by_words = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    by_words = parts(frame([1, 0, 0, 0], sessions=[3, 3, 4, 4]))["session"]
     assert by_words == pytest.approx(np.array([0.5, 0.5, 0, 0]) * WEIGHTS["session"])
-    by_vector = parts(frame(cosines=[0.9, 0, 0, 0], sessions=[3, 3, 4, 4]), about=None)["session"]
+    by_vector = parts(frame(cosines=[0.9, 0, 0, 0], sessions=[3, 3, 4, 4]))["session"]
     assert by_vector == pytest.approx(by_words)
 
 
 def test_nearby_is_the_share_of_what_the_query_says() -> None:
-    near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6), about=None)["nearby"]
+    near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6))["nearby"]
     assert near == pytest.approx(np.array([0.5, 1.0, 1.0, 1.0, 0.5, 0.5]) * WEIGHTS["nearby"])
 
 
 def test_the_one_who_was_asked_about_is_preferred() -> None:
-    assert list(parts(frame([0, 0, 0]), about=2)["speaker"]) == [0, WEIGHTS["speaker"], 0]
-    assert not parts(frame([0, 0, 0]), about=None)["speaker"].any()
+    assert list(parts(frame([0, 0, 0]), Asked(speakers=(2,)))["speaker"]) == [0, WEIGHTS["speaker"], 0]
+    assert not parts(frame([0, 0, 0]))["speaker"].any()
 
 
 def test_an_answer_has_a_share_in_its_question() -> None:
-    found = parts(
-        frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]), about=None
-    )["answer"]
+    found = parts(frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]))[
+        "answer"
+    ]
     assert found[1] == pytest.approx(WEIGHTS["answer"])
     assert found[2] == pytest.approx(WEIGHTS["answer"] / 2)
     assert found[3] == 0  # who asked does not answer
@@ -136,12 +154,56 @@ def test_an_answer_has_a_share_in_its_question() -> None:
 
 
 def test_a_question_counts_less_than_what_tells() -> None:
-    assert list(parts(frame([0, 0], asks=[True, False]), about=None)["question"]) == [WEIGHTS["question"], 0]
+    assert list(parts(frame([0, 0], asks=[True, False]))["question"]) == [WEIGHTS["question"], 0]
+
+
+def test_a_message_of_a_day_that_is_asked_about_is_preferred() -> None:
+    found = parts(frame([0, 0, 0]), Asked(days=(Span(date(1970, 1, 2), date(1970, 1, 2)),)))["date"]
+    assert found[1] == WEIGHTS["date"] > found[2] > found[0] > 0
+    assert not parts(frame([0, 0, 0]))["date"].any()
+
+
+def test_a_message_that_tells_a_time_is_preferred() -> None:
+    assert list(parts(frame([0, 0], times=[True, False]))["time"]) == [WEIGHTS["time"], 0]
+
+
+def test_messages_of_less_than_a_dozen_words_count_less() -> None:
+    assert list(parts(frame([0, 0, 0], lengths=[3, 12, 90]))["short"]) == [WEIGHTS["short"] * 0.75, 0, 0]
+
+
+def test_in_a_chat_with_an_assistant_the_user_states_the_facts() -> None:
+    chat = frame([0, 1, 0, 0], asks=[True, False, True, False], cosines=[0.9, 0.1, 0.1, 0.1], named=False)
+    found = parts(chat, Asked())
+    assert list(found["user"]) == [WEIGHTS["user"], 0, WEIGHTS["user"], 0]
+    assert not found["question"].any()
+    assert 0 < found["nearby"].max() < WEIGHTS["nearby"] / 2
+    assert not parts(chat, Asked(of_assistant=True))["user"].any()
+    between_people = parts(frame([0, 1, 0, 0], asks=[True, False, True, False]))
+    assert not between_people["user"].any()
+    assert between_people["question"].any()
+
+
+def test_the_standing_wishes_nearest_to_the_query_count_in_a_chat_with_an_assistant() -> None:
+    cosines, wishes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [True] * 5 + [False]
+    found = parts(frame(cosines=cosines, wishes=wishes, named=False))["wish"]
+    assert list(found > 0) == [False, True, True, True, True, False]
+    latest = parts(frame([0] * 6, wishes=wishes, named=False))["wish"]
+    assert list(latest) == list(found)
+    assert not parts(frame(cosines=cosines, wishes=wishes))["wish"].any()
+
+
+def test_in_a_statement_words_count_less_and_a_name_counts_nothing() -> None:
+    messages = frame([1, 0, 0, 0], cosines=[0.2, 0.9, 0.1, 0.1])
+    question, statement = parts(messages, Asked((1,))), parts(messages, Asked((1,), is_statement=True))
+    assert question["words"].max() > 2 * statement["words"].max() > 0
+    assert list(question["vector"]) == list(statement["vector"])
+    assert question["speaker"].any()
+    assert not statement["speaker"].any()
 
 
 def test_nothing_is_made_of_nothing() -> None:
-    assert all(not values.size for values in parts(frame(cosines=[]), about=None).values())
-    assert not parts(frame([0, 0], cosines=[nan, nan]), about=None)["words"].any()
+    assert all(not values.size for values in parts(frame(cosines=[])).values())
+    assert not parts(frame([0, 0], cosines=[nan, nan]))["words"].any()
 
 
 @given(st.integers(1, 8), st.integers(-10, 10).filter(bool))
