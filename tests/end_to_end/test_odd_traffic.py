@@ -39,15 +39,13 @@ def test_a_percent_encoded_prefix_does_not_lead_past_the_guard(server: Server, p
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == SHAPE
 
 
-def test_an_origin_that_is_no_url_is_a_foreign_one(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_an_origin_that_is_not_a_url_is_foreign(server: Server, scope: Scope, provider: FakeProvider) -> None:
     answer = httpx.get(f"{server.base_url(*scope)}/models", headers={"Origin": "http://["}, trust_env=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
     assert provider.requests == []
 
 
-def test_a_header_that_says_off_means_off_also_where_another_says_on(
-    server: Server, scope: Scope, provider: FakeProvider
-) -> None:
+def test_off_wins_when_a_header_is_sent_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, user("My dog is called Rex."))
     twice = [(name, word) for name in ("X-Reservoir-Recall", "X-Reservoir-Store") for word in ("off", "on")]
     body = {"model": "gpt-4", "messages": [user("What is my dog called?")]}
@@ -58,7 +56,7 @@ def test_a_header_that_says_off_means_off_also_where_another_says_on(
     assert len(store.messages(server, scope)) == 2
 
 
-def test_a_request_with_values_of_odd_types_is_kept(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_request_with_values_of_odd_types_is_stored(server: Server, scope: Scope, provider: FakeProvider) -> None:
     odd = {"role": "assistant", "content": "x", "tool_calls": 5}
     answer = chat(server, scope, odd, user("hi"))
     assert answer.headers["x-reservoir-memory"] == "on"
@@ -75,7 +73,7 @@ def test_a_body_whose_model_cannot_be_renamed_is_a_400_in_openais_shape(
     assert provider.requests == []
 
 
-def test_the_words_beside_an_image_are_not_added_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_the_text_beside_an_image_is_not_added_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     chat(server, scope, user([{"type": "text", "text": "This is my dog Rex."}, image]))
     chat(server, scope, user("What is my dog called?"))
@@ -94,7 +92,7 @@ def test_the_words_beside_an_image_are_not_added_twice(server: Server, scope: Sc
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_with_values_of_odd_types_comes_back_as_it_was(
+def test_an_answer_with_values_of_odd_types_is_relayed_unchanged(
     server: Server, scope: Scope, provider: FakeProvider, message: dict[str, Any], usage: dict[str, Any], stream: bool
 ) -> None:
     events = [chunk(message, finish="stop", usage=usage), event("[DONE]")]
@@ -106,13 +104,13 @@ def test_an_answer_with_values_of_odd_types_comes_back_as_it_was(
     assert store.exchanges(server, scope)[0]["ended"] == "answered"
 
 
-def test_a_status_that_http_does_not_have_is_a_502(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_an_invalid_http_status_is_a_502(server: Server, scope: Scope, provider: FakeProvider) -> None:
     provider.answer(Answer(999))
     answer = chat(server, scope, user("hi"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_unreachable")
 
 
-def test_a_providers_error_is_logged_as_no_error_of_ours(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_providers_error_is_not_logged_as_ours(server: Server, scope: Scope, provider: FakeProvider) -> None:
     provider.answer(Answer(500, body=error_body("No.")))
     assert chat(server, scope, user("hi")).status_code == 500
     assert not [line for line in server.log.splitlines() if "ERROR" in line and scope[0] in line]

@@ -63,7 +63,7 @@ def held(home: Path) -> Iterator[None]:
         postgres.release()
 
 
-def test_a_restored_backup_holds_every_row_and_what_is_no_backup_changes_nothing(
+def test_a_restored_backup_holds_every_row_and_an_invalid_backup_changes_nothing(
     server: Server, provider: FakeProvider, tmp_path: Path
 ) -> None:
     file, elsewhere = tmp_path / "reservoir.backup", tmp_path / "elsewhere"
@@ -92,7 +92,7 @@ def test_a_restored_backup_holds_every_row_and_what_is_no_backup_changes_nothing
             eventually(lambda: len(rows(elsewhere, "SELECT id FROM conversations_message")) == said + 2)
 
 
-def test_a_backup_is_consistent_while_the_server_serves_and_restoring_needs_it_stopped(
+def test_a_backup_of_a_running_server_is_consistent_and_restoring_needs_it_stopped(
     server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "reservoir.backup"
@@ -130,7 +130,7 @@ def test_a_backup_is_consistent_while_the_server_serves_and_restoring_needs_it_s
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_database_that_is_not_ours_is_left_to_its_own_tools(command: str, tmp_path: Path) -> None:
+def test_an_external_database_is_not_backed_up(command: str, tmp_path: Path) -> None:
     url = "postgresql://somebody@db.example.com/somewhere"
     refused = manage(tmp_path / "home", command, str(tmp_path / "file"), DATABASE_URL=url)
     assert refused.returncode != 0

@@ -84,7 +84,7 @@ KINDS = ["mid-stream", "before the stream", "not streamed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_that_leaves_ends_the_providers_request_within_a_second_and_leaves_what_came(
+def test_a_client_that_leaves_stops_the_provider_within_a_second_and_the_partial_answer_is_stored(
     kind: str, server: Server, provider: FakeProvider
 ) -> None:
     mid, name = kind == "mid-stream", f"one-{KINDS.index(kind)}"
@@ -101,7 +101,7 @@ def test_a_client_that_leaves_ends_the_providers_request_within_a_second_and_lea
     assert rows(server.home, ENDED, name) == [("gone", 1, int(mid), "one two three" if mid else None)]
 
 
-def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, provider: FakeProvider) -> None:
+def test_a_thousand_clients_that_leave_leak_nothing(server: Server, provider: FakeProvider) -> None:
     came: dict[str, threading.Event] = defaultdict(threading.Event)
 
     def answer(request: Request) -> Answer:
@@ -138,7 +138,7 @@ def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, 
     assert rows(server.home, query, "many-%") == [("gone", TIMES + 60)]
 
 
-def test_too_many_at_once_are_refused_at_once_with_retry_after(server: Server, provider: FakeProvider) -> None:
+def test_excess_concurrent_requests_get_retry_after_immediately(server: Server, provider: FakeProvider) -> None:
     gate = Gate()
     provider.answer_always(lambda request: Answer(before=[gate]))
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}]}

@@ -46,9 +46,7 @@ def in_order_of_time(app: App) -> list[str]:
     return [content for (content,) in found]
 
 
-def test_a_clock_that_jumps_back_changes_no_order_and_stops_nothing(
-    start_server: StartServer, provider: FakeProvider
-) -> None:
+def test_a_clock_that_is_set_back_reorders_and_stops_nothing(start_server: StartServer, provider: FakeProvider) -> None:
     with FakeProvider() as endpoint:
         server = start_server(
             {

@@ -38,7 +38,7 @@ def app(server: Server) -> App:
     return App(server)
 
 
-def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost(app: App) -> None:
+def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_lost(app: App) -> None:
     before = [app.timed(f"before {n}") for n in range(30)]
     with postgres_away(app.server.home):
         first = app.timed("away 0")
@@ -57,7 +57,7 @@ def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_what_waits_in_the_spool_is_stored_after_a_restart(app: App) -> None:
+def test_the_spool_is_stored_after_a_restart(app: App) -> None:
     with postgres_away(app.server.home):
         for n in range(5):
             app.ask(f"away {n}")
@@ -67,7 +67,7 @@ def test_what_waits_in_the_spool_is_stored_after_a_restart(app: App) -> None:
     assert app.said() == ["warm", *(f"away {n}" for n in range(5))]
 
 
-def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
+def test_the_spool_is_stored_by_a_command(app: App) -> None:
     with postgres_away(app.server.home):
         app.ask("away")
         app.server.kill()
@@ -83,7 +83,7 @@ def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
     assert app.said() == ["warm", "away"]
 
 
-def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App) -> None:
+def test_clients_wait_briefly_for_a_replay_of_the_spool(app: App) -> None:
     """Or clients that ask without a pause would add to it faster than it is stored."""
     home = app.server.home
     with ExitStack() as replaying:
@@ -99,7 +99,7 @@ def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App)
     assert app.said() == ["warm", *(f"away {n}" for n in range(5)), "back"]
 
 
-def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(app: App) -> None:
+def test_a_frozen_database_briefly_delays_one_request_only(app: App) -> None:
     calm = [app.timed(f"calm {n}") for n in range(10)]
     with frozen(postmaster(app.server.home) or 0):
         begun = len(app.server.log)
@@ -116,7 +116,7 @@ def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(a
     assert [text for text in app.said() if text != "frozen"] == ["warm", *texts]
 
 
-def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
+def test_a_server_stops_while_its_database_is_frozen(app: App) -> None:
     time.sleep(NOTICED_WITHIN)  # whoever embeds next asks the database first
     with frozen(postmaster(app.server.home) or 0):
         app.ask("frozen")
@@ -131,7 +131,7 @@ def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
     assert app.said() == ["warm", "frozen"]
 
 
-def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(app: App) -> None:
+def test_clients_are_served_during_a_long_recovery_of_postgresql(app: App) -> None:
     home = app.server.home
 
     def startup_process() -> list[int]:
@@ -160,7 +160,7 @@ def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(ap
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app: App) -> None:
+def test_locked_tables_skip_recall_within_its_deadline_and_lose_nothing(app: App) -> None:
     with locked(app.server.home), ThreadPoolExecutor(16) as clients:
         first = app.timed("locked 0")
         took = list(clients.map(lambda n: app.timed(f"locked {n}"), range(1, 33)))
@@ -174,7 +174,7 @@ def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> None:
+def test_a_database_without_a_free_connection_counts_as_unreachable(app: App) -> None:
     where = embedded_location(app.server.home)
     mine: list[psycopg.Connection[tuple[object, ...]]] = []
 
@@ -202,7 +202,7 @@ def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> N
     assert app.said() == ["warm", *(f"full {n}" for n in range(6))]
 
 
-def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_server: StartServer) -> None:
+def test_a_full_spool_delays_no_client_and_keeps_its_records(start_server: StartServer) -> None:
     app = App(start_server({"RESERVOIR_SPOOL_LIMIT": str(2**20)}))
     with postgres_away(app.server.home):
         for n in range(5):
@@ -215,7 +215,7 @@ def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_serv
     assert kept[:2] == ["warm", "0"] and "4" not in kept
 
 
-def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_was_said(
+def test_a_full_disk_costs_memory_but_loses_no_message(
     start_server: StartServer,
 ) -> None:
     app = App(start_server())  # whose log of changes has grown by the first migrations alone
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
+def test_an_embedder_that_hangs_or_fails_costs_at_most_the_deadline(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
     gate, broken = Gate(), False
@@ -260,7 +260,7 @@ def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
     assert set(app.said()) >= {f"hung {n}" for n in range(17)}
 
 
-def test_vectors_of_a_wrong_length_and_corrupted_rows_are_left_out_of_a_request_that_goes_on(app: App) -> None:
+def test_vectors_of_wrong_length_and_corrupted_rows_do_not_stop_a_request(app: App) -> None:
     mine = """WHERE instance_id = (SELECT i.id FROM conversations_instance i JOIN conversations_partition p
                                    ON p.id = i.partition_id WHERE p.name = %s AND i.name = %s)"""
     count = f"SELECT count(*) FROM conversations_embedding {mine}"
@@ -274,9 +274,7 @@ def test_vectors_of_a_wrong_length_and_corrupted_rows_are_left_out_of_a_request_
     eventually(lambda: app.said() == ["warm", "warm?"])
 
 
-def test_two_servers_that_start_at_once_on_one_folder_share_its_postgresql(
-    provider: FakeProvider, tmp_path: Path
-) -> None:
+def test_servers_that_start_together_on_one_folder_share_its_postgresql(provider: FakeProvider, tmp_path: Path) -> None:
     servers = [Server(tmp_path / "reservoir", provider.base_url) for _ in range(2)]
     try:
         for server in servers:
@@ -297,7 +295,7 @@ def test_two_servers_that_start_at_once_on_one_folder_share_its_postgresql(
             server.__exit__()
 
 
-def test_a_question_whose_server_died_is_kept_and_marked(app: App, provider: FakeProvider) -> None:
+def test_a_question_whose_server_died_is_stored_and_marked(app: App, provider: FakeProvider) -> None:
     gate = Gate()
     provider.answer(Answer(before=[gate]))
     with postgres_away(app.server.home), ThreadPoolExecutor(1) as client:

@@ -48,7 +48,7 @@ def ask(server: Server, text: str, *scope: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("text", ["!", "A word of some. "], ids=["no words", "words"])
-def test_a_question_of_megabytes_holds_up_nobody(server: Server, provider: FakeProvider, text: str) -> None:
+def test_a_question_of_megabytes_delays_no_other_request(server: Server, provider: FakeProvider, text: str) -> None:
     question = text * (MEGABYTES // len(text))
     scope = ("long", text.strip())
     with watched(server) as took:
@@ -59,7 +59,7 @@ def test_a_question_of_megabytes_holds_up_nobody(server: Server, provider: FakeP
     assert size >= len(question) - 1
 
 
-def test_a_scope_that_holds_megabytes_is_remembered_as_any_other(server: Server, provider: FakeProvider) -> None:
+def test_a_scope_that_holds_megabytes_is_recalled_as_usual(server: Server, provider: FakeProvider) -> None:
     assert ask(server, "?" * MEGABYTES, "long", "later").status_code == 200
     answers = [ask(server, f"And now, number {number}?", "long", "later") for number in range(5)]
     memory = [answer.headers["x-reservoir-memory"] for answer in answers]

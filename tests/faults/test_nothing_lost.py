@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
             yield server
 
 
-async def test_every_answered_exchange_survives_kills_exactly_once_byte_for_byte(server: Server) -> None:
+async def test_every_answered_exchange_survives_kills_once_and_unchanged(server: Server) -> None:
     """At a pace at which each kill finds the database in use; then as fast as clients can, which is one long outage."""
     seed = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
     ledger = Ledger()

@@ -209,7 +209,7 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_provider_does_reaches_the_client_as_its_library_expects_and_is_stored(
+def test_clients_and_storage_get_a_providers_faults_as_the_library_expects(
     name: str, server: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     make, stream, text, error, ended, stored = CASES[name]
@@ -230,7 +230,7 @@ def test_what_a_provider_does_reaches_the_client_as_its_library_expects_and_is_s
     assert ask(server, (scope[0], scope[1] + "-next"), stream=stream).text == "You said: hello"
 
 
-def test_a_provider_that_cannot_be_connected_to_is_a_504_within_its_time(
+def test_a_provider_that_does_not_accept_connections_is_a_504_in_time(
     provider: FakeProvider, tmp_path: Path, server: Server, scope: Scope
 ) -> None:
     """By a second server on the same PostgreSQL, whose provider is a black hole."""
@@ -242,7 +242,7 @@ def test_a_provider_that_cannot_be_connected_to_is_a_504_within_its_time(
             assert kept(server, scope)[0] == "failed"
 
 
-def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
+def test_an_answer_of_a_hundred_megabytes_needs_little_memory_and_is_marked(
     roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     begin, end = completion("@").split(b"@")
@@ -262,7 +262,7 @@ def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     assert (ended, "larger than" in why) == ("answered", True)
 
 
-def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
+def test_a_stream_of_a_hundred_megabytes_needs_little_memory_and_is_marked(
     roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     part = chunk({"content": "many words " * 2**15})

@@ -22,7 +22,7 @@ KEPT = (
 )
 
 
-def test_an_older_data_folder_is_upgraded_by_the_start_and_serves_with_every_row(
+def test_an_older_data_folder_is_upgraded_at_startup_with_every_row(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
     server = start_server({"RESERVOIR_RECENT_MESSAGES": "2"})

@@ -34,7 +34,7 @@ def both(server: Server) -> list[int]:
 
 
 @pytest.mark.parametrize("ready", [True, False], ids=["serve", "begin"])
-def test_workers_whose_server_was_killed_give_up_its_port(server: Server, ready: bool) -> None:
+def test_workers_of_a_killed_server_release_its_port(server: Server, ready: bool) -> None:
     server.start(ready=ready)
     orphans = both(server)
     server.kill()
@@ -42,7 +42,7 @@ def test_workers_whose_server_was_killed_give_up_its_port(server: Server, ready:
     server.start()
 
 
-def test_workers_that_begin_while_the_embedded_database_is_away_serve(server: Server) -> None:
+def test_workers_that_start_without_the_embedded_database_serve(server: Server) -> None:
     app = App(server.start())
     before = both(server)
     with postgres_away(server.home):
@@ -54,9 +54,7 @@ def test_workers_that_begin_while_the_embedded_database_is_away_serve(server: Se
     assert app.memory("after") == "on"
 
 
-def test_workers_that_begin_while_the_database_of_the_company_is_away_serve(
-    provider: FakeProvider, tmp_path: Path
-) -> None:
+def test_workers_that_start_without_an_external_database_serve(provider: FakeProvider, tmp_path: Path) -> None:
     company = EmbeddedPostgres(tmp_path / "company")
     company.hold()
     where = company.location

@@ -61,7 +61,7 @@ def demo(home: Path, *arguments: str, columns: int) -> str:
     return " ".join(done.stdout.replace("│", " ").split())
 
 
-def test_it_shows_what_was_sent_and_what_was_given_and_leaves_nothing_unless_asked_to(
+def test_the_demo_shows_both_requests_and_leaves_nothing_behind_unless_asked(
     tmp_path: Path, rows: Callable[[str], list[Any]]
 ) -> None:
     shown = demo(tmp_path, columns=70)

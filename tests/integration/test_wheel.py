@@ -80,7 +80,7 @@ def run(reservoir: Path, data: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
@@ -94,7 +94,7 @@ def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> No
     assert packed == {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
 
 
-def test_it_requires_what_the_requirements_name(wheel: Path) -> None:
+def test_the_wheel_requires_the_direct_dependencies(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
@@ -119,7 +119,7 @@ def test_version_and_help(reservoir: Path, data: Path) -> None:
     assert run(reservoir, data, "help", "serve").startswith("usage: reservoir serve")
 
 
-def test_it_serves_from_the_users_data_folder(reservoir: Path, data: Path) -> None:
+def test_the_installed_server_uses_the_users_data_folder(reservoir: Path, data: Path) -> None:
     port = free_port()
     env = environment(data, RESERVOIR_PORT=str(port))
     serving = subprocess.Popen([reservoir, "serve"], cwd="/", env=env, stdout=subprocess.DEVNULL)

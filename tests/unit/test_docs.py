@@ -55,11 +55,11 @@ def commands() -> set[str]:
     }
 
 
-def test_every_setting_that_is_read_is_documented() -> None:
+def test_every_setting_is_documented() -> None:
     assert settings_read() - set(rows("Settings")) == set()
 
 
-def test_every_documented_setting_is_read() -> None:
+def test_every_documented_setting_exists() -> None:
     assert set(rows("Settings")) - settings_read() == set()
 
 
@@ -74,7 +74,7 @@ def test_every_command_is_documented_and_every_documented_one_exists() -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
-def test_what_documents_name_exists(document: str) -> None:
+def test_paths_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     scripts = re.findall(r"(?:^|[\s`])((?:script|\.ci)/[a-z]+)", text)

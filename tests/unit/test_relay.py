@@ -66,19 +66,19 @@ async def test_half_an_event_of_a_stream_that_breaks_off_is_not_relayed() -> Non
     assert error.strip().startswith(b'data: {"error"')
 
 
-async def test_a_break_after_the_terminal_event_is_none() -> None:
+async def test_a_break_after_the_terminal_event_is_ignored() -> None:
     assert await Stream([HELLO + STOP + DONE, BROKEN]).relay() == [HELLO + STOP, Ended.ANSWERED, DONE, "closed"]
 
 
-async def test_a_client_that_leaves_ends_the_providers_work_before_anything_is_stored() -> None:
+async def test_a_client_that_leaves_stops_the_provider_before_anything_is_stored() -> None:
     assert await Stream([HELLO, STOP + DONE]).relay(leave_after=1) == [HELLO, "closed", Ended.GONE]
 
 
-async def test_a_client_that_leaves_between_the_answer_and_its_end_has_been_answered() -> None:
+async def test_a_client_that_leaves_before_the_terminal_event_has_been_answered() -> None:
     assert await Stream([HELLO + STOP + DONE]).relay(leave_after=2) == [HELLO + STOP, Ended.ANSWERED, DONE, "closed"]
 
 
-async def test_a_compressed_stream_is_relayed_as_it_is_and_kept() -> None:
+async def test_a_compressed_stream_is_relayed_unchanged_and_stored() -> None:
     packed = gzip.compress(HELLO + STOP + DONE)
     assert await Stream([packed], encoding="gzip").relay() == [Ended.ANSWERED, packed, "closed"]
 

@@ -60,7 +60,7 @@ async def test_work_runs_on_a_thread_of_the_pool_and_its_result_comes_back() -> 
 
 
 @pytest.mark.parametrize("error", [ValueError("of the work"), TimeoutError("of the work"), KeyboardInterrupt("odd")])
-async def test_an_error_of_the_work_is_raised_as_it_is(error: BaseException) -> None:
+async def test_an_error_of_the_work_is_raised_unchanged(error: BaseException) -> None:
     def failing() -> None:
         raise error
 
@@ -81,7 +81,7 @@ async def test_work_past_its_deadline_holds_one_thread_and_the_others_serve(hang
     await until_none_is_held(pool)
 
 
-async def test_once_late_work_holds_every_thread_more_is_refused_at_once(hanging: Hanging) -> None:
+async def test_work_is_refused_immediately_while_late_work_holds_every_thread(hanging: Hanging) -> None:
     pool = pool_of(2)
     for _ in range(2):
         hanging.begun.clear()
@@ -100,7 +100,7 @@ async def test_once_late_work_holds_every_thread_more_is_refused_at_once(hanging
     assert not ran.is_set()
 
 
-async def test_work_that_has_not_begun_by_its_deadline_never_runs(hanging: Hanging) -> None:
+async def test_work_that_has_not_started_by_its_deadline_never_runs(hanging: Hanging) -> None:
     pool = pool_of(1)
     first = asyncio.create_task(pool.run(hanging, None))
     await hanging.until_begun()
@@ -114,7 +114,7 @@ async def test_work_that_has_not_begun_by_its_deadline_never_runs(hanging: Hangi
     assert not ran.is_set()
 
 
-async def test_work_whose_caller_leaves_before_it_begins_never_runs(hanging: Hanging) -> None:
+async def test_work_whose_caller_has_left_never_starts(hanging: Hanging) -> None:
     pool = pool_of(1)
     first = asyncio.create_task(pool.run(hanging, None))
     await hanging.until_begun()
@@ -155,7 +155,7 @@ async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hang
     assert held(pool) == 0
 
 
-async def test_a_thread_lets_go_of_work_that_is_done() -> None:
+async def test_a_thread_keeps_no_reference_to_finished_work() -> None:
     class Request:
         def __call__(self) -> None:
             pass
@@ -182,7 +182,7 @@ async def test_stopping_finishes_what_is_queued(hanging: Hanging) -> None:
     assert not any(thread.name == "tested-0" and thread.is_alive() for thread in pool._threads)
 
 
-async def test_stopping_leaves_behind_what_hangs(hanging: Hanging) -> None:
+async def test_stopping_abandons_hanging_work(hanging: Hanging) -> None:
     pool = pool_of(2)
     with pytest.raises(DeadlineExceeded):
         await pool.run(hanging, 0.01)
@@ -193,7 +193,7 @@ async def test_stopping_leaves_behind_what_hangs(hanging: Hanging) -> None:
     assert all(thread.daemon for thread in pool._threads), "what hangs keeps the process from ending"
 
 
-def test_leaving_does_the_last_work_and_ends_the_threads() -> None:
+def test_exiting_the_context_finishes_the_work_and_the_threads() -> None:
     pool, done = pool_of(3), threading.Event()
     pool.leave(done.set)
     assert done.wait(ENOUGH)

@@ -45,7 +45,7 @@ def test_the_pages_keep_their_addresses() -> None:
         assert reverse(f"admin:conversations_{model}_change", args=[7]) == f"/admin/conversations/{model}/7/change/"
 
 
-def test_content_types_and_permissions_stay_with_the_conversations() -> None:
+def test_content_types_and_permissions_keep_their_app() -> None:
     types = ContentType.objects.filter(app_label="conversations")
     assert set(types.values_list("model", flat=True)) == MODELS
     assert not ContentType.objects.filter(app_label="console").exists()
