@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 def ask_about(page: Page) -> None:
-    """Open the exchange that the story ends with, from the first page on."""
+    """Open the story's last exchange, starting from the dashboard."""
     page.goto("/admin/")
     page.get_by_role("link", name="Which restaurant should I book").click()
 
@@ -209,16 +209,16 @@ PAGES = {
 
 
 @pytest.mark.parametrize(
-    ("look", "width", "height"), [("light", 1280, 860), ("dark", 1280, 860), ("light", 390, 844), ("dark", 390, 844)]
+    ("theme", "width", "height"), [("light", 1280, 860), ("dark", 1280, 860), ("light", 390, 844), ("dark", 390, 844)]
 )
 def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
-    look: str, width: int, height: int, browser: Browser, server: Server, login: tuple[str, str], tmp_path: Path
+    theme: str, width: int, height: int, browser: Browser, server: Server, login: tuple[str, str], tmp_path: Path
 ) -> None:
     folder = Path(os.environ.get("PICTURES") or tmp_path).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with browser.new_context(
         base_url=server.url,
-        color_scheme="dark" if look == "dark" else "light",
+        color_scheme="dark" if theme == "dark" else "light",
         viewport={"width": width, "height": height},
     ) as context:
         page = context.new_page()
@@ -238,9 +238,9 @@ def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
             expect(page.locator(".later")).to_have_count(0)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the window"
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (background == "rgb(14, 19, 26)") == (look == "dark"), (name, background)
+            assert (background == "rgb(14, 19, 26)") == (theme == "dark"), (name, background)
             size = "" if width > 1000 else "-phone"
-            page.screenshot(path=folder / f"{name}-{look}{size}.png")
+            page.screenshot(path=folder / f"{name}-{theme}{size}.png")
             if name == "exchange" and width > 1000:
                 page.locator(".ledger").evaluate("table => table.closest('section').scrollIntoView()")
-                page.screenshot(path=folder / f"ledger-{look}.png")
+                page.screenshot(path=folder / f"ledger-{theme}.png")

@@ -71,7 +71,7 @@ def test_pages_keep_no_connection_to_the_database(server: Server, admin: httpx.C
 
 
 def test_a_server_stops_while_a_page_waits_for_the_database(server: Server, start_server: StartServer) -> None:
-    """A server on an external database, which outlives it."""
+    """The server uses an external database, which outlives it."""
     where = embedded_location(server.home)
     conninfo = make_conninfo(host=where.host, port=where.port, user=where.user, dbname=where.dbname)
     other = start_server({"RESERVOIR_SHUTDOWN_SECONDS": "1"}, database_url=conninfo)

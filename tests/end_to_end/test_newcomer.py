@@ -65,7 +65,7 @@ def ask(client: OpenAI, text: str, **more: Any) -> str:
 
 
 def knowing(request: Request) -> Answer:
-    """A model that knows the contents of the request and nothing else."""
+    """Answer with the contents of the request, as a model that knows nothing else."""
     said = " ".join(str(message.get("content")) for message in request.messages)
     name = re.search(r"cat is called (\w+)", said)
     text = f"Your cat is called {name[1]}." if name else "I do not know."
@@ -78,7 +78,7 @@ def added(request: Request) -> list[dict[str, Any]]:
 
 
 def long_ago(client: OpenAI) -> None:
-    """State the fact, then talk about other things until it is not among the latest turns."""
+    """State the fact, then chat until it is no longer among the latest turns."""
     for text in (FACT, *SMALL_TALK):
         ask(client, text)
 

@@ -1,4 +1,4 @@
-"""Odd requests and odd answers: each ends in a clear error or is relayed unchanged, and is kept."""
+"""Odd requests and odd answers: each ends in a clear error, or is relayed unchanged and stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def user(content: Any) -> dict[str, Any]:
 
 def test_a_percent_encoded_prefix_does_not_lead_past_the_guard(server: Server, provider: FakeProvider) -> None:
     path = "/%761/partition/x/instance/y/chat/completions"
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients tidy paths up
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients normalize paths
         raw.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404")
@@ -77,7 +77,7 @@ def test_the_text_beside_an_image_is_not_added_twice(server: Server, scope: Scop
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     chat(server, scope, user([{"type": "text", "text": "This is my dog Rex."}, image]))
     chat(server, scope, user("What is my dog called?"))
-    assert provider.last.body.decode().count("This is my dog Rex.") == 2  # the turn, and the provider's answer to it
+    assert provider.last.body.decode().count("This is my dog Rex.") == 2  # the turn and its answer
 
 
 # --- answers ------------------------------------------------------------------------------------------

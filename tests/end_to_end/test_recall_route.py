@@ -1,4 +1,4 @@
-"""The recall route shows the memories that a request with this text would get, and why, and changes nothing."""
+"""The recall route shows which memories a request would get, and why, without changing anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL_TALK = ("rain", "trains", "soup", "tennis", "films", "paint", "bread", "ma
 
 
 def ask(server: Server, scope: Scope, *texts: str) -> None:
-    """A request with a history: every text but the last is a turn of it."""
+    """Send a request with a history: all texts but the last are earlier turns."""
     messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
     body = {"model": "gpt-4", "messages": messages}
     url = f"{server.base_url(*scope)}/chat/completions"
@@ -34,7 +34,7 @@ def ask(server: Server, scope: Scope, *texts: str) -> None:
 
 
 def fill(server: Server, scope: Scope) -> None:
-    """The fact, then more turns than are added as the latest ones."""
+    """State the fact, then more turns than are added as the latest ones."""
     talk = [text for word in SMALL_TALK for text in (f"Let us talk about {word}.", f"I know little of {word}.")]
     ask(server, scope, FACT, "I shall keep it in mind.", *talk, "That was nice.")
 

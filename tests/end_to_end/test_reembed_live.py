@@ -1,4 +1,4 @@
-"""The embedding model changes under a running server, by a command that is killed half-way."""
+"""A command, killed halfway and repeated, changes the embedding model of a running server."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_body_that_is_not_a_chat_request_is_a_400_in_openais_shape(
     ],
 )
 def test_an_unknown_path_is_refused_in_openais_shape(server: Server, path: str, status: int) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients tidy paths up
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients normalize paths
         body = json.dumps(says("hi")).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         raw.sendall(head.encode() + body)
@@ -116,7 +116,7 @@ def test_a_large_chat_is_not_refused_with_an_html_page(server: Server, scope: Sc
     assert store.messages(server, scope)[0]["payload"] == json.dumps(body["messages"][0])
 
 
-# --- who may come in ---------------------------------------------------------------------------------
+# --- who is admitted ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

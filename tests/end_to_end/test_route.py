@@ -23,7 +23,7 @@ from tests.fake_provider import (
 )
 from tests.server import Server
 
-# --- what goes out -----------------------------------------------------------------------------------
+# --- what is forwarded -----------------------------------------------------------------------------------
 
 
 def test_a_request_that_memory_does_not_change_is_forwarded_byte_for_byte(
@@ -120,7 +120,7 @@ def test_nothing_is_sent_twice_when_a_connection_breaks(server: Server, scope: S
     assert len(provider.requests) - before == 2
 
 
-# --- what comes back ---------------------------------------------------------------------------------
+# --- what is relayed ---------------------------------------------------------------------------------
 
 
 def test_the_answer_is_relayed_unchanged(server: Server, scope: Scope, provider: FakeProvider) -> None:

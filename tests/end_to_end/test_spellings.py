@@ -1,4 +1,4 @@
-"""Paths, headers and names that are almost right have memory or are refused; nothing passes on without a word."""
+"""Almost correct paths, headers and names work or are refused, never passed on silently."""
 
 from __future__ import annotations
 

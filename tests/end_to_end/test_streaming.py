@@ -1,4 +1,4 @@
-"""Streams: relayed as they arrive, kept as far as they arrived, ended when their client leaves."""
+"""Streams are relayed as they arrive, stored as far as they arrived, and stopped when their client leaves."""
 
 from __future__ import annotations
 

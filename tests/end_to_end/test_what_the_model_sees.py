@@ -157,7 +157,7 @@ def test_every_round_of_a_tool_loop_gets_the_same_bytes_added(
     provider.answer(Answer(body=completion("", message=calling)))
     chat(server, scope, question)
     first = provider.last.body
-    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # would be recalled instead
+    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # otherwise it would be recalled
     loop = question["messages"] + [calling, {"role": "tool", "tool_call_id": "c1", "content": "42"}]
     answer = chat(server, scope, question | {"messages": loop})
     prefix = first[: first.rindex(b"]}")]

@@ -1,4 +1,4 @@
-"""A newcomer without a key: Reservoir in front of `manage.py fakeprovider`'s provider, which knows what it is given."""
+"""A newcomer without a key: Reservoir in front of the provider of `manage.py fakeprovider`."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ def every_row(home: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def told(server_of_file: Server) -> None:
-    """The server has been told something."""
+    """A server that has stored some messages."""
     for n in range(20):
         ask(server_of_file, f"message {n} with 日本 and \u2028 and 🦉", f"user-{n % 3}")
 
 
 @contextmanager
 def held(home: Path) -> Iterator[None]:
-    """The home's PostgreSQL runs from here to the end, so that no command has to start it."""
+    """Keep the home's PostgreSQL running, so that no command has to start it."""
     postgres = EmbeddedPostgres(home)
     postgres.hold()
     try:

@@ -1,4 +1,4 @@
-"""Clients that leave, many of them: the provider is told at once, what came is kept, nothing is left behind."""
+"""Many clients leave: the provider's requests end at once, partial answers are stored, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVENTS = stream_events("one two three four")
 
 
 def leave(server: Server, instance: str, when: Callable[[socket.socket], object], *, stream: bool) -> None:
-    """Ask, wait for `when`, and hang up without a word."""
+    """Ask, wait for `when`, and close the connection."""
     message = {"role": "user", "content": f"hello from {instance}"}
     body = json.dumps({"model": "gpt-4", "stream": stream, "messages": [message]})
     head = [
@@ -53,7 +53,7 @@ def has_read_three_words(connection: socket.socket) -> None:
 
 
 def census(server: Server) -> dict[str, int]:
-    """What lives in the server: tasks, threads, descriptors, sockets to the provider and from clients."""
+    """Count the server's tasks, threads, descriptors, and sockets to the provider and from clients."""
     assert server.process
     path = server.home / "census.json"
     path.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def census(server: Server) -> dict[str, int]:
 
 
 def quiet(server: Server) -> dict[str, int]:
-    """The census once it no longer falls."""
+    """The census, once its numbers have stopped falling."""
     before = census(server)
     while True:
         time.sleep(0.3)
@@ -94,7 +94,7 @@ def test_a_client_that_leaves_stops_the_provider_within_a_second_and_the_partial
     leave(server, name, when, stream=kind != "not streamed")
     left = time.monotonic()
     (request,) = provider.requests
-    assert request.gone.wait(300), "the provider still works for nobody"
+    assert request.gone.wait(300), "the provider still works for a client that has left"
     assert request.gone_at
     report(f"{kind}: the provider's request has ended {(request.gone_at - left) * 1000:.0f} ms after the client left")
     eventually(lambda: [ended for ended, *_ in rows(server.home, ENDED, name)] not in ([], ["open"]))

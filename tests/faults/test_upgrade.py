@@ -1,4 +1,4 @@
-"""A data folder that an earlier Reservoir wrote: brought up to date by the start, with every row in it."""
+"""A data folder of an earlier version is migrated at startup and keeps every row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.watching import eventually
 from tests.server import ROOT, clean_environment
 
 OLD = "0002_recall"
-# What those tables held then as now.
+# Columns of those tables in both versions.
 KEPT = (
     "SELECT id, instance_id, exchange_id, parent_id, role, payload, digest, created FROM conversations_message",
     "SELECT id, trace_id, instance_id, created, finished, ended, model, request_ids FROM conversations_exchange",

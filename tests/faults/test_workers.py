@@ -1,4 +1,4 @@
-"""Several workers behind one server: what becomes of them when their server dies, or their database."""
+"""Several workers of one server, when their server or their database dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 from reservoir_site.postgres import EmbeddedPostgres
 from tests.fake_provider import FakeProvider
 from tests.faults.app import App
-from tests.faults.breaking import kill, postgres_away
+from tests.faults.breaking import kill, postgres_down
 from tests.faults.stored import recovered
 from tests.faults.watching import command_line, eventually, workers
 from tests.server import PATIENT, Server
@@ -21,14 +21,14 @@ WORKERS = PATIENT | {"RESERVOIR_WORKERS": "2"}
 
 @pytest.fixture
 def server(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
-    """A server of two workers, to be started, for one test alone."""
+    """A server of two workers, not started yet, for one test only."""
     server = Server(tmp_path / "reservoir", provider.base_url, settings=WORKERS)
     yield server
     server.__exit__()
 
 
 def both(server: Server) -> list[int]:
-    """The two workers, once they are there."""
+    """Wait for both workers."""
     eventually(lambda: len(workers(server)) == 2)
     return workers(server)
 
@@ -45,7 +45,7 @@ def test_workers_of_a_killed_server_release_its_port(server: Server, ready: bool
 def test_workers_that_start_without_the_embedded_database_serve(server: Server) -> None:
     app = App(server.start())
     before = both(server)
-    with postgres_away(server.home):
+    with postgres_down(server.home):
         for pid in before:
             kill(pid)
         assert app.memory("away") == "degraded"

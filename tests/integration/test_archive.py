@@ -240,7 +240,7 @@ def test_an_interrupted_import_continues_where_it_stopped() -> None:
 
 def test_a_ledger_is_imported_as_soon_as_its_messages_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conversations.archive.storing.CHUNK", 1)
-    for _ in range(4):  # but for the first, exchanges that brought no message
+    for _ in range(4):  # all but the first exchange brought no message
         store([user("one")], ended=Exchange.Ended.FAILED, ledger=actions.Ledger(key=bytes(16), tokens=7))
     lines = list(as_lines(export()))
     assert ["role" in json.loads(line) for line in lines] == [True, False, False, False]
@@ -315,7 +315,7 @@ def test_an_export_of_the_original_reservoir_becomes_a_history(text: str) -> Non
     question, answer = Message.objects.order_by("id")
     assert (question.content, answer.content, answer.parent) == ("Hello", "Hi!", question)
     assert question.created == datetime.fromtimestamp(1747000000, UTC)
-    assert question.embed_due is not None  # its vector does not say which model made it
+    assert question.embed_due is not None  # its vector has no model's name
     exchange = Exchange.objects.get()
     assert (str(exchange.trace_id), exchange.question, exchange.request_ids) == (
         ORIGINAL[0]["trace_id"],

@@ -207,7 +207,7 @@ def test_opening_and_closing_are_idempotent() -> None:
 
 
 def test_a_question_and_its_answer_wait_for_the_disk() -> None:
-    """If a crash of PostgreSQL lost it, it would be taken for a forgotten one, and its answer would not be stored."""
+    """A question lost in a crash of PostgreSQL would look forgotten, and its answer would not be stored."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO on")
         exchange([user("one")], "a")

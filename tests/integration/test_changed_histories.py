@@ -1,4 +1,4 @@
-"""A turn that a client changed costs that turn alone. Real PostgreSQL."""
+"""Turns that a client changes affect no other turn. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def result(number: int, text: str) -> Payload:
 
 
 def stored(scope: Scope) -> tuple[list[str], list[str]]:
-    """The contents of a scope that are alive, and those that are abandoned."""
+    """The contents of a scope's live messages, and of its abandoned ones."""
     rows = Message.objects.in_scope(scope).order_by("id").values_list("content", "abandoned")
     return [text for text, gone in rows if not gone], [text for text, gone in rows if gone]
 
@@ -175,7 +175,7 @@ def edited(history: list[Payload], at: int, kind: str) -> tuple[list[Payload], s
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Payload]:
-    """Questions with answers, some by way of a tool; some sentences are said again and again."""
+    """Questions with answers, some with tool calls; some sentences repeat."""
     history: list[Payload] = []
     for number in range(draw(st.integers(2, 7))):
         history.append(user(draw(st.sampled_from(["go on", f"question {number}\nin two lines", f"question {number}"]))))

@@ -1,4 +1,4 @@
-"""The commands, as a person or a script calls them. Real PostgreSQL, the real embedding model."""
+"""The commands, as people and scripts call them. Real PostgreSQL, the real embedding model."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def test_commands_start_the_database_and_stop_quietly_without_a_reader(tmp_path:
     exported = shell("manage export | head -n 1")
     assert json.loads(exported.stdout)["content"] == "1"
     assert exported.returncode == 0 and "Traceback" not in exported.stderr
-    # The reader has left before anything is written.
+    # The reader leaves before the first write.
     for command in ("view 2", "view 2 --json", "stats", "index list", "export"):
         left = shell(f"manage {command} | true")
         assert (left.returncode, left.stderr) == (0, ""), command

@@ -1,4 +1,4 @@
-"""The tour without a key: the real command, in front of its provider without a model."""
+"""The tour without a key: the real command and its provider without a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = ("can't stand coriander", "from platform 7", "red button for ten secon
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
-    """Queries the database of the commands."""
+    """A function that queries the commands' database."""
     server = EmbeddedPostgres(tmp_path)
 
     def ask(sql: str) -> list[Any]:
@@ -57,7 +57,7 @@ def demo(home: Path, *arguments: str, columns: int) -> str:
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= columns
     assert "sk-must-not-be-used" not in done.stdout
-    # Two panels side by side are read as one.
+    # Join panels that stand side by side.
     return " ".join(done.stdout.replace("│", " ").split())
 
 

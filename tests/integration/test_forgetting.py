@@ -1,4 +1,4 @@
-"""Forgotten messages are gone everywhere, and exactly as the dry run counted. Real PostgreSQL."""
+"""Forgotten messages are gone everywhere, exactly as the dry run counted. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from conversations.turns import Turn
 pytestmark = pytest.mark.django_db
 
 SCOPE = Scope("tests", "forgetting")
-MARKER = "zyxwvq"  # its own stem
+MARKER = "zyxwvq"  # a word with a stem of its own
 
 
 @pytest.fixture(autouse=True, params=["few, by index", "many, by reading"])
 def how_they_are_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """References to a forgotten message are found in two ways, with the same result."""
+    """The two ways to find references to a forgotten message give the same result."""
     if request.param.startswith("many"):
         monkeypatch.setattr(forgetting, "FEW", -1)
 
@@ -116,7 +116,7 @@ def rows() -> dict[str, int]:
 
 
 def forget(selection: Selection) -> Counts:
-    """Forget, and check that the dry run counted what went."""
+    """Forget, and check that the dry run counted the same."""
     expected, before = forgetting.count(selection), rows()
     assert rows() == before, "the dry run removed something"
     went = forgetting.forget(selection, by="tests")
@@ -199,7 +199,7 @@ def test_counts_match_the_deleted_rows_for_every_criterion() -> None:
     assert forget(Selection(partition="tests", whole=True)).partitions == 1
     assert forget(Selection(since=start)).messages == 4
     assert Message.objects.count() == Exchange.objects.count() == Ledger.objects.count() == 0
-    assert Partition.objects.get().name == "third"  # its messages were selected, not the whole of it
+    assert Partition.objects.get().name == "third"  # its messages were selected, not the exchange
 
 
 def test_an_exchange_with_a_remaining_message_stays_without_the_texts_of_its_request() -> None:

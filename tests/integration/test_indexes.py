@@ -1,4 +1,4 @@
-"""Vector indexes of large scopes: earned by size, made beside traffic, measured against exact search."""
+"""Vector indexes of large scopes: earned by size, built beside traffic, measured against exact search."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_the_worker_builds_earned_indexes() -> None:
 def test_a_half_built_index_is_rebuilt() -> None:
     instance, model = fill(LARGE, MESSAGES), active_model()
     with another_connection() as other, connection.cursor() as cursor:
-        other.execute("BEGIN; LOCK TABLE conversations_embedding IN ROW EXCLUSIVE MODE")  # it has to wait for this
+        other.execute(
+            "BEGIN; LOCK TABLE conversations_embedding IN ROW EXCLUSIVE MODE"
+        )  # the index has to wait for this transaction
         cursor.execute("SET statement_timeout = '300ms'")
         with pytest.raises(OperationalError):
             indexes.create(instance.pk, model)

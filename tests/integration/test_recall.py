@@ -337,12 +337,12 @@ def test_messages_may_contain_any_text() -> None:
     assert len(found("39 字")) >= 1
 
 
-# --- the trap -----------------------------------------------------------------------------------------
+# --- generic plans -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_repeated_recall_keeps_finding_the_same_messages(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is prepared after several runs may get a plan that finds nothing."""
+    """A statement that was prepared after several runs may get a plan that finds nothing."""
     if large:
         monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
     for other in range(3):
@@ -365,7 +365,7 @@ def index_of_scope() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         sql = nearest.create_index_sql(instance_id, nearest.Model(model.pk, 3))
-        cursor.execute(sql.replace("CONCURRENTLY ", ""))  # which no transaction may hold
+        cursor.execute(sql.replace("CONCURRENTLY ", ""))  # not possible inside a transaction
     assert nearest.searchable(instance_id, MODEL) == nearest.Model(model.pk, 3)
 
 

@@ -20,7 +20,7 @@ TEXT = "what the user said"
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers each request with what `answer` makes of its JSON; remembers the requests."""
+    """Answers each request with the result of `answer` for its JSON, and records the requests."""
 
     daemon_threads = True
 

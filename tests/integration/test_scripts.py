@@ -86,7 +86,7 @@ def test_changed_requirements_are_installed_into_the_same_environment(project: P
 
 
 def test_a_return_to_older_requirements_reinstalls_them(project: Path) -> None:
-    """The development packages bring their own versions of the packages to run."""
+    """The development requirements may pin other versions."""
     run([str(project / "script" / "setup"), "--dev"])
     (project / "requirements.txt").write_text("# newer\n")
     (project / "requirements-dev.txt").write_text("# newer\n")

@@ -30,7 +30,7 @@ BUILD = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, as building leaves files behind; without isolation, and thus without network."""
+    """The wheel, built from a copy, as building leaves files behind; without isolation, as that needs a network."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in BUILD:
         if (ROOT / name).is_dir():
@@ -126,7 +126,7 @@ def test_the_installed_server_uses_the_users_data_folder(reservoir: Path, data: 
     try:
         assert live(port, serving) == {"status": "live", "version": VERSION}
         page = httpx.get(f"http://127.0.0.1:{port}/admin/login/", trust_env=False)
-        style = httpx.get(f"http://127.0.0.1:{port}/static/reservoir/look.css", trust_env=False)
+        style = httpx.get(f"http://127.0.0.1:{port}/static/reservoir/admin.css", trust_env=False)
         schema = httpx.get(f"http://127.0.0.1:{port}/v1/openapi.json", trust_env=False)
         assert (page.status_code, style.status_code) == (200, 200)
         assert schema.json()["info"]["version"] == VERSION
@@ -138,7 +138,7 @@ def test_the_installed_server_uses_the_users_data_folder(reservoir: Path, data: 
 
 
 def live(port: int, serving: subprocess.Popen[bytes]) -> object:
-    """The answer of /live as soon as there is one."""
+    """Wait for /live and return its answer."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and serving.poll() is None:
         try:

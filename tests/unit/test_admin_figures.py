@@ -1,4 +1,4 @@
-"""What the admin draws and labels."""
+"""Charts, maps, labels and figures of the admin."""
 
 from __future__ import annotations
 

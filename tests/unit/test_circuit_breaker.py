@@ -1,4 +1,4 @@
-"""The circuit breaker: when it looks at the database, and what it makes of what it sees."""
+"""The circuit breaker: when it probes the database, and what it concludes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from proxy.database import circuit_breaker
 from proxy.database.circuit_breaker import CircuitBreaker, answers
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 
 class Database:
-    """Answers, or not, and counts how often it was asked."""
+    """A database that is up or down and counts its probes."""
 
     def __init__(self) -> None:
         self.up = True
@@ -94,7 +94,7 @@ async def test_an_open_breaker_probes_soon_and_closes_when_the_database_answers(
 ) -> None:
     database.up = False
     breaker.trip()
-    for asked in (1, 2, 3):  # the first at once, the others unasked: nothing trips it any more
+    for asked in (1, 2, 3):  # the first probe comes at once; the others without further trips
         await in_time(breaker.watch(ENOUGH * 2))
         assert (breaker.is_open, database.asked) == (True, asked)
     database.up = True

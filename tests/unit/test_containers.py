@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml, as far as they can be checked without a Docker engine."""
+"""What can be checked of Dockerfile and docker-compose.yml without a Docker engine."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_code_of_the_image_is_compiled() -> None:
     (compiling,) = (run for run in arguments("RUN") if "compileall" in run)
     for package in ("reservoir_site", "console", "conversations", "proxy"):
         assert package in compiling.split()
-    # Whatever its time stamps: the image is read-only.
+    # Regardless of time stamps, as the image is read-only.
     assert "--invalidation-mode unchecked-hash" in compiling
     assert arguments("COPY")[-1] == "--from=build /app /app"
 

@@ -33,7 +33,7 @@ NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
 
 
 def count(text: str) -> int:
-    """Like a real tokenizer: words and marks, long words in pieces, line ends on their own."""
+    """Count like a tokenizer: words and marks, long words in pieces, line ends separately."""
     return sum(-(-len(word) // 6) for word in re.findall(r" ?\w+|[^\w\s]+|\s+", text))
 
 

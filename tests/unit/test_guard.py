@@ -1,4 +1,4 @@
-"""The guard in front of both applications: who is refused, what a request counts for, what is logged."""
+"""The guard in front of both applications: refusals, the limit of requests, the access log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASK = "/v1/partition/p/instance/i/chat/completions"
 
 
 class Application:
-    """Reads a whole body and answers 200; `gate`, where there is one, holds it up."""
+    """Reads the body and answers 200, after `gate` if there is one."""
 
     def __init__(self) -> None:
         self.scopes: list[Mapping[str, Any]] = []
@@ -164,7 +164,7 @@ async def test_other_options_requests_reach_the_application(
     assert (await ask(guard, http_scope(path, headers, method=method))).body == b"answered"
 
 
-# --- requests that no application should see ---
+# --- requests that never reach an application ---
 
 
 async def test_websockets_are_refused(guard: Guard) -> None:

@@ -1,4 +1,4 @@
-"""The API's ASGI handler: bodies, clients that leave, and answers that go out as they are."""
+"""The API's ASGI handler: bodies, clients that leave, and unchanged answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.http import HttpResponse, HttpResponseNotAllowed
 from proxy.handler import IN_MEMORY, ApiHandler, ApiRequest, RelayedResponse, WholeResponse
 from tests.unit.asgi import Exchange, http_scope
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 View = Callable[[ApiRequest], Awaitable[Any]]
 
@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_cancels_the_work_and_its_resources_are_close
     exchange, seen = Exchange(), []
 
     async def close() -> None:
-        await asyncio.sleep(0.01)  # the handler waits for this
+        await asyncio.sleep(0.01)  # the handler must wait for this
         seen.append("closed")
 
     async def view(request: ApiRequest) -> HttpResponse:
@@ -125,7 +125,7 @@ async def test_an_error_while_sending_is_raised_and_closes_resources() -> None:
 
 async def test_no_task_waits_for_a_client_that_has_its_answer() -> None:
     await handle(echo, Exchange(b"hello"))
-    await asyncio.sleep(0)  # for the task that has been cancelled
+    await asyncio.sleep(0)  # lets the cancelled task end
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

@@ -1,4 +1,4 @@
-"""How a text is made ready for PostgreSQL's text search."""
+"""How text is prepared for PostgreSQL's text search."""
 
 from __future__ import annotations
 

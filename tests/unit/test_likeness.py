@@ -1,4 +1,4 @@
-"""What is one text to a reader."""
+"""Which texts are equal to a reader."""
 
 from __future__ import annotations
 

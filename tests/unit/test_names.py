@@ -1,4 +1,4 @@
-"""Who a question is about, and how it reads in the first person."""
+"""Finds the participant in a question, and rewords it in the first person."""
 
 from __future__ import annotations
 

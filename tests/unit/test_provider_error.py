@@ -1,4 +1,4 @@
-"""What providers say when they refuse, in whatever words."""
+"""Errors of providers, in any form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""proxy/demo/quoting.py: the provider without a model knows what the request says, and nothing else."""
+"""proxy/demo/quoting.py: the provider without a model knows only the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""proxy/answer/relay.py: in which order a stream is relayed, remembered and closed."""
+"""proxy/answer/relay.py: the order in which a stream is relayed, stored and closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BROKEN = ProviderUnreachable("The provider broke off.")
 
 
 class Stream:
-    """A provider's answer in pieces; an error among them is raised. `log` holds what happened, in order."""
+    """A provider's answer in pieces; errors among them are raised. `log` lists the events in order."""
 
     def __init__(self, pieces: Sequence[bytes | ProviderError], *, encoding: str = "identity") -> None:
         self.status = 200
@@ -43,7 +43,7 @@ class Stream:
         self.log.append(result.ended)
 
     async def relay(self, *, leave_after: int | None = None) -> list[Any]:
-        """Relay to a client that leaves after so many pieces; returns what happened, in order."""
+        """Relay to a client that leaves after this many pieces; returns the events in order."""
         async with aclosing(relay.stream(cast(Answer, self), self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 self.log.append(chunk)

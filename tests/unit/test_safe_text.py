@@ -1,4 +1,4 @@
-"""Stored text shown as HTML: laid out where that is safe, and text in any case."""
+"""Stored text as HTML: formatted where that is safe, plain text otherwise."""
 
 from __future__ import annotations
 

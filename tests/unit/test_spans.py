@@ -1,4 +1,4 @@
-"""Which part of a long message is shown."""
+"""Excerpts of long messages."""
 
 from __future__ import annotations
 

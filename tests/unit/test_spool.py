@@ -384,7 +384,7 @@ def test_scopes_are_stored_in_turn_each_with_the_records_added_meanwhile(spool: 
 
 
 def test_a_process_that_starts_writing_during_a_replay_is_not_overtaken_by_an_older_one(folder: Path) -> None:
-    """A client's connection moves from a new worker to an old one during a replay that knows only the old one."""
+    """During a replay that knows only the old worker, a client's connection moves from a new worker to the old one."""
     old, new = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
     bob = Scope("home", "bob")
     keep(old, "alice 0")

@@ -1,4 +1,4 @@
-"""proxy/answer/stream_copy.py: the bytes that are relayed are those that arrived, and the copy adds up."""
+"""proxy/answer/stream_copy.py: the relayed bytes are those that arrived, and the copy adds up."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Streams that are not quite as the protocol says are added up as what they mean."""
+"""Streams that deviate from the protocol are added up by their meaning."""
 
 from __future__ import annotations
 

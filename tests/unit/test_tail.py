@@ -1,4 +1,4 @@
-"""The tail of the spool: records are found in the order of their exchanges, also those that come meanwhile."""
+"""The tail of the spool: records come in the order of their exchanges, including records written meanwhile."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from proxy.spool.tail import Tail
 
 
 class Segments:
-    """Segments on disk, and what a tail finds in them: the texts of one exchange after the other."""
+    """Segments on disk and their tail, which returns the texts of one exchange after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.handles: dict[str, int] = {}
-        self.begun: list[str] = []  # known to the tail once it looks for new ones
+        self.begun: list[str] = []  # the tail learns of it when it looks for new segments
         self.when_looking: Callable[[], None] = lambda: None
         self._folder = folder
         self._sequence = count(1)
@@ -146,14 +146,14 @@ def test_records_written_during_a_scan_do_not_overtake_earlier_ones(segments: Se
 
 
 def test_a_scan_finds_everything_that_precedes_its_records(segments: Segments, tmp_path: Path) -> None:
-    """While segment b is read, its predecessor is added to a, which has been read."""
+    """While the tail reads segment b, a predecessor is written to segment a, which it has read."""
     segments.write("a", "0", exchange="0")
     segments.write("b", "2", exchange="2", sequence=102)
     segments.open_new()
     wrote: list[str] = []
 
     class Meanwhile(dict[str, int]):
-        """Segments in which something is written between the look at `a` and the look at `b`."""
+        """Segments that are written to between the reading of `a` and of `b`."""
 
         def items(self) -> Iterator[tuple[str, int]]:  # type: ignore[override]
             for name, handle in super().items():

@@ -1,4 +1,4 @@
-"""The thread pool: deadlines that pass before, during and just after the work."""
+"""The thread pool: deadlines that expire before, during and just after the work."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 
 class Hanging:
-    """Work that hangs until it is let go."""
+    """Work that hangs until it is released."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -43,7 +43,7 @@ def pool_of(size: int) -> ThreadPool:
 
 
 def held(pool: ThreadPool) -> int:
-    """How many threads are held by late work."""
+    """The number of threads held by late work."""
     return len(pool._late)
 
 
@@ -87,13 +87,13 @@ async def test_work_is_refused_immediately_while_late_work_holds_every_thread(ha
         hanging.begun.clear()
         running = asyncio.create_task(pool.run(hanging, None))
         await hanging.until_begun()
-        running.cancel()  # a client that leaves is as late as a deadline that passes
+        running.cancel()  # a client that leaves counts like an expired deadline
         with pytest.raises(asyncio.CancelledError):
             await running
     assert held(pool) == 2
     ran = threading.Event()
     with pytest.raises(DeadlineExceeded):
-        await pool.run(ran.set, None)  # without a deadline: it would wait as long as the others hang
+        await pool.run(ran.set, None)  # without a deadline, it would wait as long as the others hang
     hanging.go.set()
     await until_none_is_held(pool)
     assert await pool.run(lambda: "serves again", ENOUGH) == "serves again"
@@ -132,7 +132,7 @@ async def test_work_whose_caller_has_left_never_starts(hanging: Hanging) -> None
 
 @pytest.mark.parametrize("error", [None, ValueError("of the work")])
 async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hanging, error: Exception | None) -> None:
-    """The loop learns of the deadline and of the result in one turn, as after a moment in which it stood still."""
+    """The loop learns of deadline and result in the same iteration, as after a pause."""
     pool, followed = pool_of(1), threading.Event()
 
     def work() -> str:
@@ -142,7 +142,7 @@ async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hang
         return "in time"
 
     running = asyncio.create_task(pool.run(work, 0.05))
-    await asyncio.sleep(0)  # it is queued, its deadline runs
+    await asyncio.sleep(0)  # it is queued and its deadline is running
     pool.leave(followed.set)  # runs after the work is done
     hanging.go.set()
     assert followed.wait(ENOUGH)

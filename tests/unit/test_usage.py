@@ -1,4 +1,4 @@
-"""Tokens and cost in the words of several providers."""
+"""Tokens and cost, as different providers report them."""
 
 from __future__ import annotations
 

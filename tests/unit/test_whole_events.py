@@ -1,4 +1,4 @@
-"""A relayed stream hands on whole events, and says at its end how it went."""
+"""A relayed stream delivers whole events and ends with the reason if it breaks off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ended = Exchange.Ended
 
 DONE = b"data: [DONE]\n\n"
 BROKEN = ProviderUnreachable("The connection broke.")
-HALF_EVENT = 2**16  # bytes of one event; of a longer one its beginning goes on too
+HALF_EVENT = 2**16  # bytes of one event; the beginning of a longer one is relayed early
 
 
 def event(text: str, end: bytes = b"\n\n") -> bytes:
@@ -33,7 +33,7 @@ STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 
 
 class Provider:
-    """A provider's answer in these chunks, which may break off; and what the client and the store got of it."""
+    """A provider's answer in these chunks, which may break off; records what client and store got."""
 
     def __init__(
         self, *chunks: bytes, breaks: ProviderError | None = None, status: int = 200, encoding: str = ""
@@ -66,7 +66,7 @@ class Provider:
         self.closed_when_stored.append(self.closed)
 
     async def relay(self, *, leaves_after: int | None = None) -> bytes:
-        """All that the client got; it leaves after so many chunks."""
+        """Everything that the client got; it leaves after this many chunks."""
         answer: Any = self
         async with aclosing(relay.stream(answer, self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:

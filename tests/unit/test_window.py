@@ -1,4 +1,4 @@
-"""proxy/prompt/counting.py and window.py: how many tokens a request has, and what is dropped when they are too many."""
+"""proxy/prompt/counting.py and window.py: a request's tokens, and what is dropped to fit the window."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a data folder of an earlier version relies on: addresses, permissions and content types keep their names."""
+"""Data folders of earlier versions rely on these: addresses, permissions and content types keep their names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_content_types_and_permissions_keep_their_app() -> None:
 
 
 def test_a_permission_of_an_earlier_version_still_opens_the_pages() -> None:
-    """Of a folder from before the admin was an app of its own: rows of content types and permissions stay in use."""
+    """Rows of content types and permissions from before the admin became an app of its own stay in use."""
     one = exchange(HOME, "I keep bees.", "Lovely.")
     before = set(Permission.objects.values_list("pk", "codename")), set(ContentType.objects.values_list("pk", "model"))
     user = User.objects.create_user("vera", is_staff=True)

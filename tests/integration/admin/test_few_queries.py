@@ -1,4 +1,4 @@
-"""What the pages of the admin ask of a large database, and what they leave for later."""
+"""How many queries the admin's pages make on a large database, and what they load later."""
 
 from __future__ import annotations
 

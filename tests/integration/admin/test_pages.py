@@ -172,7 +172,7 @@ def test_hostile_text_is_shown_as_text_on_every_page(root: Client) -> None:
     assert kept.instance_id == one.instance_id
     for url in [*every_page(one), reverse("admin:search") + "?q=red"]:
         response = root.get(url)
-        # A field to type a name into holds the name itself.
+        # An input field holds the unchanged name.
         page = re.sub(r'(name="(instance|partition)_name" value=")[^"]*"', r"\1", text(response))
         for markup in (
             "<script>alert",

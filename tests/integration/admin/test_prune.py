@@ -1,4 +1,4 @@
-"""Forgetting in the admin: a dry run first, and then what it showed."""
+"""Forgetting in the admin: a dry run first, then exactly what it showed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sees and forgets what in the admin."""
+"""Which users see and forget what in the admin."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_a_viewer_reads_everything_and_forgets_nothing() -> None:
 
 def test_a_user_without_permissions_sees_no_conversation() -> None:
     one = exchange(HOME, "I keep bees.", "Lovely.")
-    nobody = browser(User.objects.create_user("nobody", is_staff=True))
+    outsider = browser(User.objects.create_user("outsider", is_staff=True))
     for url in every_page(one)[2:]:
-        assert nobody.get(url).status_code == 403, url
-    assert "bees" not in text(nobody.get(reverse("admin:index")))
+        assert outsider.get(url).status_code == 403, url
+    assert "bees" not in text(outsider.get(reverse("admin:index")))
     visitor = Client(headers={"host": "localhost"})
     for url in every_page(one):
         assert visitor.get(url).status_code == 302, url

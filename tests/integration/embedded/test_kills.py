@@ -64,7 +64,9 @@ def test_a_killed_recovery_leads_to_a_restart_and_a_long_recovery_does_not(
     server = EmbeddedPostgres(home)
     server.hold()
     monkeypatch.setattr(postgres_processes, "CHECK_EVERY", 0.05)
-    monkeypatch.setattr(postgres_processes, "STUCK_SECONDS", 1.0)  # less than ending the processes may take
+    monkeypatch.setattr(
+        postgres_processes, "STUCK_SECONDS", 1.0
+    )  # less than the time that ending the processes may take
     query(home, "CREATE TABLE t AS SELECT 42 AS answer")
 
     def named(what: str) -> list[int]:

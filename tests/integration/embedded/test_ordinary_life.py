@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL is made, held, shared and released; failures are one sentence."""
+"""The embedded PostgreSQL is created, held, shared and released; failures are one sentence."""
 
 from __future__ import annotations
 

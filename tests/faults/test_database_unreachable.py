@@ -1,4 +1,4 @@
-"""PostgreSQL killed, frozen, full and locked under a running server: clients hardly notice, and nothing is lost."""
+"""PostgreSQL is killed, frozen, full or locked under a running server: clients hardly notice, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.memory.service import CATCH_UP_SECONDS
 from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider import Answer, FakeProvider, Gate, Request
 from tests.faults.app import KEY, App
-from tests.faults.breaking import frozen, kill, locked, no_room, postgres_away, standing_still
+from tests.faults.breaking import frozen, kill, locked, no_room, postgres_down, standing_still
 from tests.faults.conftest import StartServer
 from tests.faults.stored import recovered, rows, waiting
 from tests.faults.watching import children, command_line, eventually, postmaster, report
@@ -28,19 +28,19 @@ from tests.server import ROOT, Server, clean_environment
 
 pytestmark = pytest.mark.alone
 
-SETTINGS = {"RESERVOIR_RECALL_DEADLINE_MS": "300"}  # the default: what hangs is to cost no more
+SETTINGS = {"RESERVOIR_RECALL_DEADLINE_MS": "300"}  # the default; hangs must cost no more
 
 
 @pytest.fixture
 def app(server: Server) -> App:
-    """An app whose exchanges are remembered, whatever the test before has done."""
+    """An app with working memory, whatever the previous test did."""
     recovered(server)
     return App(server)
 
 
 def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_lost(app: App) -> None:
     before = [app.timed(f"before {n}") for n in range(30)]
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         first = app.timed("away 0")
         away = [app.timed(f"away {n}", stream=n % 2 == 0) for n in range(1, 30)]
         assert app.memory("away 30") == "degraded"
@@ -49,7 +49,7 @@ def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_los
         assert KEY.encode() not in spooled
     extra = statistics.median(away) - statistics.median(before)
     report(f"away: {extra:+.1f} ms median, {max(away):.0f} ms slowest, {first:.0f} ms the first")
-    # Without recall they take less than before; the one that finds out does not wait for a connection either.
+    # They are faster without recall; even the first one does not wait for a connection.
     assert statistics.median(away) < 3 * statistics.median(before)
     assert first < 20 * statistics.median(before)
     recovered(app.server)
@@ -58,7 +58,7 @@ def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_los
 
 
 def test_the_spool_is_stored_after_a_restart(app: App) -> None:
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         for n in range(5):
             app.ask(f"away {n}")
         app.server.kill()
@@ -68,7 +68,7 @@ def test_the_spool_is_stored_after_a_restart(app: App) -> None:
 
 
 def test_the_spool_is_stored_by_a_command(app: App) -> None:
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         app.ask("away")
         app.server.kill()
 
@@ -84,14 +84,14 @@ def test_the_spool_is_stored_by_a_command(app: App) -> None:
 
 
 def test_clients_wait_briefly_for_a_replay_of_the_spool(app: App) -> None:
-    """Or clients that ask without a pause would add to it faster than it is stored."""
+    """Otherwise clients that ask without a pause would fill the spool faster than it is replayed."""
     home = app.server.home
     with ExitStack() as replaying:
-        with postgres_away(home):
+        with postgres_down(home):
             for n in range(5):
                 app.ask(f"away {n}")
             lock = replaying.enter_context((home / "spool" / "replay.lock").open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)  # as a replay by another process that takes long
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as a long replay by another process does
         eventually(lambda: httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 200)
         assert app.timed("back") >= CATCH_UP_SECONDS * 1000
         assert app.said() == ["warm"]
@@ -117,7 +117,7 @@ def test_a_frozen_database_briefly_delays_one_request_only(app: App) -> None:
 
 
 def test_a_server_stops_while_its_database_is_frozen(app: App) -> None:
-    time.sleep(NOTICED_WITHIN)  # whoever embeds next asks the database first
+    time.sleep(NOTICED_WITHIN)  # the next embedding asks the database first
     with frozen(postmaster(app.server.home) or 0):
         app.ask("frozen")
         begun = time.monotonic()
@@ -135,7 +135,7 @@ def test_clients_are_served_during_a_long_recovery_of_postgresql(app: App) -> No
     home = app.server.home
 
     def startup_process() -> list[int]:
-        """Killed, PostgreSQL is started again; its process that recovers is caught as soon as it is there."""
+        """Kill PostgreSQL, and catch the recovery process of the restarted one as soon as it exists."""
         kill(postmaster(home) or 0)
         for _ in range(20_000):
             found = [pid for pid in children(postmaster(home) or 0) if b"startup" in command_line(pid)]
@@ -147,7 +147,7 @@ def test_clients_are_served_during_a_long_recovery_of_postgresql(app: App) -> No
     for _ in range(10):
         with standing_still(startup_process()) as still:
             if not still:
-                continue  # the recovery was over before it could be held
+                continue  # the recovery ended before it could be stopped
             begun = len(app.server.log)
             assert [app.memory(f"recovering {n}") for n in range(20)][-1] == "degraded"
             assert httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 503
@@ -164,7 +164,7 @@ def test_locked_tables_skip_recall_within_its_deadline_and_lose_nothing(app: App
     with locked(app.server.home), ThreadPoolExecutor(16) as clients:
         first = app.timed("locked 0")
         took = list(clients.map(lambda n: app.timed(f"locked {n}"), range(1, 33)))
-        # By now the storing threads hang, all of them; nobody waits for one.
+        # By now all storing threads hang; no request waits for one.
         later = [app.timed("later") for _ in range(3)]
     report(f"locked: {first:.0f} ms the first, {max(took):.0f} at 16 clients, {max(later):.0f} later")
     assert statistics.median(later) < first, "requests still wait for threads that hang"
@@ -186,7 +186,7 @@ def test_a_database_without_a_free_connection_counts_as_unreachable(app: App) ->
     try:
         take_all()
         with psycopg.connect(host=where.host, port=where.port, user="postgres", dbname="postgres") as admin:
-            # Those that the server holds would go on; cut off, it finds no others.
+            # The server's open connections would still work; once they are cut, it gets no new ones.
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND pid <> ALL(%s)",
                 [where.user, [connection.info.backend_pid for connection in mine]],
@@ -204,7 +204,7 @@ def test_a_database_without_a_free_connection_counts_as_unreachable(app: App) ->
 
 def test_a_full_spool_delays_no_client_and_keeps_its_records(start_server: StartServer) -> None:
     app = App(start_server({"RESERVOIR_SPOOL_LIMIT": str(2**20)}))
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         for n in range(5):
             app.ask(f"{n} " + "x" * 300_000)
         assert app.memory("small") == "degraded"
@@ -218,14 +218,14 @@ def test_a_full_spool_delays_no_client_and_keeps_its_records(start_server: Start
 def test_a_full_disk_costs_memory_but_loses_no_message(
     start_server: StartServer,
 ) -> None:
-    app = App(start_server())  # whose log of changes has grown by the first migrations alone
+    app = App(start_server())  # its write-ahead log holds only the first migrations
     server = app.server
     with no_room(server):
         app.ask("full 0")
         eventually(lambda: app.memory("full") == "degraded")
         for n in range(1, 20):
             app.ask(f"full {n}")
-        eventually(lambda: "does not start" in server.log)  # and is tried again and again
+        eventually(lambda: "does not start" in server.log)  # and keeps retrying
         assert app.memory("full 20") == "degraded"
         assert waiting(server.home)
     recovered(server)
@@ -254,7 +254,7 @@ def test_an_embedder_that_hangs_or_fails_costs_at_most_the_deadline(
     assert later < max(took), "requests still wait for threads that hang"
     broken, begun = True, len(app.server.log)
     gate.open()
-    # As long as threads of recall hang it is left out; then it goes by words alone.
+    # Recall is skipped while its threads hang; then it uses words only.
     eventually(lambda: app.memory("broken") == "degraded" and "words alone" in app.server.log[begun:])
     eventually(lambda: waiting(app.server.home) == 0)
     assert set(app.said()) >= {f"hung {n}" for n in range(17)}
@@ -298,16 +298,16 @@ def test_servers_that_start_together_on_one_folder_share_its_postgresql(provider
 def test_a_question_whose_server_died_is_stored_and_marked(app: App, provider: FakeProvider) -> None:
     gate = Gate()
     provider.answer(Answer(before=[gate]))
-    with postgres_away(app.server.home), ThreadPoolExecutor(1) as client:
-        asking = client.submit(app.ask, "nobody answered")
+    with postgres_down(app.server.home), ThreadPoolExecutor(1) as client:
+        asking = client.submit(app.ask, "unanswered")
         assert gate.reached.wait(300)
         spool = app.server.home / "spool"
-        eventually(lambda: any(b"nobody answered" in path.read_bytes() for path in spool.iterdir()))
+        eventually(lambda: any(b"unanswered" in path.read_bytes() for path in spool.iterdir()))
         app.server.kill()
         with pytest.raises(httpx.TransportError):
             asking.result()
     gate.open()
     app.server.start()
     recovered(app.server)
-    assert app.said() == ["warm", "nobody answered"]
+    assert app.said() == ["warm", "unanswered"]
     assert rows(app.server.home, "SELECT ended FROM conversations_exchange ORDER BY id")[-1] == ("interrupted",)
