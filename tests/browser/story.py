@@ -11,7 +11,8 @@ import psycopg
 from openai import APIStatusError, OpenAI
 
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import Answer, FakeProvider, Pause, Request, completion, error_body
+from tests.fake_provider.answers import Answer, Pause, Request, completion, error_body
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 SCOPE = ("home", "kitchen-assistant")

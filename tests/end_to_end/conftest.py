@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import PATIENCE, PATIENT, Server
 
 StartServer = Callable[..., Server]

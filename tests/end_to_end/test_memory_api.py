@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from proxy import memory_api
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 Scope = tuple[str, str]

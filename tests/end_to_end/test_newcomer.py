@@ -21,16 +21,8 @@ from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres_folder import embedded_location
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    FakeProvider,
-    Gate,
-    Request,
-    error_body,
-    stream_answer,
-    stream_events,
-    text_answer,
-)
+from tests.fake_provider.answers import Answer, Gate, Request, error_body, stream_answer, stream_events, text_answer
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server, clean_environment
 
 README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()

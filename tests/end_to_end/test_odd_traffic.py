@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.end_to_end import store
-from tests.fake_provider import Answer, FakeProvider, chunk, error_body, event
+from tests.fake_provider.answers import Answer, chunk, error_body, event
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 Scope = tuple[str, str]

@@ -11,7 +11,7 @@ import httpx
 
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import ROOT, Server, clean_environment
 
 Scope = tuple[str, str]

@@ -12,15 +12,8 @@ from openai import OpenAI
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    Cut,
-    FakeProvider,
-    closed_port,
-    completion,
-    error_body,
-    text_answer,
-)
+from tests.fake_provider.answers import Answer, Cut, completion, error_body, text_answer
+from tests.fake_provider.provider import FakeProvider, closed_port
 from tests.server import Server
 
 # --- what is forwarded -----------------------------------------------------------------------------------

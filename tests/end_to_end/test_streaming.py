@@ -12,18 +12,8 @@ from openai import OpenAI
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says, streamed
-from tests.fake_provider import (
-    Answer,
-    Cut,
-    FakeProvider,
-    Gate,
-    Pause,
-    chunk,
-    completion,
-    event,
-    stream_answer,
-    stream_events,
-)
+from tests.fake_provider.answers import Answer, Cut, Gate, Pause, chunk, completion, event, stream_answer, stream_events
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 

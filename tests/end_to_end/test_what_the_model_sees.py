@@ -11,11 +11,8 @@ from openai import OpenAI
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    FakeProvider,
-    completion,
-)
+from tests.fake_provider.answers import Answer, completion
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 # --- memory ------------------------------------------------------------------------------------------

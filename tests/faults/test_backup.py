@@ -15,7 +15,7 @@ import pytest
 
 from reservoir_site.postgres import EmbeddedPostgres
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
 from tests.faults.watching import eventually
 from tests.server import ROOT, Server, clean_environment

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.fake_provider import Answer, FakeProvider, Gate, Request, stream_events
+from tests.fake_provider.answers import Answer, Gate, Request, stream_events
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows, waiting
 from tests.faults.watching import eventually, open_files, report
 from tests.server import ROOT, Server

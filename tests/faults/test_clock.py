@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
 from tests.faults.breaking import postgres_down
 from tests.faults.conftest import StartServer

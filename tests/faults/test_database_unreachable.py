@@ -18,7 +18,8 @@ import pytest
 from conversations.embedding import NOTICED_WITHIN
 from proxy.memory.service import CATCH_UP_SECONDS
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import Answer, FakeProvider, Gate, Request
+from tests.fake_provider.answers import Answer, Gate, Request
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import KEY, App
 from tests.faults.breaking import frozen, kill, locked, no_room, postgres_down, standing_still
 from tests.faults.conftest import StartServer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.breaking import Chaos
 from tests.faults.clients import Ledger, load
 from tests.faults.stored import differences, settled

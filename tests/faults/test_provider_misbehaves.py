@@ -15,13 +15,11 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import (
+from tests.fake_provider.answers import (
     Answer,
     Cut,
-    FakeProvider,
     Gate,
     Pause,
-    black_hole,
     chunk,
     completion,
     error_body,
@@ -30,6 +28,7 @@ from tests.fake_provider import (
     stream_answer,
     stream_events,
 )
+from tests.fake_provider.provider import FakeProvider, black_hole
 from tests.faults.stored import rows
 from tests.faults.watching import eventually, resident
 from tests.server import Server

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from reservoir_site.postgres import EmbeddedPostgres
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
 from tests.faults.conftest import StartServer
 from tests.faults.stored import recovered, rows

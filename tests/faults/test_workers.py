@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres import EmbeddedPostgres
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
 from tests.faults.breaking import kill, postgres_down
 from tests.faults.stored import recovered

@@ -11,21 +11,19 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import (
+from tests.fake_provider.answers import (
     Answer,
     Cut,
-    FakeProvider,
     Gate,
     Pause,
     Request,
-    black_hole,
-    closed_port,
     error_body,
     event,
     stream_answer,
     stream_events,
     text_answer,
 )
+from tests.fake_provider.provider import FakeProvider, black_hole, closed_port
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from conversations.querysets import Scope
 from conversations.recall.search import prepare_query, search
 from conversations.scratch import scratch_partition
 from conversations.turns import Turn
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
