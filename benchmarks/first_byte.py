@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from tests.end_to_end import store
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 MESSAGES = 1000

@@ -141,7 +141,7 @@ def _matching(
 
 
 def _nearest(request: HttpRequest, term: str, instance: Instance | None, partition: Partition | None) -> list[Found]:
-    """The messages that mean most nearly what the term means, nearest first. Raises EmbedderError."""
+    """The messages closest to the term in meaning, nearest first. Raises EmbedderError."""
     embedder = in_use()
     vector = embedder.embed([term])[0]
     partitions = [partition.pk] if partition else allowed_partitions(request)
@@ -178,7 +178,7 @@ def _rows(request: HttpRequest, instance: Instance | None, partition: Partition 
 
 
 def _stems(term: str) -> Sequence[str]:
-    """How the words begin that the search finds; shortened, since a stem may change the end of a word."""
+    """Prefixes of the words that the search finds; shortened, since a stem may change the end of a word."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT tsvector_to_array(to_tsvector(%s::regconfig, %s))", [settings.RESERVOIR_LANGUAGE, term])
         (stems,) = cursor.fetchone() or ([],)

@@ -77,7 +77,7 @@ def require(request: HttpRequest, *permissions: str) -> None:
 
 
 def may(request: HttpRequest, permission: str) -> bool:
-    """Whether the user has this permission on what is kept."""
+    """Whether the user has this permission on stored data."""
     user: Any = request.user
     return bool(user.has_perm(f"conversations.{permission}"))
 

@@ -140,10 +140,14 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated
     finished = _not_before(instance, answered.finished)
     if exchange.created - finished > SET_BACK:
         finished = exchange.created
+    answers = _store_answers(instance, exchange, answered, finished, count)
+    _finish(exchange, answered, finished)
+    add_to_counters(instance=instance, messages=answers, exchanges=0, active=finished)
+
+
+def _store_answers(instance: Instance, exchange: Exchange, answered: Answered, finished: datetime, count: Count) -> int:
+    """Store the messages of the answer, one for each choice. Returns their number."""
     before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also if it was forgotten
-    last = before.pk if before else None
-    abandoned = before is not None and before.abandoned
-    partial = answered.ended != Exchange.Ended.ANSWERED
     answers = [
         unsaved_message(
             instance,
@@ -151,42 +155,37 @@ def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated
             turn,
             count,
             created=finished,
-            parent_id=last,
+            parent_id=before.pk if before else None,
             choice=choice,
-            partial=partial,
-            abandoned=abandoned,
+            partial=answered.ended != Exchange.Ended.ANSWERED,
+            abandoned=before is not None and before.abandoned,
         )
         for choice, turn in enumerate(answered.turns)
     ]
     Message.objects.bulk_create(answers)
     if answers and before and before.exchange_id != exchange.pk:  # an earlier exchange asked it, and may have an answer
         _abandon_siblings(parents=[before.pk], keep=[answer.pk for answer in answers])
+    return len(answers)
+
+
+def _finish(exchange: Exchange, answered: Answered, finished: datetime) -> None:
+    """Store how the exchange ended."""
     usage = answered.usage or {}
-    exchange.finished = finished
-    exchange.ended = answered.ended
-    exchange.status = answered.status
-    exchange.finish_reason = answered.finish_reason
-    exchange.error = answered.error
-    exchange.usage = dict(usage) or None
-    exchange.input_tokens = _whole(usage.get("prompt_tokens"))
-    exchange.output_tokens = _whole(usage.get("completion_tokens"))
-    exchange.cost = answered.cost
-    exchange.timings = dict(answered.timings)
-    exchange.save(
-        update_fields=[
-            "finished",
-            "ended",
-            "status",
-            "finish_reason",
-            "error",
-            "usage",
-            "input_tokens",
-            "output_tokens",
-            "cost",
-            "timings",
-        ]
-    )
-    add_to_counters(instance=instance, messages=len(answers), exchanges=0, active=finished)
+    ending = {
+        "finished": finished,
+        "ended": answered.ended,
+        "status": answered.status,
+        "finish_reason": answered.finish_reason,
+        "error": answered.error,
+        "usage": dict(usage) or None,
+        "input_tokens": _whole(usage.get("prompt_tokens")),
+        "output_tokens": _whole(usage.get("completion_tokens")),
+        "cost": answered.cost,
+        "timings": dict(answered.timings),
+    }
+    for name, value in ending.items():
+        setattr(exchange, name, value)
+    exchange.save(update_fields=list(ending))
 
 
 def _not_before(instance: Instance, moment: datetime) -> datetime:

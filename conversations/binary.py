@@ -1,14 +1,14 @@
-"""Pure: files in the middle of a text, as front ends and image models write them: data URLs and Base64.
+"""Pure: replaces files inside a text (data URLs and Base64, as front ends and image models write them) by notes.
 
-A model reads nothing in them, no word of them can be searched for, and one fills a block of memories. The plain text of
-a message holds a note in their place; the payload keeps them.
+Models cannot read such files, search finds no words in them, and one would fill a block of memories. The plain text of
+a message holds a note instead; the payload keeps the file.
 """
 
 from __future__ import annotations
 
 import re
 
-SHORTEST = 256  # characters; what is shorter may be a key, a hash or a long word
+SHORTEST = 256  # characters; a shorter run may be a key, a hash or a long word
 _TYPE = r"[\w.+-]{1,100}/[\w.+-]{1,100}"
 _DATA_URL = re.compile(rf"data:({_TYPE})?(?:;[\w.=+-]{{1,100}}){{0,4}};base64,[A-Za-z0-9+/=_%-]*", re.ASCII)
 _RUN = re.compile(rf"[A-Za-z0-9+/_-]{{{SHORTEST},}}={{0,2}}", re.ASCII)
@@ -20,7 +20,7 @@ _KINDS = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))
 
 
 def without_files(text: str) -> str:
-    """The text with each file in it replaced by a note of its kind."""
+    """The text with each file replaced by a note that names its type."""
     if len(text) < SHORTEST:
         return text
     if ";base64," in text:

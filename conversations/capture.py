@@ -53,7 +53,7 @@ class Alignment:
     parent: int | None = None  # what the new turns grow from
     path: frozenset[int] = frozenset()
     forks: frozenset[int] = frozenset()
-    replaced: frozenset[int] = frozenset()  # stored turns that the client put another version in the place of
+    replaced: frozenset[int] = frozenset()  # stored turns that the client replaced
     revived: bool = False  # part of the path was abandoned
     joined: bool = False  # part of the path was sent alone and has now been resent as history
 
@@ -124,7 +124,7 @@ def _changed(
     by_digest: Mapping[bytes, list[Known]],
     branches: Branches,
 ) -> Alignment | None:
-    """Where a history lies that the client changed; None where the best run explains all but what is asked now."""
+    """The alignment of a history that the client changed; None if the best run explains all earlier turns."""
     start, end, last = runs[0]
     unexplained = [turn for at, turn in enumerate(turns[:-1]) if not start <= at <= end]
     went_on = by_id[last].answer is not None or not by_id[last].leaf
@@ -157,7 +157,7 @@ def _along(turns: Sequence[Turn], laid: Laid, by_digest: Mapping[bytes, list[Kno
         parent = laid.after.id
         path.add(parent)
     for at, turn in enumerate(turns):
-        if ids[at] is None:  # a version that an earlier request brought
+        if ids[at] is None:  # a version from an earlier request
             before = parent if at == at_tail + 1 else ids[at - 1] if at else None
             versions = [known for known in by_digest.get(turn.digest, ()) if known.parent == before]
             if versions and (at > 0 or len(turns) > 1) and (before is not None or at == 0):

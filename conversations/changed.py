@@ -1,9 +1,9 @@
-"""Pure: histories that a client changed are laid along what is stored, so that a changed turn costs that turn alone.
+"""Pure: aligns histories that a client changed with stored branches, so that a changed turn affects no other.
 
 Clients clear old tool results, delete pairs, wrap questions in templates, cut answers short and leave images out. A
 branch and the request are therefore compared by their longest common subsequence, not by their longest common
-beginning. Between two turns that both sides have, what is alike is the same turn; a turn in the place of another is
-its new version, and only the old version is abandoned.
+beginning. Between two turns that both sides have, similar turns are the same turn; a turn that replaces another is its
+new version, and only the old version is abandoned.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Branches(Protocol):
     """Reads branches of a scope."""
 
     def through(self, message_id: int, turns: int) -> Sequence[Node]:
-        """The branch that a message lies on, from the root down: what was said before it, as far up as a request of so
-        many turns may reach, and what came after it.
+        """The branch of a message, from the root down: the messages before it, as far up as a request of `turns`
+        turns may reach, and those after it.
         """
 
     def said(self, ids: Sequence[int]) -> Mapping[int, Said]:
@@ -57,9 +57,9 @@ class Branches(Protocol):
 class Laid:
     """A request along one branch.
 
-    `ids` has for each turn its stored message's id or None, `path` the branch's nodes from the first known turn to the
-    last, `after` the node that follows them, `replaced` the stored turns that a new version takes the place of, and
-    `known` how many turns are known.
+    `ids` has each turn's stored message id or None, `path` the branch's nodes from the first known turn to the last,
+    `after` the node that follows them, `replaced` the stored turns that have a new version, and `known` the number of
+    known turns.
     """
 
     ids: tuple[int | None, ...]
@@ -71,8 +71,9 @@ class Laid:
 
 
 def lay(turns: Sequence[Turn], branch: Sequence[Node], said: Saying) -> Laid | None:
-    """Lay the turns along a branch, from its root (or as far up as was read) down. None where they do not belong there:
-    fewer than two turns are known, and the first is not.
+    """Align the turns with a branch, from its root (or its topmost node that was read) down.
+
+    Returns None if they do not belong there: fewer than two turns are known, and the first is not.
     """
     pairs = _common(turns, branch)
     if not pairs:
@@ -89,18 +90,18 @@ def lay(turns: Sequence[Turn], branch: Sequence[Node], said: Saying) -> Laid | N
 
 
 def best(laid: Iterable[Laid | None]) -> Laid | None:
-    """The one that knows most turns; of equals the one that knows the first."""
+    """The alignment with the most known turns; among equals, one that knows the first turn."""
     return max((one for one in laid if one), key=lambda one: (one.known, one.begins), default=None)
 
 
-NEAR = 8  # turns that a changed one is looked for among
+NEAR = 8  # stored turns among which a changed one is searched
 
-Pair = tuple[int, int]  # place on the branch, place in the request
+Pair = tuple[int, int]  # position on the branch, position in the request
 
 
 def _common(turns: Sequence[Turn], branch: Sequence[Node]) -> list[Pair]:
-    """Places of the longest common subsequence. The last turn is asked now: it is known only where it comes right after
-    the turn before it, asked again.
+    """Positions of the longest common subsequence. The last turn is the current question: it is known only if it
+    directly follows the turn before it, as a repeated question.
     """
     stored, sent = [node.digest for node in branch], [turn.digest for turn in turns]
     pairs = [
@@ -121,8 +122,8 @@ def _with_changed(
     pairs: list[Pair],
     said: Saying,
 ) -> tuple[list[Pair], frozenset[int]]:
-    """Adds the turns that are alike between two known ones, before the first and after the last; and the stored turns
-    that another one has taken the place of.
+    """Adds similar turns between known ones, before the first and after the last. Also returns the ids of replaced
+    stored turns.
     """
     gaps = list(_gaps(turns, branch, pairs))
     wanted = [branch[at].id for stored, sent, _ in gaps for at in stored if sent]
@@ -144,12 +145,12 @@ def _with_changed(
 def _gaps(
     turns: Sequence[Turn], branch: Sequence[Node], pairs: Sequence[Pair]
 ) -> Iterable[tuple[list[int], list[int], bool]]:
-    """(places on the branch, places in the request, whether known turns stand on both sides) between known turns."""
+    """Gaps between known turns: positions on the branch, in the request, and whether known turns enclose the gap."""
     ends = [(-1, -1), *pairs, (len(branch), len(turns))]
     for number, ((at, i), (next_at, next_i)) in enumerate(pairwise(ends)):
         stored, sent = list(range(at + 1, next_at)), list(range(i + 1, next_i))
         if number == len(pairs):
-            sent = sent[:-1]  # the last turn is asked now
+            sent = sent[:-1]  # the last turn is the current question
         if number == 0:
             stored = stored[-len(sent) :] if sent else []  # a window begins anywhere on its branch
         if stored and sent:
@@ -163,7 +164,7 @@ def _alike(
     sent: Sequence[int],
     contents: Mapping[int, Said],
 ) -> list[Pair]:
-    """Pairs of turns of one role whose texts are alike, in order."""
+    """Pairs of turns with the same role and similar texts, in order."""
     pairs: list[Pair] = []
     begin = 0
     for number in sent:

@@ -1,7 +1,7 @@
-"""Pure: whether two texts are one turn to a reader, though a client spells or changes it in its own way.
+"""Pure: whether a reader would take two texts for the same turn, even if a client has respelt or changed one.
 
 `spelled` maps spellings of one text to a single one; `alike` compares a stored turn with what a client resent in its
-place: a template around a question, an answer that Stop cut short, an image left out.
+place: a question in a template, an answer cut short by Stop, a turn without its image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Clients add, drop and convert these without anyone seeing a difference.
+# Clients add, drop and convert these, and readers see no difference.
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _LINE_ENDS = re.compile("\r\n?")
@@ -19,11 +19,11 @@ _THINKING = re.compile(r"\s*(?:<(think|thinking|reasoning)>.*?</\1>\s*)+", re.DO
 _BOUNDS = "\n<>[]{}\"'`"
 
 LONGEST = 200_000  # characters of a text that are compared
-SHORTEST = 3  # characters below which a text inside another says nothing
+SHORTEST = 3  # characters; finding a shorter text inside another proves nothing
 
 
 def spelled(text: str) -> str:
-    """The text in the one spelling that stands for all: NFC, line ends as LF, no invisible characters, plain spaces, no
+    """The canonical spelling of a text: NFC, line ends as LF, no invisible characters, plain spaces, no
     blanks at the end of lines, at most one empty line in a row.
     """
     if not text.isascii():
@@ -40,15 +40,15 @@ def spelled(text: str) -> str:
 
 
 def without_thinking(text: str) -> str:
-    """An answer without the thinking that some models write at its beginning and clients cut out."""
+    """An answer without its leading thinking, which some models write and clients remove."""
     if not text.lstrip().startswith("<"):
         return text
     return _THINKING.sub("", text, count=1) if _THINKING.match(text) else text
 
 
 def alike(role: str, stored: str, resent: str) -> bool:
-    """Whether a client may have made one text from the other: blanks aside they are equal; one answer begins with the
-    other (cut or continued); one message of a user is a template that holds the other.
+    """Whether a client may have made one text from the other: they are equal except for blanks; one answer begins with
+    the other (cut or continued); or one user message is a template that contains the other.
     """
     first, second = _comparable(role, stored), _comparable(role, resent)
     if first.split() == second.split():
@@ -62,8 +62,8 @@ def alike(role: str, stored: str, resent: str) -> bool:
 
 
 def _holds(template: str, question: str) -> bool:
-    """Whether the question stands in the template as a whole: as its end, or bounded by a line break or a mark. A
-    question with more words after it is another question.
+    """Whether the template contains the question as a whole: at its end, or bounded by a line break or a mark. A
+    question that continues is another question.
     """
     at = template.rfind(question)
     if at < 0:

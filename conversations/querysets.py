@@ -177,7 +177,7 @@ class StoredBranches:
             return {row[0]: Said(*row[1:]) for row in cursor.fetchall()}
 
 
-# Up by the parents; down by the child that the client went on with, and of several living ones the latest.
+# Up through parents; down through the latest child that is not abandoned.
 BRANCH = """
 WITH RECURSIVE up AS (
     SELECT id, digest, role, parent_id, abandoned, alone, 0 AS depth

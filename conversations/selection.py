@@ -1,4 +1,4 @@
-"""A selection of messages by criteria, to forget them or to show what would go."""
+"""A selection of messages by criteria, to forget them or to show what would be removed."""
 
 from __future__ import annotations
 

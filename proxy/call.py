@@ -46,7 +46,7 @@ class Call:
     query: str
     body: IO[bytes]  # in memory, or in a file if it is large
     size: int  # of the body in bytes
-    closing: AsyncExitStack  # closed when the call has ended, in whatever way
+    closing: AsyncExitStack  # closed at the end of the call, however it ends
 
     @classmethod
     def of(
@@ -190,7 +190,7 @@ def _values(headers: Headers, wanted: bytes) -> list[str]:
 
 
 def _check_headers(headers: Headers) -> None:
-    """Raises BadRequest for an X-Reservoir header that does not exist: a misspelt wish must not pass unnoticed."""
+    """Raises BadRequest for an X-Reservoir header that does not exist: misspelt options must not pass unnoticed."""
     for name, _ in headers:
         if (low := name.lower()).startswith(b"x-reservoir-") and low not in HEADERS:
             known = ", ".join(header.decode().title() for header in HEADERS)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
+from conversations.numbers import whole_number
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, NotFound, Overloaded, ReservoirError
 from proxy.routes import PARSED, PREFIXES, PROBES
 
@@ -119,8 +120,7 @@ def _limit(path: str) -> int:
 def _limited(receive: Receive, limit: int, headers: dict[bytes, bytes]) -> Receive:
     """A `receive` that raises BodyTooLarge as soon as the body exceeds `limit` bytes."""
     too_large = BodyTooLarge(f"The body of the request is larger than {limit} bytes.")
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > limit:
+    if (whole_number(headers.get(b"content-length", b"").decode("latin-1")) or 0) > limit:
         raise too_large
     received = 0
 

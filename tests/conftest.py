@@ -10,7 +10,7 @@ import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import PATIENCE
 
 # A busy machine is not a failure: examples may take any time.

@@ -1,4 +1,4 @@
-"""What needs no ranking: a scope's latest questions with their answers, and what a tool loop was given before."""
+"""Recall without ranking: a scope's latest questions with their answers, and earlier injections of a tool loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decompresses the copy of an answer whose provider compresses it although asked not to."""
+"""Decompresses the copy of an answer that the provider compressed against our request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Decoder:
         self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in ("gzip", "x-gzip", "deflate") else None
 
     def feed(self, data: bytes) -> bytes:
-        """The plain bytes; empty for an encoding that is not known and after damaged data: no copy is kept then."""
+        """The plain bytes; empty for an unknown encoding and after damaged data: no copy is kept then."""
         if not self.active:
             return data
         if self._zlib is None:

@@ -1,4 +1,4 @@
-"""What a provider says when it refuses or fails, in whatever words -> one line. Pure.
+"""A provider's error, in any form -> one line. Pure.
 
 OpenAI sends `{"error": {"message", "type", "code"}}`; Gemini a list of these; vLLM `{"object": "error", "message"}`;
 FastAPI `{"detail": ...}`; a gateway in front of them a page of HTML.
@@ -22,7 +22,7 @@ def error_line(error: Any) -> str:
 
 
 def error_line_of_body(body: bytes) -> str:
-    """The body of an answer that is no chat completion as one line of at most LONGEST characters."""
+    """An answer's body that is not a chat completion, as one line of at most LONGEST characters."""
     text = body[: 4 * _READ].decode(errors="replace")
     try:
         fields = json.loads(body)

@@ -1,4 +1,4 @@
-"""What a provider says about tokens, in whatever words -> OpenAI's words. Pure."""
+"""A provider's token counts, under any names -> OpenAI's names. Pure."""
 
 from __future__ import annotations
 

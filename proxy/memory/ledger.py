@@ -99,5 +99,5 @@ def _why(candidate: Candidate, recalled: Recollection, injection: Injection, *, 
     if any(memory.id == candidate.id for memory in recalled.additions.memories):
         return REASONS.get(injection.reasons.get(candidate.id, ""), "left out")
     if not candidate.relevant:
-        return "left out: less than half as relevant as the best"
+        return "left out: scores less than half of the best"
     return "not repeated: the request holds it already"

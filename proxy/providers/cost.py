@@ -1,4 +1,4 @@
-"""What an exchange cost, from the usage that the provider reports."""
+"""The cost of an exchange, from the usage that the provider reports."""
 
 from __future__ import annotations
 

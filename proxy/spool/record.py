@@ -1,5 +1,4 @@
-"""Exchange -> bytes and back: what a record of the spool looks like. Pure.from conversations.turns import Turn
-
+"""Exchange -> bytes and back: the format of a record of the spool. Pure.
 
 A record is
 

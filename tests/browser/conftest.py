@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.browser import story
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import PATIENCE, PATIENT, Server
 
 expect.set_options(timeout=PATIENCE * 1000)

@@ -1,4 +1,4 @@
-"""Conversations to look at: asked of the real server by the real client, answered by a provider that has a script."""
+"""Sample conversations: the real client asks the real server, in front of a scripted provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import psycopg
 from openai import APIStatusError, OpenAI
 
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import Answer, FakeProvider, Pause, Request, completion, error_body
+from tests.fake_provider.answers import Answer, Pause, Request, completion, error_body
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 SCOPE = ("home", "kitchen-assistant")
@@ -27,7 +28,7 @@ DAY = 24 * 60
 
 
 def _read(text: str) -> list[Line]:
-    """The conversation in story.txt: minutes since what was said before, a question, a rule, its answer."""
+    """Read story.txt: minutes since the previous message, a question, a rule, its answer."""
     lines = []
     for exchange in text.split("=== ")[1:]:
         minutes, said = exchange.split("\n", 1)
@@ -52,7 +53,7 @@ ELSEWHERE = {
 
 
 def tell(server: Server, provider: FakeProvider) -> None:
-    """Have the conversations, spread over the last days; the last exchange is the one to ask about."""
+    """Hold the conversations, spread over the last days; tests ask about the last exchange."""
     home = Teller(server, provider, SCOPE)
     others = [(Teller(server, provider, scope), list(lines)) for scope, lines in ELSEWHERE.items()]
     for minutes, question, answer in TALK:
@@ -68,7 +69,7 @@ def tell(server: Server, provider: FakeProvider) -> None:
 
 
 class Teller:
-    """One conversation. Time passes by moving everything that was said so far into the past."""
+    """One conversation. Time passes by moving all earlier messages into the past."""
 
     def __init__(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
         self._server, self._provider = server, provider
@@ -103,7 +104,7 @@ class Teller:
         raise AssertionError("the provider was to fail")
 
     def tool_call(self) -> None:
-        """A question that the model answers with the help of a tool."""
+        """A question that the model answers by using a tool."""
         call: dict[str, Any] = {
             "id": "call_weather",
             "type": "function",

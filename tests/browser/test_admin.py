@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import story
 from tests.browser.conftest import log_in
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 HOSTILE = (
@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 def ask_about(page: Page) -> None:
-    """Open the exchange that the story ends with, from the first page on."""
+    """Open the story's last exchange, starting from the dashboard."""
     page.goto("/admin/")
     page.get_by_role("link", name="Which restaurant should I book").click()
 
@@ -72,7 +72,7 @@ def test_a_conversation_is_found_and_searched_by_words_and_by_meaning(page: Page
     expect(page.locator("article.here")).to_be_in_viewport()
 
 
-def test_forgetting_is_a_dry_run_first_and_then_for_good(page: Page, server: Server, provider: FakeProvider) -> None:
+def test_forgetting_shows_a_dry_run_first_and_then_deletes(page: Page, server: Server, provider: FakeProvider) -> None:
     party = story.Teller(server, provider, ("party", "planning"))
     party.say("The surprise party is for Ann, on the ninth.", "My lips are sealed.")
     party.say("Order forty sausages.", "Noted.")
@@ -101,7 +101,7 @@ def test_forgetting_is_a_dry_run_first_and_then_for_good(page: Page, server: Ser
 
 
 @pytest.mark.parametrize("scripts", [True, False])
-def test_what_criteria_select_is_counted_after_its_page_also_without_scripts(
+def test_the_count_of_a_selection_loads_after_its_page_even_without_scripts(
     scripts: bool, browser: Browser, server: Server, provider: FakeProvider, login: tuple[str, str]
 ) -> None:
     garden = story.Teller(server, provider, ("garden", f"scripts-{scripts}"))
@@ -124,7 +124,7 @@ def test_what_criteria_select_is_counted_after_its_page_also_without_scripts(
         expect(page.locator(".messagelist")).to_contain_text("Forgotten: 2 messages")
 
 
-def test_a_count_that_fails_says_so_and_can_be_tried_again(page: Page) -> None:
+def test_a_failed_count_says_so_and_can_be_retried(page: Page) -> None:
     page.route("**/*counted=1", lambda route: route.fulfill(body="<p>not that page</p>", content_type="text/html"))
     page.goto("/admin/prune/?partition_name=home&whole=on")
     again = page.get_by_role("link", name="That did not work. Try again")
@@ -169,7 +169,7 @@ def test_the_map_shows_a_message_and_opens_it(page: Page) -> None:
     expect(page.locator("article.here")).to_be_visible()
 
 
-def test_hostile_text_does_nothing_and_nothing_is_fetched_from_elsewhere(
+def test_hostile_text_runs_nothing_and_fetches_nothing_from_other_hosts(
     page: Page, server: Server, provider: FakeProvider
 ) -> None:
     foreign: list[str] = []
@@ -209,16 +209,16 @@ PAGES = {
 
 
 @pytest.mark.parametrize(
-    ("look", "width", "height"), [("light", 1280, 860), ("dark", 1280, 860), ("light", 390, 844), ("dark", 390, 844)]
+    ("theme", "width", "height"), [("light", 1280, 860), ("dark", 1280, 860), ("light", 390, 844), ("dark", 390, 844)]
 )
 def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
-    look: str, width: int, height: int, browser: Browser, server: Server, login: tuple[str, str], tmp_path: Path
+    theme: str, width: int, height: int, browser: Browser, server: Server, login: tuple[str, str], tmp_path: Path
 ) -> None:
     folder = Path(os.environ.get("PICTURES") or tmp_path).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with browser.new_context(
         base_url=server.url,
-        color_scheme="dark" if look == "dark" else "light",
+        color_scheme="dark" if theme == "dark" else "light",
         viewport={"width": width, "height": height},
     ) as context:
         page = context.new_page()
@@ -238,9 +238,9 @@ def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
             expect(page.locator(".later")).to_have_count(0)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the window"
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (background == "rgb(14, 19, 26)") == (look == "dark"), (name, background)
+            assert (background == "rgb(14, 19, 26)") == (theme == "dark"), (name, background)
             size = "" if width > 1000 else "-phone"
-            page.screenshot(path=folder / f"{name}-{look}{size}.png")
+            page.screenshot(path=folder / f"{name}-{theme}{size}.png")
             if name == "exchange" and width > 1000:
                 page.locator(".ledger").evaluate("table => table.closest('section').scrollIntoView()")
-                page.screenshot(path=folder / f"ledger-{look}.png")
+                page.screenshot(path=folder / f"ledger-{theme}.png")

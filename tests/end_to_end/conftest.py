@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import PATIENCE, PATIENT, Server
 
 StartServer = Callable[..., Server]
@@ -32,7 +32,7 @@ def session_provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture
 def provider(session_provider: FakeProvider) -> Iterator[FakeProvider]:
-    """The provider, with nothing scripted and nothing received."""
+    """The provider, reset: no script and no received requests."""
     session_provider.reset()
     yield session_provider
     assert not session_provider.errors, session_provider.errors

@@ -53,7 +53,7 @@ def exchanges(server: Server, scope: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def wait_for_end(server: Server, scope: tuple[str, str], ended: str, seconds: float = 300) -> dict[str, Any]:
-    """The scope's latest exchange, once it has ended in this way."""
+    """Wait until the scope's latest exchange has this `ended`, and return it."""
     deadline = time.monotonic() + seconds
     while True:
         found = exchanges(server, scope)

@@ -39,7 +39,7 @@ def admin(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_admin_serves_its_own_files_and_allows_no_others(admin: httpx.Client) -> None:
+def test_the_admin_serves_its_own_files_only(admin: httpx.Client) -> None:
     page = admin.get("/admin/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     files = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
@@ -49,12 +49,12 @@ def test_the_admin_serves_its_own_files_and_allows_no_others(admin: httpx.Client
     assert not re.search(r'(?:href|src)="(?:https?:)?//', page.text)
 
 
-def test_what_is_not_there_leads_back(admin: httpx.Client) -> None:
+def test_missing_pages_redirect_to_the_admin(admin: httpx.Client) -> None:
     page = admin.get("/admin/map/999999/")
     assert page.status_code == 404 and 'href="/admin/"' in page.text and "it has been forgotten" in page.text
 
 
-def test_another_site_cannot_log_in_here(server: Server) -> None:
+def test_other_sites_cannot_post_the_login_form(server: Server) -> None:
     refused = httpx.post(f"{server.url}/admin/login/", headers={"Origin": "https://evil.example"}, trust_env=False)
     assert refused.status_code == 403
 
@@ -70,8 +70,8 @@ def test_pages_keep_no_connection_to_the_database(server: Server, admin: httpx.C
     assert connections() <= before + 8
 
 
-def test_a_server_ends_although_a_page_waits_for_the_database(server: Server, start_server: StartServer) -> None:
-    """A server on an external database, which outlives it."""
+def test_a_server_stops_while_a_page_waits_for_the_database(server: Server, start_server: StartServer) -> None:
+    """The server uses an external database, which outlives it."""
     where = embedded_location(server.home)
     conninfo = make_conninfo(host=where.host, port=where.port, user=where.user, dbname=where.dbname)
     other = start_server({"RESERVOIR_SHUTDOWN_SECONDS": "1"}, database_url=conninfo)

@@ -10,7 +10,7 @@ import httpx
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 FACT = "The password of the cellar is swordfish."

@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from proxy import memory_api
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 Scope = tuple[str, str]
@@ -69,9 +69,7 @@ def test_a_message_is_found_read_and_forgotten(http: httpx.Client, scope: Scope,
     assert data(http.delete(address))["messages"] == 0
 
 
-def test_an_exchange_tells_why_it_remembered_something(
-    http: httpx.Client, scope: Scope, client: OpenAI, trace_id: str
-) -> None:
+def test_an_exchange_explains_its_memories(http: httpx.Client, scope: Scope, client: OpenAI, trace_id: str) -> None:
     later = ask(client, "What is my cat called?")
     told = data(http.get(f"/v1/memory/exchanges/{later}"))
     memory_api.ExchangeWhole.model_validate(told)
@@ -85,7 +83,7 @@ def test_an_exchange_tells_why_it_remembered_something(
     assert error(http.get("/v1/memory/exchanges/6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")) == (404, "not_found")
 
 
-def test_pages_follow_each_other_without_gap_or_repetition(http: httpx.Client, scope: Scope, client: OpenAI) -> None:
+def test_pages_have_no_gaps_and_no_repetitions(http: httpx.Client, scope: Scope, client: OpenAI) -> None:
     for number in range(5):
         ask(client, f"number {number}")
     seen: list[str] = []
@@ -103,7 +101,7 @@ def test_pages_follow_each_other_without_gap_or_repetition(http: httpx.Client, s
     assert error(http.get("/v1/memory/messages", params={"cursor": "nonsense"})) == (400, "invalid_cursor")
 
 
-def test_partitions_and_instances_are_listed_and_forgotten_whole(
+def test_partitions_and_instances_are_listed_and_forgotten_as_wholes(
     http: httpx.Client, server: Server, provider: FakeProvider, scope: Scope, trace_id: str
 ) -> None:
     other = (scope[0], "team/ü")
@@ -126,7 +124,7 @@ def test_partitions_and_instances_are_listed_and_forgotten_whole(
     assert data(http.get("/v1/memory/messages", params={"partition": scope[0]}))["data"] == []
 
 
-def test_a_span_is_forgotten_and_nothing_else(http: httpx.Client, scope: Scope, client: OpenAI) -> None:
+def test_forgetting_a_span_of_time_deletes_nothing_else(http: httpx.Client, scope: Scope, client: OpenAI) -> None:
     ask(client, "early")
     (answer, question) = data(http.get("/v1/memory/messages", params=where(scope)))["data"]
     ask(client, "late")
@@ -147,7 +145,7 @@ def test_an_export_streams_json_lines(http: httpx.Client, scope: Scope, trace_id
     assert (empty.status_code, empty.text) == (200, "")
 
 
-def test_abandoned_exports_leave_room_for_others(http: httpx.Client, scope: Scope, trace_id: str) -> None:
+def test_abandoned_exports_free_their_slots(http: httpx.Client, scope: Scope, trace_id: str) -> None:
     for _ in range(6):
         with http.stream("GET", "/v1/memory/export", params=where(scope)) as response:
             assert response.status_code == 200
@@ -157,7 +155,7 @@ def test_abandoned_exports_leave_room_for_others(http: httpx.Client, scope: Scop
         time.sleep(0.05)
 
 
-def test_search_by_meaning_gives_the_nearest(http: httpx.Client, scope: Scope, trace_id: str) -> None:
+def test_search_by_meaning_returns_the_nearest_messages(http: httpx.Client, scope: Scope, trace_id: str) -> None:
     deadline = time.monotonic() + 300
     while not (rows := data(http.get("/v1/memory/nearest", params=where(scope) | {"text": "name of a pet"}))["data"]):
         assert time.monotonic() < deadline, "no vector was made"
@@ -165,7 +163,7 @@ def test_search_by_meaning_gives_the_nearest(http: httpx.Client, scope: Scope, t
     assert all(-1 <= row["similarity"] <= 1 for row in rows)
 
 
-def test_the_original_commands_answer_as_they_did(
+def test_the_original_commands_answer_as_before(
     http: httpx.Client, server: Server, scope: Scope, trace_id: str
 ) -> None:
     base = "/v1/partition/{}/instance/{}/command".format(*scope)
@@ -213,15 +211,13 @@ def test_the_original_commands_answer_as_they_did(
         ("GET", "nothing", (404, "not_found")),
     ],
 )
-def test_refusals_have_the_shape_of_openai(
-    http: httpx.Client, method: str, path: str, expected: tuple[int, str]
-) -> None:
+def test_refusals_have_openais_shape(http: httpx.Client, method: str, path: str, expected: tuple[int, str]) -> None:
     response = http.request(method, f"/v1/memory/{path}")
     assert error(response) == expected
     assert ("allow" in response.headers) == (response.status_code == 405)
 
 
-def test_no_page_of_another_origin_reads_or_forgets(http: httpx.Client, scope: Scope, trace_id: str) -> None:
+def test_pages_of_other_origins_can_neither_read_nor_forget(http: httpx.Client, scope: Scope, trace_id: str) -> None:
     foreign = {"origin": "https://evil.example"}
     for method in ("GET", "DELETE"):
         response = http.request(method, "/v1/memory/messages", params=where(scope) | {"role": "user"}, headers=foreign)

@@ -21,16 +21,8 @@ from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres_folder import embedded_location
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    FakeProvider,
-    Gate,
-    Request,
-    error_body,
-    stream_answer,
-    stream_events,
-    text_answer,
-)
+from tests.fake_provider.answers import Answer, Gate, Request, error_body, stream_answer, stream_events, text_answer
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server, clean_environment
 
 README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
@@ -65,7 +57,7 @@ def ask(client: OpenAI, text: str, **more: Any) -> str:
 
 
 def knowing(request: Request) -> Answer:
-    """A model that knows the contents of the request and nothing else."""
+    """Answer with the contents of the request, as a model that knows nothing else."""
     said = " ".join(str(message.get("content")) for message in request.messages)
     name = re.search(r"cat is called (\w+)", said)
     text = f"Your cat is called {name[1]}." if name else "I do not know."
@@ -78,7 +70,7 @@ def added(request: Request) -> list[dict[str, Any]]:
 
 
 def long_ago(client: OpenAI) -> None:
-    """State the fact, then talk about other things until it is not among the latest turns."""
+    """State the fact, then chat until it is no longer among the latest turns."""
     for text in (FACT, *SMALL_TALK):
         ask(client, text)
 
@@ -117,7 +109,9 @@ class TestReadme:
 
 
 class TestMemory:
-    def test_a_question_that_only_the_turn_before_can_answer(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_a_follow_up_question_is_answered_from_the_turn_before(
+        self, provider: FakeProvider, client: OpenAI
+    ) -> None:
         provider.answer_always(knowing)
         ask(client, FACT)
         assert ask(client, QUESTION) == "Your cat is called Miso."
@@ -126,7 +120,7 @@ class TestMemory:
             {"role": "assistant", "content": "Your cat is called Miso."},
         ]
 
-    def test_a_question_that_only_long_ago_can_answer(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_a_question_is_answered_from_a_message_of_long_ago(self, provider: FakeProvider, client: OpenAI) -> None:
         long_ago(client)
         provider.answer_always(knowing)
         assert ask(client, QUESTION) == "Your cat is called Miso."
@@ -137,7 +131,7 @@ class TestMemory:
         assert "Miso" in block["content"]
         assert provider.last.messages[-1] == {"role": "user", "content": QUESTION}
 
-    def test_another_instance_gets_nothing(
+    def test_another_instance_gets_no_memories(
         self,
         provider: FakeProvider,
         client: OpenAI,
@@ -163,7 +157,7 @@ class TestMemory:
             assert provider.last.messages == [{"role": "user", "content": QUESTION}]
             assert answer.headers["x-reservoir-memories"] == "0"
 
-    def test_a_client_that_sends_its_history_gets_it_back_unchanged(
+    def test_a_history_that_the_client_sends_is_forwarded_unchanged(
         self, provider: FakeProvider, client: OpenAI
     ) -> None:
         ask(client, FACT)
@@ -176,7 +170,7 @@ class TestMemory:
         client.chat.completions.create(model="gpt-4", messages=history)
         assert provider.last.messages == history, "it already contains everything that could be recalled"
 
-    def test_recall_off_and_store_off_are_two_switches(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_recall_and_store_are_switched_off_separately(self, provider: FakeProvider, client: OpenAI) -> None:
         provider.answer_always(knowing)
         ask(client, FACT, extra_headers={"X-Reservoir-Store": "off"})
         assert ask(client, QUESTION) == "I do not know."
@@ -195,7 +189,7 @@ class TestMemory:
 
 
 class TestStreaming:
-    def test_it_arrives_as_it_is_sent(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_a_stream_arrives_as_it_is_sent(self, provider: FakeProvider, client: OpenAI) -> None:
         gate = Gate()
         events = stream_events("Once upon a time")
         provider.answer(Answer(200, [("Content-Type", "text/event-stream")], [*events[:3], gate, *events[3:]]))
@@ -210,7 +204,9 @@ class TestStreaming:
         gate.open()
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == " a time"
 
-    def test_the_bytes_are_the_providers(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
+    def test_a_stream_has_the_providers_bytes(
+        self, server: Server, provider: FakeProvider, scope: tuple[str, str]
+    ) -> None:
         events = [b": a comment\n\n", *stream_events("Zoë 🤖", usage=True)]
         provider.answer(Answer(200, [("Content-Type", "text/event-stream")], events))
         answer = httpx.post(
@@ -229,7 +225,7 @@ class TestStreaming:
         provider.answer_always(knowing)
         assert ask(client, QUESTION) == "Your cat is called Miso."
 
-    def test_a_client_that_leaves_ends_the_providers_work(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_a_client_that_leaves_stops_the_provider(self, provider: FakeProvider, client: OpenAI) -> None:
         gate = Gate()
         events = stream_events("Your cat is called Miso", done=False)
         provider.answer(Answer(200, [("Content-Type", "text/event-stream")], [*events[:7], gate]))
@@ -251,7 +247,7 @@ class TestStreaming:
 
 
 class TestARestart:
-    def test_a_killed_server_still_remembers(
+    def test_a_server_remembers_after_being_killed(
         self, start_server: StartServer, provider: FakeProvider, scope: tuple[str, str]
     ) -> None:
         server = start_server()
@@ -280,7 +276,7 @@ class TestARestart:
         server.start()
         assert password not in server.log[before:]
 
-    def test_sigterm_lets_a_running_stream_finish(
+    def test_a_running_stream_finishes_after_sigterm(
         self, start_beside: StartServer, provider: FakeProvider, scope: tuple[str, str]
     ) -> None:
         server = start_beside()
@@ -345,7 +341,7 @@ class TestPassingThrough:
 
 
 class TestHeaders:
-    def test_the_provider_s_come_back_and_ours_beside_them(self, client: OpenAI, provider: FakeProvider) -> None:
+    def test_the_providers_headers_come_back_beside_ours(self, client: OpenAI, provider: FakeProvider) -> None:
         headers = [
             ("x-request-id", "req_7"),
             ("openai-organization", "org"),
@@ -367,13 +363,13 @@ class TestHeaders:
         assert answer.headers["x-reservoir-memory-tokens"] == "0"
         assert "dur=" in answer.headers["server-timing"]
 
-    def test_no_cookie_goes_to_the_provider(self, client: OpenAI, provider: FakeProvider) -> None:
+    def test_cookies_are_not_forwarded_to_the_provider(self, client: OpenAI, provider: FakeProvider) -> None:
         provider.answer(text_answer("Hi", headers=[("Set-Cookie", "session=tenant-1")]))
         ask(client, "Hi")
         ask(client, "Hi again", extra_headers={"Cookie": "mine=1"})
         assert provider.last.header("cookie") is None
 
-    def test_what_was_added_is_counted(self, client: OpenAI) -> None:
+    def test_headers_count_what_was_added(self, client: OpenAI) -> None:
         ask(client, FACT)
         answer = client.chat.completions.with_raw_response.create(
             model="gpt-4", messages=[{"role": "user", "content": QUESTION}]
@@ -381,7 +377,7 @@ class TestHeaders:
         assert answer.headers["x-reservoir-memories"] == "2"
         assert int(answer.headers["x-reservoir-memory-tokens"]) > 10
 
-    def test_off_says_off(self, client: OpenAI) -> None:
+    def test_the_memory_header_says_off_when_memory_is_off(self, client: OpenAI) -> None:
         answer = client.chat.completions.with_raw_response.create(
             model="gpt-4",
             messages=[{"role": "user", "content": "Hi"}],
@@ -407,7 +403,7 @@ class TestErrors:
             b"\xff\xfe",
         ],
     )
-    def test_what_is_no_chat_is_refused(
+    def test_a_body_that_is_not_a_chat_is_refused(
         self, server: Server, provider: FakeProvider, scope: tuple[str, str], body: bytes
     ) -> None:
         answer = httpx.post(f"{server.base_url(*scope)}/chat/completions", content=body)
@@ -426,7 +422,7 @@ class TestErrors:
             (f"/v1/partition/a/instance/{'x' * 201}/chat/completions", 400),
         ],
     )
-    def test_what_is_no_route_is_refused(self, server: Server, provider: FakeProvider, path: str, status: int) -> None:
+    def test_an_unknown_route_is_refused(self, server: Server, provider: FakeProvider, path: str, status: int) -> None:
         answer = httpx.post(
             f"{server.url}{path}", json={"model": "gpt-4", "messages": [{"role": "user", "content": "Hi"}]}
         )
@@ -444,7 +440,7 @@ class TestErrors:
         ],
     )
     @pytest.mark.parametrize("path", ["/v1/partition/a/instance/b/models", "/admin/", "/nothing"])
-    def test_web_pages_of_others_are_refused_everywhere(
+    def test_foreign_web_origins_are_refused_on_every_route(
         self, server: Server, provider: FakeProvider, path: str, headers: dict[str, str]
     ) -> None:
         answer = httpx.get(f"{server.url}{path}", headers=headers)
@@ -452,7 +448,7 @@ class TestErrors:
         assert shape(answer) == {"message", "type", "param", "code"}
         assert provider.requests == []
 
-    def test_the_providers_errors_are_its_own(self, client: OpenAI, provider: FakeProvider) -> None:
+    def test_the_providers_errors_are_relayed_unchanged(self, client: OpenAI, provider: FakeProvider) -> None:
         provider.answer(Answer(429, [("Retry-After", "7")], error_body("Slow down.", code="rate_limit_exceeded")))
         with pytest.raises(openai.RateLimitError) as caught:
             ask(client, "Hi")
@@ -460,7 +456,7 @@ class TestErrors:
         assert caught.value.response.headers["retry-after"] == "7"
         assert len(provider.requests) == 1, "nothing is sent twice"
 
-    def test_a_message_that_no_window_holds(self, client: OpenAI, provider: FakeProvider) -> None:
+    def test_a_message_larger_than_any_window_is_refused(self, client: OpenAI, provider: FakeProvider) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             ask(client, "word " * 9000)
         assert caught.value.code == "context_length_exceeded"
@@ -468,7 +464,7 @@ class TestErrors:
         assert re.search(r"9,?0\d\d", caught.value.message)
         assert provider.requests == []
 
-    def test_a_provider_that_is_not_there(self, client: OpenAI, provider: FakeProvider) -> None:
+    def test_an_unreachable_provider_is_a_502(self, client: OpenAI, provider: FakeProvider) -> None:
         provider.stop()
         try:
             with pytest.raises(openai.InternalServerError) as caught:

@@ -1,4 +1,4 @@
-"""Odd requests and odd answers: each ends in a clear error or is relayed unchanged, and is kept."""
+"""Odd requests and odd answers: each ends in a clear error, or is relayed unchanged and stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.end_to_end import store
-from tests.fake_provider import Answer, FakeProvider, chunk, error_body, event
+from tests.fake_provider.answers import Answer, chunk, error_body, event
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 Scope = tuple[str, str]
@@ -32,22 +33,20 @@ def user(content: Any) -> dict[str, Any]:
 
 def test_a_percent_encoded_prefix_does_not_lead_past_the_guard(server: Server, provider: FakeProvider) -> None:
     path = "/%761/partition/x/instance/y/chat/completions"
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients tidy paths up
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients normalize paths
         raw.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404")
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == SHAPE
 
 
-def test_an_origin_that_is_no_url_is_a_foreign_one(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_an_origin_that_is_not_a_url_is_foreign(server: Server, scope: Scope, provider: FakeProvider) -> None:
     answer = httpx.get(f"{server.base_url(*scope)}/models", headers={"Origin": "http://["}, trust_env=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
     assert provider.requests == []
 
 
-def test_a_header_that_says_off_means_off_also_where_another_says_on(
-    server: Server, scope: Scope, provider: FakeProvider
-) -> None:
+def test_off_wins_when_a_header_is_sent_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, user("My dog is called Rex."))
     twice = [(name, word) for name in ("X-Reservoir-Recall", "X-Reservoir-Store") for word in ("off", "on")]
     body = {"model": "gpt-4", "messages": [user("What is my dog called?")]}
@@ -58,7 +57,7 @@ def test_a_header_that_says_off_means_off_also_where_another_says_on(
     assert len(store.messages(server, scope)) == 2
 
 
-def test_a_request_with_values_of_odd_types_is_kept(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_request_with_values_of_odd_types_is_stored(server: Server, scope: Scope, provider: FakeProvider) -> None:
     odd = {"role": "assistant", "content": "x", "tool_calls": 5}
     answer = chat(server, scope, odd, user("hi"))
     assert answer.headers["x-reservoir-memory"] == "on"
@@ -75,11 +74,11 @@ def test_a_body_whose_model_cannot_be_renamed_is_a_400_in_openais_shape(
     assert provider.requests == []
 
 
-def test_the_words_beside_an_image_are_not_added_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_the_text_beside_an_image_is_not_added_twice(server: Server, scope: Scope, provider: FakeProvider) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     chat(server, scope, user([{"type": "text", "text": "This is my dog Rex."}, image]))
     chat(server, scope, user("What is my dog called?"))
-    assert provider.last.body.decode().count("This is my dog Rex.") == 2  # the turn, and the provider's answer to it
+    assert provider.last.body.decode().count("This is my dog Rex.") == 2  # the turn and its answer
 
 
 # --- answers ------------------------------------------------------------------------------------------
@@ -94,7 +93,7 @@ def test_the_words_beside_an_image_are_not_added_twice(server: Server, scope: Sc
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_with_values_of_odd_types_comes_back_as_it_was(
+def test_an_answer_with_values_of_odd_types_is_relayed_unchanged(
     server: Server, scope: Scope, provider: FakeProvider, message: dict[str, Any], usage: dict[str, Any], stream: bool
 ) -> None:
     events = [chunk(message, finish="stop", usage=usage), event("[DONE]")]
@@ -106,13 +105,13 @@ def test_an_answer_with_values_of_odd_types_comes_back_as_it_was(
     assert store.exchanges(server, scope)[0]["ended"] == "answered"
 
 
-def test_a_status_that_http_does_not_have_is_a_502(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_an_invalid_http_status_is_a_502(server: Server, scope: Scope, provider: FakeProvider) -> None:
     provider.answer(Answer(999))
     answer = chat(server, scope, user("hi"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_unreachable")
 
 
-def test_a_providers_error_is_logged_as_no_error_of_ours(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_providers_error_is_not_logged_as_ours(server: Server, scope: Scope, provider: FakeProvider) -> None:
     provider.answer(Answer(500, body=error_body("No.")))
     assert chat(server, scope, user("hi")).status_code == 500
     assert not [line for line in server.log.splitlines() if "ERROR" in line and scope[0] in line]

@@ -1,4 +1,4 @@
-"""The recall route shows the memories that a request with this text would get, and why, and changes nothing."""
+"""The recall route shows which memories a request would get, and why, without changing anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 Scope = tuple[str, str]
@@ -22,7 +22,7 @@ SMALL_TALK = ("rain", "trains", "soup", "tennis", "films", "paint", "bread", "ma
 
 
 def ask(server: Server, scope: Scope, *texts: str) -> None:
-    """A request with a history: every text but the last is a turn of it."""
+    """Send a request with a history: all texts but the last are earlier turns."""
     messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
     body = {"model": "gpt-4", "messages": messages}
     url = f"{server.base_url(*scope)}/chat/completions"
@@ -34,7 +34,7 @@ def ask(server: Server, scope: Scope, *texts: str) -> None:
 
 
 def fill(server: Server, scope: Scope) -> None:
-    """The fact, then more turns than are added as the latest ones."""
+    """State the fact, then more turns than are added as the latest ones."""
     talk = [text for word in SMALL_TALK for text in (f"Let us talk about {word}.", f"I know little of {word}.")]
     ask(server, scope, FACT, "I shall keep it in mind.", *talk, "That was nice.")
 
@@ -68,7 +68,7 @@ def test_a_memory_is_explained(server: Server, scope: Scope) -> None:
     assert set(found["timings"]) == {"recall", "enrich", "total"}
 
 
-def test_it_is_what_a_request_with_this_text_gets_and_what_its_ledger_says(
+def test_recall_matches_what_a_request_gets_and_what_its_ledger_says(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     fill(server, scope)
@@ -92,7 +92,7 @@ def test_it_is_what_a_request_with_this_text_gets_and_what_its_ledger_says(
     assert ledger["tokens"] == found["tokens"]
 
 
-def test_get_answers_as_post_does(server: Server, scope: Scope) -> None:
+def test_get_and_post_give_the_same_answer(server: Server, scope: Scope) -> None:
     fill(server, scope)
     posted = recall(server, scope, QUESTION, budget=300, limit=3)
     url = f"{server.base_url(*scope)}/recall"
@@ -101,7 +101,7 @@ def test_get_answers_as_post_does(server: Server, scope: Scope) -> None:
     assert got == posted
 
 
-def test_nothing_is_written_and_no_provider_is_asked(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_recall_writes_nothing_and_calls_no_provider(server: Server, scope: Scope, provider: FakeProvider) -> None:
     fill(server, scope)
     named = "SELECT relname FROM pg_class WHERE relname ~ '^conversations_' AND relkind = 'r'"
     tables = [row["relname"] for row in store.rows(server, named)]
@@ -123,12 +123,12 @@ def test_a_scope_that_does_not_exist_has_no_memories(server: Server) -> None:
     assert (found["partition"], found["instance"]) == ("unused", "as yet")
 
 
-def test_memory_of_another_scope_is_not_seen(server: Server, scope: Scope) -> None:
+def test_memories_of_other_scopes_are_invisible(server: Server, scope: Scope) -> None:
     fill(server, scope)
     assert recall(server, (scope[0], "other"), QUESTION)["memories"] == []
 
 
-def test_budget_and_limit_are_kept_and_what_has_no_room_is_still_listed(server: Server, scope: Scope) -> None:
+def test_budget_and_limit_hold_and_messages_without_room_are_still_listed(server: Server, scope: Scope) -> None:
     fill(server, scope)
     assert len(recall(server, scope, QUESTION, limit=2)["memories"]) == 2
     nothing = recall(server, scope, QUESTION, budget=0)
@@ -137,7 +137,7 @@ def test_budget_and_limit_are_kept_and_what_has_no_room_is_still_listed(server: 
     assert (fact["kept"], fact["why"]) == (False, "left out: no room for it in the budget for memories")
 
 
-def test_what_is_among_the_latest_messages_is_not_repeated(server: Server, scope: Scope) -> None:
+def test_the_latest_messages_are_not_recalled_again(server: Server, scope: Scope) -> None:
     ask(server, scope, FACT)
     found = recall(server, scope, QUESTION)
     (fact,) = [memory for memory in found["memories"] if memory["content"] == FACT]
@@ -149,7 +149,7 @@ def test_what_is_among_the_latest_messages_is_not_repeated(server: Server, scope
 @pytest.mark.parametrize(
     "query", ["", " \n", "x" * 100_000, "the of and", "🦊🦊", "'a' & !(b | <-> :*", "\ud800", "\x00", "记忆"]
 )
-def test_any_text_may_be_asked(server: Server, scope: Scope, query: str) -> None:
+def test_any_text_is_a_valid_query(server: Server, scope: Scope, query: str) -> None:
     ask(server, scope, FACT)
     assert recall(server, scope, query)["query"] == query
 
@@ -166,7 +166,7 @@ def test_any_text_may_be_asked(server: Server, scope: Scope, query: str) -> None
         ({"query": "x", "limit": True}, "limit"),
     ],
 )
-def test_what_is_wrong_is_said_in_the_shape_of_openai(
+def test_invalid_input_is_refused_in_openais_shape(
     server: Server, scope: Scope, fields: dict[str, Any], param: str
 ) -> None:
     error = recall(server, scope, status=400, **fields)["error"]
@@ -175,13 +175,13 @@ def test_what_is_wrong_is_said_in_the_shape_of_openai(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_object_is_refused(server: Server, scope: Scope, body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(server: Server, scope: Scope, body: bytes) -> None:
     response = httpx.post(f"{server.base_url(*scope)}/recall", content=body, trust_env=False)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_numbers_in_a_url_are_checked_too(server: Server, scope: Scope) -> None:
+def test_numbers_in_the_url_are_validated_too(server: Server, scope: Scope) -> None:
     url = f"{server.base_url(*scope)}/recall"
     for query, param in (("", "query"), ("query=x&limit=all", "limit"), ("query=x&budget=-5", "budget")):
         response = httpx.get(f"{url}?{query}", trust_env=False)
@@ -190,7 +190,7 @@ def test_numbers_in_a_url_are_checked_too(server: Server, scope: Scope) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_other_methods_are_not_the_provider_s_business(
+def test_other_methods_are_not_forwarded_to_the_provider(
     server: Server, scope: Scope, provider: FakeProvider, method: str
 ) -> None:
     response = httpx.request(method, f"{server.base_url(*scope)}/recall", trust_env=False)
@@ -199,7 +199,7 @@ def test_other_methods_are_not_the_provider_s_business(
     assert provider.requests == []
 
 
-def test_recall_that_is_switched_off_finds_nothing(server: Server, scope: Scope) -> None:
+def test_recall_finds_nothing_when_it_is_switched_off(server: Server, scope: Scope) -> None:
     ask(server, scope, FACT)
     url = f"{server.base_url(*scope)}/recall"
     response = httpx.post(url, json={"query": QUESTION}, headers={"X-Reservoir-Recall": "off"}, trust_env=False)
@@ -207,7 +207,7 @@ def test_recall_that_is_switched_off_finds_nothing(server: Server, scope: Scope)
     assert response.json()["memories"] == []
 
 
-def test_recall_that_is_late_is_degraded_as_for_a_request(start_beside: StartServer, scope: Scope) -> None:
+def test_late_recall_is_degraded_as_in_a_request(start_beside: StartServer, scope: Scope) -> None:
     server = start_beside({"RESERVOIR_RECALL_DEADLINE_MS": "1"})
     response = httpx.post(f"{server.base_url(*scope)}/recall", json={"query": "long " * 5000}, trust_env=False)
     assert response.status_code == 200

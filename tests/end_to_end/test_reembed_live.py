@@ -1,4 +1,4 @@
-"""The embedding model changes under a running server, by a command that is killed half-way."""
+"""A command, killed halfway and repeated, changes the embedding model of a running server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import ROOT, Server, clean_environment
 
 Scope = tuple[str, str]

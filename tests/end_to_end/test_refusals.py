@@ -11,11 +11,8 @@ import pytest
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    FakeProvider,
-    completion,
-)
+from tests.fake_provider.answers import Answer, completion
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 # --- bad input ---------------------------------------------------------------------------------------
@@ -38,7 +35,7 @@ from tests.server import Server
         ('{"messages": [{"role": "user", "content": "x"}], "model": 5}', "model"),
     ],
 )
-def test_a_body_that_is_no_chat_request_is_a_400_in_openais_shape(
+def test_a_body_that_is_not_a_chat_request_is_a_400_in_openais_shape(
     server: Server, scope: Scope, provider: FakeProvider, body: str | bytes, part: str
 ) -> None:
     answer = chat(server, scope, body)
@@ -64,8 +61,8 @@ def test_a_body_that_is_no_chat_request_is_a_400_in_openais_shape(
         ("/partition/x", 404),
     ],
 )
-def test_a_path_that_is_none_of_ours_is_refused_in_openais_shape(server: Server, path: str, status: int) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients tidy paths up
+def test_an_unknown_path_is_refused_in_openais_shape(server: Server, path: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # clients normalize paths
         body = json.dumps(says("hi")).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         raw.sendall(head.encode() + body)
@@ -87,7 +84,7 @@ def test_the_old_path_is_the_same_scope(server: Server, scope: Scope, provider: 
     assert "Rex" in provider.last.body.decode()
 
 
-def test_text_that_postgresql_cannot_hold_is_stored_all_the_same(
+def test_text_that_postgresql_cannot_hold_is_stored_nevertheless(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     provider.answer(Answer(body=completion("nul \x00 here")))
@@ -109,14 +106,14 @@ def test_a_body_over_its_limit_is_a_413(start_beside: StartServer, scope: Scope,
     assert len(provider.requests) == 1
 
 
-def test_a_large_chat_is_no_html_page(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_large_chat_is_not_refused_with_an_html_page(server: Server, scope: Scope, provider: FakeProvider) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5_000_000}}
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, image]}]}
     assert chat(server, scope, body).status_code == 200
     assert store.messages(server, scope)[0]["payload"] == json.dumps(body["messages"][0])
 
 
-# --- who may come in ---------------------------------------------------------------------------------
+# --- who is admitted ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,7 @@ def test_a_large_chat_is_no_html_page(server: Server, scope: Scope, provider: Fa
         ({"X-Reservoir-Budget": "-5"}, 400),
     ],
 )
-def test_a_request_that_may_not_come_in_is_refused_in_openais_shape(
+def test_a_forbidden_request_is_refused_in_openais_shape(
     server: Server, scope: Scope, provider: FakeProvider, headers: dict[str, str], status: int
 ) -> None:
     for path in ("chat/completions", "models"):
@@ -142,7 +139,7 @@ def test_a_request_that_may_not_come_in_is_refused_in_openais_shape(
     assert provider.requests == []
 
 
-def test_a_listed_origin_may_come_in(start_beside: StartServer, scope: Scope) -> None:
+def test_requests_of_a_listed_origin_are_admitted(start_beside: StartServer, scope: Scope) -> None:
     server = start_beside({"RESERVOIR_ALLOWED_ORIGINS": "https://app.example"})
     headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
     answer = httpx.post(

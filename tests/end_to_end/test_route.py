@@ -12,21 +12,14 @@ from openai import OpenAI
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    Cut,
-    FakeProvider,
-    closed_port,
-    completion,
-    error_body,
-    text_answer,
-)
+from tests.fake_provider.answers import Answer, Cut, completion, error_body, text_answer
+from tests.fake_provider.provider import FakeProvider, closed_port
 from tests.server import Server
 
-# --- what goes out -----------------------------------------------------------------------------------
+# --- what is forwarded -----------------------------------------------------------------------------------
 
 
-def test_a_request_that_memory_does_not_change_goes_out_as_the_bytes_that_came(
+def test_a_request_that_memory_does_not_change_is_forwarded_byte_for_byte(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     body = '{ "temperature":1.0e0,"seed":12345678901234567890, "messages" : [{"content":"h\\u00e9","role":"user"} ]}'
@@ -54,7 +47,7 @@ def test_a_changed_request_keeps_every_value_outside_messages_and_every_message(
     assert provider.last.messages[-1]["content"][1] == image
 
 
-def test_headers_go_along_but_for_those_of_the_connection_and_ours(
+def test_headers_are_forwarded_except_those_of_the_connection_and_ours(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     chat(
@@ -78,7 +71,7 @@ def test_headers_go_along_but_for_those_of_the_connection_and_ours(
     assert not names & {"cookie", "x-reservoir-budget", "x-hop"}
 
 
-def test_no_cookie_of_one_scope_reaches_the_provider_with_anothers_request(
+def test_cookies_of_one_scope_do_not_reach_the_provider_with_requests_of_another(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     provider.answer(text_answer("one", [("Set-Cookie", "session=secret"), ("Set-Cookie", "b=c; Path=/")]))
@@ -88,7 +81,7 @@ def test_no_cookie_of_one_scope_reaches_the_provider_with_anothers_request(
     assert provider.last.header("cookie") is None
 
 
-def test_a_request_without_a_key_gets_the_providers_own_and_no_others(
+def test_a_request_without_a_key_gets_its_providers_key_only(
     start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
     server = start_beside(
@@ -120,10 +113,10 @@ def test_nothing_is_sent_twice_when_a_connection_breaks(server: Server, scope: S
     assert len(provider.requests) - before == 2
 
 
-# --- what comes back ---------------------------------------------------------------------------------
+# --- what is relayed ---------------------------------------------------------------------------------
 
 
-def test_the_answer_comes_back_as_it_was(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_the_answer_is_relayed_unchanged(server: Server, scope: Scope, provider: FakeProvider) -> None:
     body = completion("Hello", x_unknown={"a": 1.50})
     kept = [("x-request-id", "req_9"), ("openai-processing-ms", "5"), ("x-ratelimit-remaining-tokens", "7")]
     kept.append(("date", "Mon, 23 Nov 2026 07:00:00 GMT"))
@@ -141,7 +134,7 @@ def test_the_answer_comes_back_as_it_was(server: Server, scope: Scope, provider:
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
-def test_a_providers_error_comes_back_as_it_was_and_the_question_stays(
+def test_a_providers_error_is_relayed_unchanged_and_the_question_is_stored(
     server: Server, scope: Scope, provider: FakeProvider, status: int
 ) -> None:
     body = error_body("No.", code="nope")
@@ -153,7 +146,7 @@ def test_a_providers_error_comes_back_as_it_was_and_the_question_stays(
     assert (exchange["ended"], exchange["status"]) == ("failed", status)
 
 
-def test_what_is_not_json_is_passed_on_as_it_came(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_an_answer_that_is_not_json_is_relayed_unchanged(server: Server, scope: Scope, provider: FakeProvider) -> None:
     provider.answer(Answer(200, [("Content-Type", "text/html")], b"<h1>\xffmaintenance"))
     answer = chat(server, scope, says("hi"))
     assert answer.content == b"<h1>\xffmaintenance"
@@ -200,7 +193,7 @@ def test_the_model_of_a_json_body_chooses_the_provider_of_any_route(
         assert provider.requests == []
 
 
-def test_a_form_and_a_path_choose_the_provider_too(
+def test_forms_and_paths_choose_the_provider_too(
     start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
     with FakeProvider() as mistral:
@@ -249,9 +242,7 @@ def test_an_upload_and_a_download_of_any_size_take_little_memory(
 # --- the log ------------------------------------------------------------------------------------------
 
 
-def test_a_query_string_is_not_logged_and_neither_is_content(
-    server: Server, scope: Scope, provider: FakeProvider
-) -> None:
+def test_neither_query_strings_nor_content_are_logged(server: Server, scope: Scope, provider: FakeProvider) -> None:
     httpx.get(f"{server.base_url(*scope)}/models?api-key=hush-hush", trust_env=False)
     provider.answer(Answer(500, body=error_body("sk-verysecret")))
     chat(server, scope, says("never-log-this"), Authorization="Bearer sk-verysecret")

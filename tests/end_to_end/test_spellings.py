@@ -1,4 +1,4 @@
-"""Paths, headers and names that are almost right have memory or are refused; nothing passes on without a word."""
+"""Almost correct paths, headers and names work or are refused, never passed on silently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -37,18 +37,18 @@ def test_a_misspelt_header_is_refused_before_the_provider_is_asked(
     assert len(provider.requests) == before
 
 
-def test_a_name_left_in_braces_is_refused(server: Server) -> None:
+def test_a_placeholder_left_in_braces_is_refused(server: Server) -> None:
     path = "/v1/partition/{partition}/instance/x/chat/completions"
     answer = httpx.post(f"{server.url}{path}", json=says("hi"), timeout=300, trust_env=False)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "partition")
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz"])
-def test_other_platforms_find_the_probe_where_they_look(server: Server, path: str) -> None:
+def test_probes_of_other_platforms_find_their_path(server: Server, path: str) -> None:
     assert httpx.get(f"{server.url}{path}", timeout=300, trust_env=False).json()["status"] == "live"
 
 
 @pytest.mark.parametrize(("path", "to"), [("/admin", "/admin/"), ("/v1", "/v1/docs"), ("/v1/", "/v1/docs")])
-def test_addresses_without_their_end_lead_on(server: Server, path: str, to: str) -> None:
+def test_incomplete_addresses_redirect(server: Server, path: str, to: str) -> None:
     answer = httpx.get(f"{server.url}{path}", timeout=300, trust_env=False)
     assert (answer.status_code, answer.headers["location"]) == (302, to)

@@ -1,4 +1,4 @@
-"""Streams: relayed as they arrive, kept as far as they arrived, ended when their client leaves."""
+"""Streams are relayed as they arrive, stored as far as they arrived, and stopped when their client leaves."""
 
 from __future__ import annotations
 
@@ -12,18 +12,8 @@ from openai import OpenAI
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says, streamed
-from tests.fake_provider import (
-    Answer,
-    Cut,
-    FakeProvider,
-    Gate,
-    Pause,
-    chunk,
-    completion,
-    event,
-    stream_answer,
-    stream_events,
-)
+from tests.fake_provider.answers import Answer, Cut, Gate, Pause, chunk, completion, event, stream_answer, stream_events
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -53,7 +43,7 @@ def test_the_end_of_a_stream_is_held_back_until_the_answer_is_stored(
                 assert len(store.messages(server, scope)) == 2
 
 
-def test_a_stream_with_tool_calls_and_several_choices_is_kept_whole(
+def test_a_stream_with_tool_calls_and_several_choices_is_stored_whole(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     def calling(**call: Any) -> bytes:
@@ -76,7 +66,7 @@ def test_a_stream_with_tool_calls_and_several_choices_is_kept_whole(
 
 
 @pytest.mark.parametrize("cut", [Cut.FIN, Cut.RST])
-def test_a_stream_that_breaks_off_ends_with_an_error_and_is_kept_as_far_as_it_came(
+def test_a_stream_that_breaks_off_ends_with_an_error_and_is_stored_up_to_the_break(
     server: Server, scope: Scope, provider: FakeProvider, cut: Cut
 ) -> None:
     events = stream_events("Hello there")[:3]
@@ -89,7 +79,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_kept_as_far_as_it_ca
     assert store.exchanges(server, scope)[-1]["ended"] == "cut"
 
 
-def test_a_client_that_leaves_mid_stream_ends_the_providers_stream_and_leaves_what_came(
+def test_a_client_that_leaves_mid_stream_stops_the_provider_and_the_partial_answer_is_stored(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     gate = Gate()
@@ -105,7 +95,7 @@ def test_a_client_that_leaves_mid_stream_ends_the_providers_stream_and_leaves_wh
     assert store.messages(server, scope)[-1]["partial"] is True
 
 
-def test_a_client_that_leaves_before_the_answer_ends_the_providers_request(
+def test_a_client_that_leaves_before_the_answer_cancels_the_providers_request(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     gate = Gate()
@@ -118,7 +108,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_providers_request(
     assert [m["content"] for m in store.messages(server, scope)] == ["hi"]
 
 
-def test_an_answer_compressed_although_we_asked_not_to_is_relayed_and_kept(
+def test_an_answer_compressed_against_our_wish_is_relayed_and_stored(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     headers = [("Content-Type", "application/json"), ("Content-Encoding", "gzip")]
@@ -131,7 +121,7 @@ def test_an_answer_compressed_although_we_asked_not_to_is_relayed_and_kept(
     assert [m["content"] for m in store.messages(server, scope)][1::2] == ["zipped", "zipped stream"]
 
 
-def test_stream_answer_of_the_library_reads_to_its_end(client: OpenAI, provider: FakeProvider) -> None:
+def test_the_openai_library_reads_a_stream_to_its_end(client: OpenAI, provider: FakeProvider) -> None:
     provider.answer(stream_answer("One two three"))
     messages: list[Any] = [{"role": "user", "content": "count"}]
     stream = client.chat.completions.create(model="gpt-4", messages=messages, stream=True)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end import store
 from tests.end_to_end.asking import JSON, Scope, chat, says
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 

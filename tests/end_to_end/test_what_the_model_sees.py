@@ -11,11 +11,8 @@ from openai import OpenAI
 from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
-from tests.fake_provider import (
-    Answer,
-    FakeProvider,
-    completion,
-)
+from tests.fake_provider.answers import Answer, completion
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 # --- memory ------------------------------------------------------------------------------------------
@@ -42,7 +39,7 @@ def test_a_client_without_history_gets_the_latest_turns_as_turns(
     assert int(raw.headers["x-reservoir-memory-tokens"]) > 20
 
 
-def test_of_several_choices_one_is_added_as_the_turn(client: OpenAI, provider: FakeProvider) -> None:
+def test_the_turn_of_an_answer_with_several_choices_holds_one_of_them(client: OpenAI, provider: FakeProvider) -> None:
     client.chat.completions.create(model="gpt-4", n=3, messages=[{"role": "user", "content": "Name my dog."}])
     client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "Why that name?"}])
     assert [m["role"] for m in provider.last.messages] == ["user", "assistant", "user"]
@@ -75,7 +72,7 @@ def test_memories_stand_in_one_block_before_the_last_user_message(
     assert answer.headers["x-reservoir-memories"] == "2"
 
 
-def test_nothing_of_another_instance_or_partition_is_seen(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_other_instances_and_partitions_are_invisible(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, says("My dog is called Rex."))
     partition, instance = scope
     for other in ((partition, f"{instance}2"), (f"{partition}2", instance), (partition, f"{instance}/x")):
@@ -84,7 +81,7 @@ def test_nothing_of_another_instance_or_partition_is_seen(server: Server, scope:
         assert answer.headers["x-reservoir-memories"] == "0"
 
 
-def test_a_slash_in_a_name_belongs_to_the_name(server: Server, provider: FakeProvider, scope: Scope) -> None:
+def test_an_encoded_slash_is_part_of_a_name(server: Server, provider: FakeProvider, scope: Scope) -> None:
     url = f"{server.url}/v1/partition/{scope[0]}/instance/team%2Falice/chat/completions"
     for text in ("My dog is called Rex.", "What is my dog called?"):
         httpx.post(url, json=says(text), trust_env=False)
@@ -92,7 +89,7 @@ def test_a_slash_in_a_name_belongs_to_the_name(server: Server, provider: FakePro
     assert len(store.messages(server, (scope[0], "team/alice"))) == 4
 
 
-def test_what_the_request_holds_already_is_not_added(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_messages_that_the_request_holds_are_not_added(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, says("My dog is called Rex."))
     body = {
         "model": "gpt-4",
@@ -133,21 +130,23 @@ def test_recall_off_and_store_off_are_independent(server: Server, scope: Scope, 
     assert len(store.messages(server, scope)) == 4
 
 
-def test_a_budget_of_nothing_adds_no_block(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_budget_of_zero_adds_no_block(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, says("My dog is called Rex."))
     body = json.dumps(with_history("What is my dog called?"))
     chat(server, scope, body, X_Reservoir_Budget="0")
     assert provider.last.body == body.encode()
 
 
-def test_without_a_user_message_nothing_is_recalled(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_a_request_without_a_user_message_recalls_nothing(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, says("My dog is called Rex."))
     body = json.dumps({"model": "gpt-4", "messages": [{"role": "system", "content": "What is my dog called?"}]})
     chat(server, scope, body)
     assert provider.last.body == body.encode()
 
 
-def test_in_a_tool_loop_the_same_is_added_byte_for_byte(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_every_round_of_a_tool_loop_gets_the_same_bytes_added(
+    server: Server, scope: Scope, provider: FakeProvider
+) -> None:
     chat(server, scope, says("My dog is called Rex."))
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     calling = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -155,7 +154,7 @@ def test_in_a_tool_loop_the_same_is_added_byte_for_byte(server: Server, scope: S
     provider.answer(Answer(body=completion("", message=calling)))
     chat(server, scope, question)
     first = provider.last.body
-    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # would be recalled instead
+    chat(server, scope, says("Meanwhile: my dog is called Max now."))  # otherwise it would be recalled
     loop = question["messages"] + [calling, {"role": "tool", "tool_call_id": "c1", "content": "42"}]
     answer = chat(server, scope, question | {"messages": loop})
     prefix = first[: first.rindex(b"]}")]
@@ -163,7 +162,7 @@ def test_in_a_tool_loop_the_same_is_added_byte_for_byte(server: Server, scope: S
     assert answer.headers["x-reservoir-memories"] == "2"
 
 
-def test_what_was_injected_is_never_stored_as_a_message(server: Server, scope: Scope, provider: FakeProvider) -> None:
+def test_injected_text_is_never_stored_as_a_message(server: Server, scope: Scope, provider: FakeProvider) -> None:
     chat(server, scope, says("My dog is called Rex."))
     chat(server, scope, with_history("What is my dog called?"))
     contents = [m["content"] for m in store.messages(server, scope)]
@@ -174,7 +173,7 @@ def test_what_was_injected_is_never_stored_as_a_message(server: Server, scope: S
 # --- the window --------------------------------------------------------------------------------------
 
 
-def test_a_last_message_longer_than_the_window_is_refused_and_nothing_is_kept(
+def test_a_last_message_longer_than_the_window_is_refused_and_not_stored(
     server: Server, scope: Scope, provider: FakeProvider
 ) -> None:
     answer = chat(server, scope, says("word " * 9000))

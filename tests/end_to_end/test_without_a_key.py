@@ -1,4 +1,4 @@
-"""A newcomer without a key: Reservoir in front of `manage.py fakeprovider`'s provider, which knows what it is given."""
+"""A newcomer without a key: Reservoir in front of the provider of `manage.py fakeprovider`."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def ask(client: OpenAI, text: str, *, stream: bool = False) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
 
-def test_readmes_question_is_answered_from_memory(quoting_client: OpenAI) -> None:
+def test_the_question_in_readme_is_answered_from_memory(quoting_client: OpenAI) -> None:
     assert "toaster" not in ask(quoting_client, "What was the toaster like?")
     ask(quoting_client, TOASTER)
     assert "brave little toaster" in ask(quoting_client, "What was the toaster like?")
     assert "brave little toaster" in ask(quoting_client, "And what was the toaster like?", stream=True)
 
 
-def test_a_fact_of_long_ago_is_answered_from_the_memory_block(quoting_client: OpenAI) -> None:
+def test_an_old_fact_is_answered_from_the_memory_block(quoting_client: OpenAI) -> None:
     for text in ("Please note: my cat is called Miso and she is afraid of umbrellas.", *SMALL_TALK):
         ask(quoting_client, text)
     answer = ask(quoting_client, "What is my cat called?")

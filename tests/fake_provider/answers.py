@@ -18,7 +18,7 @@ CREATED = 1_700_000_000
 
 @dataclass
 class Request:
-    """One request as it came. `target` is the raw request target, `headers` in order and as spelled."""
+    """One request as received. `target` is the raw request target, `headers` in order and as spelled."""
 
     method: str
     target: str
@@ -29,7 +29,7 @@ class Request:
     size: int = 0
     digest: str = ""  # sha256 of the body
     sent: int = 0  # bytes of the answer handed to the operating system so far
-    gone_at: float | None = None  # when the client closed before the answer was finished
+    gone_at: float | None = None  # when the client closed before the end of the answer
     gone: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
 
@@ -69,7 +69,7 @@ class Pause:
 
 
 class Gate:
-    """Hang here until the test calls `open()`. `reached` is set when the answer has come this far."""
+    """Pause the answer here until the test calls `open()`. `reached` is set when the answer gets here."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -97,7 +97,7 @@ Framing = Literal["length", "chunked", "close", "none"]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to the last byte.
+    """An answer, defined to the last byte.
 
     `body` is bytes, or pieces that go out one by one, each in a chunk of its own. `before` comes before the
     head: hang there, or cut there. `framing` "close" ends the body by closing; "none" sends no head, the
@@ -212,7 +212,7 @@ def stream_answer(
 
 
 def pieces_of(data: bytes, size: int) -> list[bytes]:
-    """The data cut at every `size` bytes, even within lines and characters."""
+    """The data in pieces of `size` bytes, even within lines and characters."""
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 

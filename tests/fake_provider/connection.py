@@ -148,7 +148,7 @@ class Connection:
             yield data
 
     async def _send(self, request: Request, answer: Answer) -> bool:
-        """Answer, unless the client leaves first; returns whether the connection stays open."""
+        """Send the answer unless the client leaves first; returns whether the connection stays open."""
         sending = asyncio.ensure_future(self._write(request, answer))
         leaving = asyncio.ensure_future(self._eof.wait())
         try:
@@ -207,7 +207,7 @@ class Connection:
 
     async def _cut(self, how: Cut) -> None:
         if how is Cut.RST:
-            await asyncio.sleep(0.02)  # so that bytes sent before arrive
+            await asyncio.sleep(0.02)  # so that bytes sent earlier arrive
             linger = struct.pack("ii", 1, 0)
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._writer.transport.abort()

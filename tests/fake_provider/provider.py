@@ -1,4 +1,13 @@
-"""The provider: its default answers, its scripted ones, and ports without a provider."""
+"""A provider that speaks the OpenAI API over real HTTP on loopback and records what it received.
+
+In tests it runs in a thread of the test process, and every byte of its answers can be scripted:
+
+    with FakeProvider() as provider:
+        provider.answer(Answer(429, [("Retry-After", "7")], error_body("Slow down.")))
+        provider.answer(stream_answer("Hello there", tail=[Cut.RST], done=False))
+        ...
+        assert provider.last.json["messages"][-1]["content"] == "Hi"
+"""
 
 from __future__ import annotations
 

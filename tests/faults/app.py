@@ -38,7 +38,7 @@ class App:
         return state
 
     def timed(self, text: str, *, stream: bool = False) -> float:
-        """Ask, and return the milliseconds until the whole answer is there."""
+        """Ask, and return the milliseconds until the answer is complete."""
         begun = time.perf_counter()
         self.ask(text, stream=stream)
         return (time.perf_counter() - begun) * 1000

@@ -56,7 +56,7 @@ def standing_still(family: list[int]) -> Iterator[list[int]]:
 
 
 @contextmanager
-def postgres_away(home: Path) -> Iterator[None]:
+def postgres_down(home: Path) -> Iterator[None]:
     """Kill PostgreSQL and keep it from being started until the end."""
     with (home / "postgres" / "lifecycle.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -113,7 +113,7 @@ class Chaos:
     async def run(self, until: Callable[[], bool]) -> None:
         """Kill at random intervals until `until` returns True; every eighth kill takes the whole server."""
         while not until():
-            # Sometimes right after the last kill, in the middle of a recovery.
+            # Sometimes immediately after the last kill, during a recovery.
             due = len(self._ledger.answered) + int(self._every * self._rng.choice([0.1, 0.9, 1.0, 1.5]))
             while not (self._is_due(due) or until()):  # noqa: ASYNC110 - it is a list, not an event
                 await asyncio.sleep(self._rng.uniform(0.05, 0.15))

@@ -89,7 +89,7 @@ class Client:
         begun = time.monotonic()
         with suppress(httpx.TransportError):
             headers = {"Content-Type": "application/json"}
-            if self._rng.random() < 0.2:  # or one worker would keep all connections
+            if self._rng.random() < 0.2:  # otherwise one worker would keep all connections
                 headers["Connection"] = "close"
             url = f"{base_url(*self._scope)}/chat/completions"
             async with http.stream("POST", url, content=body.encode(), headers=headers) as response:

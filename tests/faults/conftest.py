@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.server import PATIENT, Server
 
 StartServer = Callable[..., Server]

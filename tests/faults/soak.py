@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.breaking import Chaos
 from tests.faults.clients import Ledger, load
 from tests.faults.stored import differences, settled, waiting

@@ -15,7 +15,7 @@ import pytest
 
 from reservoir_site.postgres import EmbeddedPostgres
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
 from tests.faults.watching import eventually
 from tests.server import ROOT, Server, clean_environment
@@ -47,14 +47,14 @@ def every_row(home: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def told(server_of_file: Server) -> None:
-    """The server has been told something."""
+    """A server that has stored some messages."""
     for n in range(20):
         ask(server_of_file, f"message {n} with 日本 and \u2028 and 🦉", f"user-{n % 3}")
 
 
 @contextmanager
 def held(home: Path) -> Iterator[None]:
-    """The home's PostgreSQL runs from here to the end, so that no command has to start it."""
+    """Keep the home's PostgreSQL running, so that no command has to start it."""
     postgres = EmbeddedPostgres(home)
     postgres.hold()
     try:
@@ -63,7 +63,7 @@ def held(home: Path) -> Iterator[None]:
         postgres.release()
 
 
-def test_a_restored_backup_holds_every_row_and_what_is_no_backup_changes_nothing(
+def test_a_restored_backup_holds_every_row_and_an_invalid_backup_changes_nothing(
     server: Server, provider: FakeProvider, tmp_path: Path
 ) -> None:
     file, elsewhere = tmp_path / "reservoir.backup", tmp_path / "elsewhere"
@@ -92,7 +92,7 @@ def test_a_restored_backup_holds_every_row_and_what_is_no_backup_changes_nothing
             eventually(lambda: len(rows(elsewhere, "SELECT id FROM conversations_message")) == said + 2)
 
 
-def test_a_backup_is_consistent_while_the_server_serves_and_restoring_needs_it_stopped(
+def test_a_backup_of_a_running_server_is_consistent_and_restoring_needs_it_stopped(
     server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "reservoir.backup"
@@ -130,7 +130,7 @@ def test_a_backup_is_consistent_while_the_server_serves_and_restoring_needs_it_s
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_database_that_is_not_ours_is_left_to_its_own_tools(command: str, tmp_path: Path) -> None:
+def test_an_external_database_is_not_backed_up(command: str, tmp_path: Path) -> None:
     url = "postgresql://somebody@db.example.com/somewhere"
     refused = manage(tmp_path / "home", command, str(tmp_path / "file"), DATABASE_URL=url)
     assert refused.returncode != 0

@@ -1,4 +1,4 @@
-"""Clients that leave, many of them: the provider is told at once, what came is kept, nothing is left behind."""
+"""Many clients leave: the provider's requests end at once, partial answers are stored, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.fake_provider import Answer, FakeProvider, Gate, Request, stream_events
+from tests.fake_provider.answers import Answer, Gate, Request, stream_events
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows, waiting
 from tests.faults.watching import eventually, open_files, report
 from tests.server import ROOT, Server
@@ -29,7 +30,7 @@ EVENTS = stream_events("one two three four")
 
 
 def leave(server: Server, instance: str, when: Callable[[socket.socket], object], *, stream: bool) -> None:
-    """Ask, wait for `when`, and hang up without a word."""
+    """Ask, wait for `when`, and close the connection."""
     message = {"role": "user", "content": f"hello from {instance}"}
     body = json.dumps({"model": "gpt-4", "stream": stream, "messages": [message]})
     head = [
@@ -53,7 +54,7 @@ def has_read_three_words(connection: socket.socket) -> None:
 
 
 def census(server: Server) -> dict[str, int]:
-    """What lives in the server: tasks, threads, descriptors, sockets to the provider and from clients."""
+    """Count the server's tasks, threads, descriptors, and sockets to the provider and from clients."""
     assert server.process
     path = server.home / "census.json"
     path.unlink(missing_ok=True)
@@ -64,7 +65,7 @@ def census(server: Server) -> dict[str, int]:
 
 
 def quiet(server: Server) -> dict[str, int]:
-    """The census once it no longer falls."""
+    """The census, once its numbers have stopped falling."""
     before = census(server)
     while True:
         time.sleep(0.3)
@@ -84,7 +85,7 @@ KINDS = ["mid-stream", "before the stream", "not streamed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_that_leaves_ends_the_providers_request_within_a_second_and_leaves_what_came(
+def test_a_client_that_leaves_stops_the_provider_within_a_second_and_the_partial_answer_is_stored(
     kind: str, server: Server, provider: FakeProvider
 ) -> None:
     mid, name = kind == "mid-stream", f"one-{KINDS.index(kind)}"
@@ -94,14 +95,14 @@ def test_a_client_that_leaves_ends_the_providers_request_within_a_second_and_lea
     leave(server, name, when, stream=kind != "not streamed")
     left = time.monotonic()
     (request,) = provider.requests
-    assert request.gone.wait(300), "the provider still works for nobody"
+    assert request.gone.wait(300), "the provider still works for a client that has left"
     assert request.gone_at
     report(f"{kind}: the provider's request has ended {(request.gone_at - left) * 1000:.0f} ms after the client left")
     eventually(lambda: [ended for ended, *_ in rows(server.home, ENDED, name)] not in ([], ["open"]))
     assert rows(server.home, ENDED, name) == [("gone", 1, int(mid), "one two three" if mid else None)]
 
 
-def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, provider: FakeProvider) -> None:
+def test_a_thousand_clients_that_leave_leak_nothing(server: Server, provider: FakeProvider) -> None:
     came: dict[str, threading.Event] = defaultdict(threading.Event)
 
     def answer(request: Request) -> Answer:
@@ -138,7 +139,7 @@ def test_nothing_is_left_behind_by_a_thousand_clients_that_left(server: Server, 
     assert rows(server.home, query, "many-%") == [("gone", TIMES + 60)]
 
 
-def test_too_many_at_once_are_refused_at_once_with_retry_after(server: Server, provider: FakeProvider) -> None:
+def test_excess_concurrent_requests_get_retry_after_immediately(server: Server, provider: FakeProvider) -> None:
     gate = Gate()
     provider.answer_always(lambda request: Answer(before=[gate]))
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}]}

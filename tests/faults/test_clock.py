@@ -1,4 +1,4 @@
-"""The clock jumps back by hours, in a running server and while its embedding endpoint is down."""
+"""The clock is set back by hours in a running server, also while its embedding endpoint is down."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
-from tests.faults.breaking import postgres_away
+from tests.faults.breaking import postgres_down
 from tests.faults.conftest import StartServer
 from tests.faults.stored import recovered, rows
 from tests.faults.watching import eventually
@@ -19,13 +19,13 @@ HOUR = 3600
 
 
 def set_clock(home: Path, hours: float) -> None:
-    """From now on the server's clock is wrong by so much."""
+    """Set the server's clock off by this much."""
     draft = home / "clock.draft"
     draft.write_text(str(hours * HOUR))
     draft.rename(home / "clock")
 
 
-def somebody_logged_in(server: Server) -> httpx.Client:
+def logged_in(server: Server) -> httpx.Client:
     login = dict(line.split() for line in (server.home / "admin_login").read_text().splitlines())
     browser = httpx.Client(base_url=server.url, trust_env=False, follow_redirects=True)
     token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', browser.get("/admin/login/").text)
@@ -36,7 +36,7 @@ def somebody_logged_in(server: Server) -> httpx.Client:
 
 
 def in_order_of_time(app: App) -> list[str]:
-    """What was said in the app's scope, as everything that goes by time has it."""
+    """The app's messages as each reader that sorts by time returns them."""
     found = rows(
         app.server.home,
         """SELECT m.content FROM conversations_message m JOIN conversations_instance i ON i.id = m.instance_id
@@ -46,9 +46,7 @@ def in_order_of_time(app: App) -> list[str]:
     return [content for (content,) in found]
 
 
-def test_a_clock_that_jumps_back_changes_no_order_and_stops_nothing(
-    start_server: StartServer, provider: FakeProvider
-) -> None:
+def test_a_clock_that_is_set_back_reorders_and_stops_nothing(start_server: StartServer, provider: FakeProvider) -> None:
     with FakeProvider() as endpoint:
         server = start_server(
             {
@@ -60,19 +58,19 @@ def test_a_clock_that_jumps_back_changes_no_order_and_stops_nothing(
         )
         app = App(server)
         app.ask("my parrot is called Kiko")
-        browser = somebody_logged_in(server)
+        browser = logged_in(server)
 
-        # The endpoint goes down: requests go on by words alone, and what is said waits for its vectors.
+        # The endpoint goes down: recall uses words only, and new messages wait for their vectors.
         endpoint.stop()
         assert [app.memory(f"before {n}") for n in range(3)] == ["degraded"] * 3
         count = "SELECT count(*) FROM conversations_message WHERE embed_due IS NOT NULL"
         assert rows(server.home, count) != [(0,)]
 
-        # It is 5 hours earlier, then, with PostgreSQL away, 2 hours more.
+        # Set back by 5 hours, then, without PostgreSQL, by 2 more.
         set_clock(server.home, -5)
         for n in range(3):
             app.ask(f"after {n}")
-        with postgres_away(server.home):
+        with postgres_down(server.home):
             app.ask("away 0")
             set_clock(server.home, -7)
             for n in range(1, 3):
@@ -85,7 +83,7 @@ def test_a_clock_that_jumps_back_changes_no_order_and_stops_nothing(
         assert app.said() == said, "not in the order in which it was said"
         assert in_order_of_time(app) == said, "a later turn has an earlier time"
 
-        # What was due before the jump is not waited for until the clock has come round again.
+        # Work that was due before the jump must not wait until the clock has caught up.
         eventually(lambda: rows(server.home, count) == [(0,)])
         provider.reset()
         assert app.memory("what is my parrot called?") == "on"

@@ -1,4 +1,4 @@
-"""Messages of megabytes: they are stored whole, and hold up nobody, neither now nor later."""
+"""Messages of megabytes are stored whole and delay no other request, neither now nor later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
 from tests.server import Server
 
@@ -21,18 +21,18 @@ MEGABYTES = 3 * 2**20
 
 @contextmanager
 def watched(server: Server) -> Iterator[list[float]]:
-    """How long each look at the server took meanwhile, in seconds."""
+    """The duration of each health check meanwhile, in seconds."""
     took: list[float] = []
     ended = threading.Event()
 
-    def look() -> None:
+    def probe() -> None:
         with httpx.Client(trust_env=False, timeout=300) as client:
             while not ended.wait(0.02):
                 started = time.monotonic()
                 client.get(f"{server.url}/live")
                 took.append(time.monotonic() - started)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=probe)
     thread.start()
     try:
         yield took
@@ -48,20 +48,22 @@ def ask(server: Server, text: str, *scope: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("text", ["!", "A word of some. "], ids=["no words", "words"])
-def test_a_question_of_megabytes_holds_up_nobody(server: Server, provider: FakeProvider, text: str) -> None:
+def test_a_question_of_megabytes_delays_no_other_request(server: Server, provider: FakeProvider, text: str) -> None:
     question = text * (MEGABYTES // len(text))
     scope = ("long", text.strip())
     with watched(server) as took:
         assert ask(server, question, *scope).status_code == 200
-    assert max(took) < 1.5, f"somebody else waited for {max(took):.1f} s"  # eight times that, when it was all read
+    assert max(took) < 1.5, (
+        f"another request waited for {max(took):.1f} s"
+    )  # eight times that when all text was embedded
     assert provider.last.messages[-1]["content"] == question
     (size,) = rows(server.home, "SELECT max(length(content)) FROM conversations_message")[0]
     assert size >= len(question) - 1
 
 
-def test_a_scope_that_holds_megabytes_is_remembered_as_any_other(server: Server, provider: FakeProvider) -> None:
+def test_a_scope_that_holds_megabytes_is_recalled_as_usual(server: Server, provider: FakeProvider) -> None:
     assert ask(server, "?" * MEGABYTES, "long", "later").status_code == 200
     answers = [ask(server, f"And now, number {number}?", "long", "later") for number in range(5)]
     memory = [answer.headers["x-reservoir-memory"] for answer in answers]
-    assert memory.count("on") >= 4, memory  # what is embedded meanwhile may make one of them late
+    assert memory.count("on") >= 4, memory  # embedding may delay one of them
     assert "And now, number 3?" in provider.last.body.decode()

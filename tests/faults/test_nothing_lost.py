@@ -1,4 +1,4 @@
-"""Answered means stored: kill -9 of workers, servers and PostgreSQL under load, and what is left afterwards."""
+"""Answered means stored: workers, servers and PostgreSQL are killed under load, and storage is compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.breaking import Chaos
 from tests.faults.clients import Ledger, load
 from tests.faults.stored import differences, settled
@@ -30,15 +30,15 @@ RATE = 16.0  # exchanges a second: about half of what the smallest machine can d
 def server(tmp_path: Path) -> Iterator[Server]:
     """A server of two workers."""
     with FakeProvider(word_delay=0.002) as provider:
-        # Vectors are not what is shown here, and making them takes the most of the machine.
+        # This test is not about vectors, and making them would use most of the machine.
         embedder = {"RESERVOIR_EMBEDDER": f"{provider.base_url}#small", "RESERVOIR_EMBEDDER_DIMENSIONS": "1536"}
         settings = PATIENT | {"RESERVOIR_WORKERS": "2"} | embedder
         with Server(tmp_path / "reservoir", provider.base_url, settings=settings) as server:
             yield server
 
 
-async def test_every_answered_exchange_survives_kills_exactly_once_byte_for_byte(server: Server) -> None:
-    """At a pace at which each kill finds the database in use; then as fast as clients can, which is one long outage."""
+async def test_every_answered_exchange_survives_kills_once_and_unchanged(server: Server) -> None:
+    """First at a pace at which each kill hits a database in use, then at full speed, which is one long outage."""
     seed = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
     ledger = Ledger()
     killed = await storm(server, ledger, seed=seed, exchanges=EXCHANGES // 5, rate=RATE)
@@ -62,7 +62,7 @@ async def test_every_answered_exchange_survives_kills_exactly_once_byte_for_byte
 async def storm(
     server: Server, ledger: Ledger, *, seed: int, exchanges: int, first: int = 0, rate: float | None = None
 ) -> Counter[str]:
-    """So many exchanges and half of the kills; with a `rate`, each kill when memory is on again. What was killed."""
+    """Run this many exchanges and half of the kills, with a `rate` only while memory is on. Returns what was killed."""
     chaos = Chaos(server, ledger, seed=seed, every=exchanges * 2 // KILLS, recovered=rate is not None)
     before = len(ledger.answered)
 

@@ -1,4 +1,4 @@
-"""Whatever a provider does: the client gets what OpenAI's library understands, and the store says how it ended."""
+"""Whatever the provider does, OpenAI's library understands the answer, and storage shows how the exchange ended."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import (
+from tests.fake_provider.answers import (
     Answer,
     Cut,
-    FakeProvider,
     Gate,
     Pause,
-    black_hole,
     chunk,
     completion,
     error_body,
@@ -30,6 +28,7 @@ from tests.fake_provider import (
     stream_answer,
     stream_events,
 )
+from tests.fake_provider.provider import FakeProvider, black_hole
 from tests.faults.stored import rows
 from tests.faults.watching import eventually, resident
 from tests.server import Server
@@ -47,7 +46,7 @@ SETTINGS = {"RESERVOIR_READ_SECONDS": "1", "RESERVOIR_CONNECT_SECONDS": "1"}
 
 @dataclass
 class Outcome:
-    """What the library's user gets: a text, as far as it came, and the error that it ended with."""
+    """What the library returns: the text that arrived, and the error at its end."""
 
     text: str = ""
     error: type[Exception] | None = None
@@ -56,7 +55,7 @@ class Outcome:
 
 @pytest.fixture
 def roomy(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
-    """A server for one test alone: a message of 32 MB is embedded long after its answer, beside whatever follows."""
+    """A server for this test only: a message of 32 MB is still being embedded long after its answer."""
     with Server(tmp_path / "reservoir", provider.base_url) as server:
         yield server
 
@@ -67,7 +66,7 @@ def scope(request: pytest.FixtureRequest) -> Scope:
 
 
 def ask(server: Server, scope: Scope, *, stream: bool) -> Outcome:
-    """Ask as an app does that uses OpenAI's library."""
+    """Ask through OpenAI's library."""
     outcome = Outcome()
     with OpenAI(base_url=server.base_url(*scope), api_key="sk-client", max_retries=0, timeout=300) as client:
         messages: Any = [{"role": "user", "content": "hello"}]
@@ -84,7 +83,7 @@ def ask(server: Server, scope: Scope, *, stream: bool) -> Outcome:
 
 
 def kept(server: Server, scope: Scope) -> tuple[str, str, str | None]:
-    """How the scope's exchange ended, what the error was, and the answer's text."""
+    """The scope's exchange: how it ended, its error, and the answer's text."""
     query = """SELECT e.ended, e.error, (SELECT string_agg(m.content, '|') FROM conversations_message m
                                          WHERE m.exchange_id = e.id AND m.role = 'assistant')
                FROM conversations_exchange e JOIN conversations_instance i ON i.id = e.instance_id WHERE i.name = %s"""
@@ -169,7 +168,7 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
         lambda: Answer(500, [("Content-Type", "text/html")], b"<html><h1>Oops</h1></html>"),
         False, "", openai.InternalServerError, "failed", None,
     ),
-    # Whether the surplus is seen in time is chance: the library gets half a JSON, as from the provider, or 502.
+    # It is chance whether the surplus is noticed in time: the library gets truncated JSON, or 502.
     "a length too short": (
         lambda: Answer(200, JSON, [completion(TEXT)], content_length=40, framing="length"),
         False, "", Exception, "failed", None,
@@ -209,13 +208,13 @@ CASES: dict[str, tuple[Callable[[], Answer], bool, str, type[Exception] | None, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_provider_does_reaches_the_client_as_its_library_expects_and_is_stored(
+def test_clients_and_storage_get_a_providers_faults_as_the_library_expects(
     name: str, server: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     make, stream, text, error, ended, stored = CASES[name]
     provider.answer(make())
     outcome = ask(server, scope, stream=stream)
-    if name not in ("an empty body", "json that is no answer"):  # what the library makes of those is its affair
+    if name not in ("an empty body", "json that is no answer"):  # how the library handles those does not matter here
         assert outcome.text == text
         assert outcome.error is error or (error and issubclass(outcome.error or int, error)), repr(outcome.exception)
     if isinstance(outcome.exception, openai.RateLimitError):
@@ -224,16 +223,16 @@ def test_what_a_provider_does_reaches_the_client_as_its_library_expects_and_is_s
     assert was == ended, why
     if stored is not None:
         assert kept_text == stored
-    # It holds nothing on the provider's behalf any more, and serves the next one.
+    # The server has released everything and serves the next request.
     last = provider.last
     eventually(lambda: last.gone.is_set() or last.finished.is_set() or last.sent == 0 or ended != "answered")
     assert ask(server, (scope[0], scope[1] + "-next"), stream=stream).text == "You said: hello"
 
 
-def test_a_provider_that_cannot_be_connected_to_is_a_504_within_its_time(
+def test_a_provider_that_does_not_accept_connections_is_a_504_in_time(
     provider: FakeProvider, tmp_path: Path, server: Server, scope: Scope
 ) -> None:
-    """By a second server on the same PostgreSQL, whose provider is a black hole."""
+    """A second server on the same PostgreSQL has a black hole as its provider."""
     with black_hole() as port:
         settings = {"RESERVOIR_CONNECT_SECONDS": "1"}
         with Server(server.home, f"http://127.0.0.1:{port}/v1", settings=settings) as lost:
@@ -242,7 +241,7 @@ def test_a_provider_that_cannot_be_connected_to_is_a_504_within_its_time(
             assert kept(server, scope)[0] == "failed"
 
 
-def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
+def test_an_answer_of_a_hundred_megabytes_needs_little_memory_and_is_marked(
     roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     begin, end = completion("@").split(b"@")
@@ -262,7 +261,7 @@ def test_an_answer_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
     assert (ended, "larger than" in why) == ("answered", True)
 
 
-def test_a_stream_of_a_hundred_megabytes_passes_in_little_memory_and_is_marked(
+def test_a_stream_of_a_hundred_megabytes_needs_little_memory_and_is_marked(
     roomy: Server, provider: FakeProvider, scope: Scope
 ) -> None:
     part = chunk({"content": "many words " * 2**15})

@@ -1,4 +1,4 @@
-"""A data folder that an earlier Reservoir wrote: brought up to date by the start, with every row in it."""
+"""A data folder of an earlier version is migrated at startup and keeps every row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from reservoir_site.postgres import EmbeddedPostgres
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
 from tests.faults.conftest import StartServer
 from tests.faults.stored import recovered, rows
@@ -14,7 +14,7 @@ from tests.faults.watching import eventually
 from tests.server import ROOT, clean_environment
 
 OLD = "0002_recall"
-# What those tables held then as now.
+# Columns of those tables in both versions.
 KEPT = (
     "SELECT id, instance_id, exchange_id, parent_id, role, payload, digest, created FROM conversations_message",
     "SELECT id, trace_id, instance_id, created, finished, ended, model, request_ids FROM conversations_exchange",
@@ -22,7 +22,7 @@ KEPT = (
 )
 
 
-def test_an_older_data_folder_is_upgraded_by_the_start_and_serves_with_every_row(
+def test_an_older_data_folder_is_upgraded_at_startup_with_every_row(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
     server = start_server({"RESERVOIR_RECENT_MESSAGES": "2"})

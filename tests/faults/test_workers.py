@@ -1,4 +1,4 @@
-"""Several workers behind one server: what becomes of them when their server dies, or their database."""
+"""Several workers of one server, when their server or their database dies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres import EmbeddedPostgres
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import App
-from tests.faults.breaking import kill, postgres_away
+from tests.faults.breaking import kill, postgres_down
 from tests.faults.stored import recovered
 from tests.faults.watching import command_line, eventually, workers
 from tests.server import PATIENT, Server
@@ -21,20 +21,20 @@ WORKERS = PATIENT | {"RESERVOIR_WORKERS": "2"}
 
 @pytest.fixture
 def server(provider: FakeProvider, tmp_path: Path) -> Iterator[Server]:
-    """A server of two workers, to be started, for one test alone."""
+    """A server of two workers, not started yet, for one test only."""
     server = Server(tmp_path / "reservoir", provider.base_url, settings=WORKERS)
     yield server
     server.__exit__()
 
 
 def both(server: Server) -> list[int]:
-    """The two workers, once they are there."""
+    """Wait for both workers."""
     eventually(lambda: len(workers(server)) == 2)
     return workers(server)
 
 
 @pytest.mark.parametrize("ready", [True, False], ids=["serve", "begin"])
-def test_workers_whose_server_was_killed_give_up_its_port(server: Server, ready: bool) -> None:
+def test_workers_of_a_killed_server_release_its_port(server: Server, ready: bool) -> None:
     server.start(ready=ready)
     orphans = both(server)
     server.kill()
@@ -42,10 +42,10 @@ def test_workers_whose_server_was_killed_give_up_its_port(server: Server, ready:
     server.start()
 
 
-def test_workers_that_begin_while_the_embedded_database_is_away_serve(server: Server) -> None:
+def test_workers_that_start_without_the_embedded_database_serve(server: Server) -> None:
     app = App(server.start())
     before = both(server)
-    with postgres_away(server.home):
+    with postgres_down(server.home):
         for pid in before:
             kill(pid)
         assert app.memory("away") == "degraded"
@@ -54,9 +54,7 @@ def test_workers_that_begin_while_the_embedded_database_is_away_serve(server: Se
     assert app.memory("after") == "on"
 
 
-def test_workers_that_begin_while_the_database_of_the_company_is_away_serve(
-    provider: FakeProvider, tmp_path: Path
-) -> None:
+def test_workers_that_start_without_an_external_database_serve(provider: FakeProvider, tmp_path: Path) -> None:
     company = EmbeddedPostgres(tmp_path / "company")
     company.hold()
     where = company.location

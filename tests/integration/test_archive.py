@@ -202,7 +202,7 @@ def load(text: str | bytes, *, model: str = MODEL) -> tuple[Imported, list[str]]
     return importer.done, refused
 
 
-def test_a_history_is_the_same_in_every_field_after_it_was_exported_and_imported() -> None:
+def test_export_and_import_preserve_every_field() -> None:
     a_history()
     before = snapshot()
     assert all(any(m[key] for m in before["messages"]) for key in before["messages"][0]), "a field is never set"
@@ -216,7 +216,7 @@ def test_a_history_is_the_same_in_every_field_after_it_was_exported_and_imported
     assert "".join(as_lines(export(embeddings=True))).count("\n") == text.count("\n")
 
 
-def test_importing_twice_leaves_once_also_where_it_came_from_and_after_a_detour() -> None:
+def test_importing_twice_stores_once_even_at_the_source_and_after_a_detour() -> None:
     a_history()
     before, text = snapshot(), "".join(as_lines(export(embeddings=True)))
     assert load(text)[0].messages == 0
@@ -229,7 +229,7 @@ def test_importing_twice_leaves_once_also_where_it_came_from_and_after_a_detour(
     assert snapshot() == before
 
 
-def test_an_import_that_was_stopped_goes_on_where_it_was() -> None:
+def test_an_interrupted_import_continues_where_it_stopped() -> None:
     a_history()
     before, lines = snapshot(), list(as_lines(export(embeddings=True)))
     empty()
@@ -238,9 +238,9 @@ def test_an_import_that_was_stopped_goes_on_where_it_was() -> None:
     assert snapshot() == before
 
 
-def test_no_ledger_is_held_back_longer_than_until_its_messages_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_is_imported_as_soon_as_its_messages_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conversations.archive.storing.CHUNK", 1)
-    for _ in range(4):  # but for the first, exchanges that brought no message
+    for _ in range(4):  # all but the first exchange brought no message
         store([user("one")], ended=Exchange.Ended.FAILED, ledger=actions.Ledger(key=bytes(16), tokens=7))
     lines = list(as_lines(export()))
     assert ["role" in json.loads(line) for line in lines] == [True, False, False, False]
@@ -250,7 +250,7 @@ def test_no_ledger_is_held_back_longer_than_until_its_messages_are_there(monkeyp
     assert [Ledger.objects.count() for _ in importer.store(items)] == [1, 2, 3, 4]
 
 
-def test_json_is_an_array_in_the_original_form_and_comes_back_too() -> None:
+def test_json_export_is_the_originals_array_and_can_be_imported() -> None:
     a_history()
     text = "".join(as_array(export(embeddings=True, exchanges=False)))
     original = {"trace_id", "partition", "instance", "content", "role", "embedding", "url", "timestamp"}
@@ -264,7 +264,7 @@ def test_json_is_an_array_in_the_original_form_and_comes_back_too() -> None:
     assert json.loads("".join(as_array([]))) == []
 
 
-def test_an_export_is_ascii_and_one_line_a_message_whatever_it_holds() -> None:
+def test_every_exported_message_is_one_line_of_ascii() -> None:
     store([user(HOSTILE)], assistant("\n\r\x85\u2029"))
     text = "".join(as_lines(export()))
     assert text.isascii()
@@ -283,7 +283,7 @@ def test_an_export_is_narrowed_by_scope_and_time() -> None:
     assert [each["content"] for each in export(since=start + timedelta(days=1))] == ["new", "newer"]
 
 
-def test_of_a_part_of_a_history_nothing_refers_to_what_is_not_there() -> None:
+def test_a_partial_export_has_no_dangling_references() -> None:
     first = store([user("one")], assistant("two"), at=timezone.now() - timedelta(days=9))
     asked = first.messages.get(role="user")
     ledger = actions.Ledger(
@@ -315,7 +315,7 @@ def test_an_export_of_the_original_reservoir_becomes_a_history(text: str) -> Non
     question, answer = Message.objects.order_by("id")
     assert (question.content, answer.content, answer.parent) == ("Hello", "Hi!", question)
     assert question.created == datetime.fromtimestamp(1747000000, UTC)
-    assert question.embed_due is not None  # its vector does not say which model made it
+    assert question.embed_due is not None  # its vector has no model's name
     exchange = Exchange.objects.get()
     assert (str(exchange.trace_id), exchange.question, exchange.request_ids) == (
         ORIGINAL[0]["trace_id"],
@@ -376,14 +376,14 @@ GOOD = {"trace_id": "11111111-1111-4111-8111-111111111111", "partition": "p", "i
         '{"trace_id": "11111111-1111-4111-8111-111111111111", "partition": "\\ud800"}',
     ],
 )
-def test_what_is_no_message_is_refused_by_its_line_and_keeps_nothing_else_out(bad: str) -> None:
+def test_an_invalid_line_is_refused_by_its_number_and_other_lines_are_imported(bad: str) -> None:
     other = {**GOOD, "content": "y", "timestamp": 1747000000001}
     done, refused = load("\n".join([json.dumps(GOOD), "", bad, json.dumps(other)]))
     assert done.messages == 2
     assert [text.partition(":")[0] for text in refused] == ["line 3"]
 
 
-def test_what_only_the_database_notices_is_refused_by_its_line_too() -> None:
+def test_errors_of_the_database_are_reported_by_line_too() -> None:
     elsewhere = {**GOOD, "instance": "another", "content": "y"}
     lines = [GOOD, elsewhere, {**GOOD, "content": "z", "timestamp": 1747000000001}]
     done, refused = load("\n".join(map(json.dumps, lines)))
@@ -392,7 +392,7 @@ def test_what_only_the_database_notices_is_refused_by_its_line_too() -> None:
     assert list(Message.objects.order_by("id").values_list("content", flat=True)) == ["x", "z"]
 
 
-def test_an_array_is_read_to_where_it_breaks() -> None:
+def test_a_broken_array_is_imported_up_to_the_break() -> None:
     text = json.dumps([GOOD, {**GOOD, "content": "y"}], indent=1)
     done, refused = load(text.replace('"y"', '"y" oops'))
     assert done.messages == 1
@@ -410,5 +410,5 @@ def test_large_arrays_and_lines_are_read_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"\n \n", b"\xef\xbb\xbf", b"[ ]", b"\xef\xbb\xbf[]"])
-def test_a_file_with_nothing_in_it_imports_nothing(text: bytes) -> None:
+def test_an_empty_file_imports_nothing(text: bytes) -> None:
     assert load(text) == (Imported(), [])

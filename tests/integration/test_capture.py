@@ -65,14 +65,14 @@ WHOLE = [user("one"), assistant("a"), user("two"), assistant("b"), user("three")
 
 
 @pytest.mark.parametrize("window", [1, 3, 4, 100])
-def test_the_same_history_is_left_however_much_of_it_is_resent(window: int) -> None:
+def test_the_stored_history_does_not_depend_on_how_much_is_resent(window: int) -> None:
     for end in (1, 3, 5):
         exchange(WHOLE[max(0, end - window) : end], WHOLE[end]["content"])
     assert kept() == ["one", "a", "two", "b", "three", "c"]
     assert kept(abandoned=True) == []
 
 
-def test_a_client_that_leaves_the_answers_out_leaves_the_same_history_too() -> None:
+def test_a_client_that_omits_answers_produces_the_same_history() -> None:
     exchange([user("one")], "a")
     exchange([user("one"), user("two")], "b")
     exchange([user("one"), user("two"), user("three")], "c")
@@ -80,13 +80,13 @@ def test_a_client_that_leaves_the_answers_out_leaves_the_same_history_too() -> N
     assert kept(abandoned=True) == []
 
 
-def test_a_sentence_said_twice_is_two_turns() -> None:
+def test_a_repeated_sentence_is_two_turns() -> None:
     exchange([user("yes")], "a")
     exchange([user("yes")], "b")
     assert kept() == ["yes", "a", "yes", "b"]
 
 
-def test_a_sentence_said_twice_in_a_resent_history_is_two_turns() -> None:
+def test_a_repeated_sentence_in_a_resent_history_is_two_turns() -> None:
     exchange([user("yes")], "a")
     exchange([user("yes"), assistant("a"), user("yes")], "b")
     exchange([user("yes"), assistant("a"), user("yes"), assistant("b"), user("yes")], "c")
@@ -94,7 +94,7 @@ def test_a_sentence_said_twice_in_a_resent_history_is_two_turns() -> None:
 
 
 @pytest.mark.parametrize("ended", [Exchange.Ended.FAILED, Exchange.Ended.GONE, Exchange.Ended.INTERRUPTED])
-def test_the_same_question_after_an_unfinished_exchange_is_a_retry(ended: str) -> None:
+def test_a_question_repeated_after_an_unfinished_exchange_is_a_retry(ended: str) -> None:
     exchange([user("one")], ended=ended)
     exchange([user("one")], "a")
     assert kept() == ["one", "a"]
@@ -108,7 +108,7 @@ def test_a_retry_after_a_partial_answer_abandons_the_partial_answer() -> None:
     assert kept(partial=True) == ["a bro"]
 
 
-def test_a_question_that_is_being_answered_is_not_taken_for_a_retry() -> None:
+def test_a_question_whose_first_copy_is_still_being_answered_is_not_a_retry() -> None:
     first, second = ask([user("ping")]), ask([user("ping")])
     answer(first, "a")
     answer(second, "b")
@@ -123,7 +123,7 @@ def test_an_edited_question_is_a_fork_and_the_old_branch_is_abandoned() -> None:
     assert kept(abandoned=True) == ["two", "b"]
 
 
-def test_going_back_to_an_abandoned_branch_brings_it_to_life() -> None:
+def test_returning_to_an_abandoned_branch_revives_it() -> None:
     exchange([user("one")], "a")
     exchange([user("one"), assistant("a"), user("two")], "b")
     exchange([user("one"), assistant("a"), user("two, edited")], "c")
@@ -132,7 +132,7 @@ def test_going_back_to_an_abandoned_branch_brings_it_to_life() -> None:
     assert kept(abandoned=True) == ["two, edited", "c"]
 
 
-def test_an_answer_asked_for_again_replaces_the_first() -> None:
+def test_a_regenerated_answer_replaces_the_first() -> None:
     exchange([user("one")], "a")
     exchange([user("one"), assistant("a"), user("two")], "b")
     exchange([user("one"), assistant("a"), user("two")], "b again")
@@ -140,7 +140,7 @@ def test_an_answer_asked_for_again_replaces_the_first() -> None:
     assert kept(abandoned=True) == ["b"]
 
 
-def test_of_several_choices_the_one_that_the_client_goes_on_with_lives() -> None:
+def test_the_choice_that_the_client_continues_stays_alive() -> None:
     exchange([user("one")], "a", "b")
     assert kept(abandoned=True) == []
     exchange([user("one"), assistant("b"), user("two")], "c")
@@ -155,7 +155,7 @@ def test_a_window_whose_head_is_a_summary_repeats_nothing() -> None:
     assert kept() == ["one", "a", "two", "b", "three", "c", "In short: one, two.", "four", "d"]
 
 
-def test_two_conversations_that_begin_alike_do_not_abandon_each_other() -> None:
+def test_conversations_with_the_same_beginning_do_not_abandon_each_other() -> None:
     for _ in range(2):
         exchange([user("hello")], "hi")
     exchange([user("hello"), assistant("hi"), user("cats")], "meow")
@@ -170,7 +170,7 @@ def test_an_answer_is_recognised_however_the_client_spells_it() -> None:
     assert kept() == ["one", "a", "two", "b"]
 
 
-def test_tool_calls_and_their_results_are_kept_once() -> None:
+def test_tool_calls_and_their_results_are_stored_once() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     calling = {"role": "assistant", "content": None, "tool_calls": [call]}
     result = {"role": "tool", "tool_call_id": "c1", "content": "42"}
@@ -188,7 +188,7 @@ def test_tool_calls_and_their_results_are_kept_once() -> None:
     assert kept() == ["one", "", "42", "It is 42.", "thanks", "welcome"]
 
 
-def test_what_postgresql_cannot_hold_is_kept_in_the_payload_and_replaced_in_the_text() -> None:
+def test_text_that_postgresql_cannot_hold_is_kept_in_the_payload_and_replaced_in_the_content() -> None:
     message = {"role": "user", "content": "nul \x00 and half \ud83d a pair"}
     exchange([message], "a")
     stored = Message.objects.in_scope(SCOPE).get(role="user")
@@ -196,7 +196,7 @@ def test_what_postgresql_cannot_hold_is_kept_in_the_payload_and_replaced_in_the_
     assert json.loads(stored.payload) == message
 
 
-def test_opening_and_closing_twice_is_once() -> None:
+def test_opening_and_closing_are_idempotent() -> None:
     asked = ask([user("one")])
     actions.open_exchange(asked=asked)
     answer(asked, "a")
@@ -207,7 +207,7 @@ def test_opening_and_closing_twice_is_once() -> None:
 
 
 def test_a_question_and_its_answer_wait_for_the_disk() -> None:
-    """If a crash of PostgreSQL lost it, it would be taken for a forgotten one, and its answer would not be stored."""
+    """A question lost in a crash of PostgreSQL would look forgotten, and its answer would not be stored."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO on")
         exchange([user("one")], "a")
@@ -223,19 +223,19 @@ def test_history_never_crosses_an_instance() -> None:
     assert kept() == ["one", "a"]
 
 
-def test_a_long_history_that_was_never_seen_is_kept_in_order() -> None:
+def test_a_long_unseen_history_is_stored_in_order() -> None:
     exchange([m for i in range(300) for m in (user(f"q{i}"), assistant(f"a{i}"))] + [user("last")], "z")
     assert kept() == [t for i in range(300) for t in (f"q{i}", f"a{i}")] + ["last", "z"]
 
 
-def test_the_same_message_a_thousand_times_is_stored_swiftly_and_once() -> None:
+def test_a_message_repeated_a_thousand_times_is_aligned_quickly_and_stored_once() -> None:
     history = [m for _ in range(500) for m in (user("x"), assistant("y"))]
     exchange([*history, user("x")], "y")
     exchange([*history, user("x"), assistant("y"), user("x")], "y")
     assert Message.objects.in_scope(SCOPE).count() == 1004
 
 
-def test_an_answer_that_is_stored_late_is_not_the_latest_message() -> None:
+def test_an_answer_stored_late_does_not_become_the_latest_message() -> None:
     """An answer that the client did not wait for may arrive after later ones."""
     given_up = ask([user("zero")])
     ended = timezone.now()
@@ -248,7 +248,7 @@ def test_an_answer_that_is_stored_late_is_not_the_latest_message() -> None:
     assert sorted(kept()) == ["a", "b", "c", "one", "three", "two", "z", "zero"]
 
 
-def test_what_is_said_after_the_clock_was_set_back_is_the_latest_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_after_a_set_back_clock_still_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for end, hours in ((1, 0), (3, -5), (5, -7)):
         now = datetime.now(UTC) + timedelta(hours=hours)
         monkeypatch.setattr(timezone, "now", lambda now=now: now)
@@ -257,7 +257,7 @@ def test_what_is_said_after_the_clock_was_set_back_is_the_latest_all_the_same(mo
     assert list(in_time)[::-1] == ["one", "a", "two", "b", "three", "c"]
 
 
-def test_a_history_of_thousands_is_known_again_whole() -> None:
+def test_a_history_of_thousands_of_messages_is_recognized() -> None:
     history = [m for i in range(1100) for m in (user(f"question {i}"), assistant(f"answer {i}"))]
     exchange([*history, user("and now?")], "this")
     exchange([*history, user("and now?"), assistant("this"), user("and then?")], "that")
@@ -265,7 +265,7 @@ def test_a_history_of_thousands_is_known_again_whole() -> None:
     assert kept(abandoned=True) == []
 
 
-def test_what_is_said_all_the_time_hides_no_earlier_turn() -> None:
+def test_frequent_sentences_hide_no_earlier_turn() -> None:
     history = [m for i in range(10) for m in (user("ok" if i == 4 else f"question {i}"), assistant(f"answer {i}"))]
     exchange([*history, user("and now?")], "this")
     instance = Instance.objects.get()
@@ -277,7 +277,7 @@ def test_what_is_said_all_the_time_hides_no_earlier_turn() -> None:
     assert kept(abandoned=True) == []
 
 
-def test_two_sentences_for_ever_are_found_without_climbing_all_of_them() -> None:
+def test_two_alternating_sentences_are_found_without_climbing_the_whole_branch() -> None:
     history = [m for _ in range(3000) for m in (user("ping"), assistant("pong"))]
     exchange([*history, user("ping")], "pong")
     window = [user("ping"), assistant("pong"), user("ping")]
@@ -305,7 +305,7 @@ def test_two_sentences_for_ever_are_found_without_climbing_all_of_them() -> None
         ),
     ],
 )
-def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_again(
+def test_differently_spelt_calls_and_answers_without_thinking_are_recognized(
     sent: dict[str, Any], resent: dict[str, Any]
 ) -> None:
     asked = ask([user("one")])
@@ -318,12 +318,12 @@ def test_a_call_spelt_otherwise_and_an_answer_without_its_thinking_are_known_aga
     assert kept(abandoned=True) == []
 
 
-def test_what_was_spoken_is_kept_as_text() -> None:
+def test_transcripts_of_audio_are_stored_as_text() -> None:
     message = {"role": "assistant", "content": None, "audio": {"id": "a1", "transcript": "Bees sleep."}}
     assert Turn.from_payload(json.dumps(message), message).content == "Bees sleep."
 
 
-def test_arguments_nested_beyond_reason_are_kept_as_they_are() -> None:
+def test_absurdly_nested_arguments_are_stored_unchanged() -> None:
     for depth in (100, 900, 960, 985, 995, 100_000):
         call = {"id": "1", "function": {"name": "f", "arguments": "[" * depth + "]" * depth}}
         message = {"role": "assistant", "content": None, "tool_calls": [call]}

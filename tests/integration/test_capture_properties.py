@@ -26,7 +26,7 @@ def left(scope: Scope) -> tuple[list[str], int]:
 
 @ON_DATABASE
 @given(st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.integers(1, 12)), min_size=1, max_size=8))
-def test_each_turn_is_kept_once_whatever_window_each_request_shows(steps: list[tuple[str, int]]) -> None:
+def test_each_turn_is_stored_once_whatever_window_is_resent(steps: list[tuple[str, int]]) -> None:
     scope, history = Scope("properties", str(uuid.uuid4())), []
     for number, (question, window) in enumerate(steps):
         history.append(user(question))
@@ -38,7 +38,7 @@ def test_each_turn_is_kept_once_whatever_window_each_request_shows(steps: list[t
 
 @ON_DATABASE
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=8))
-def test_each_turn_is_kept_once_whether_or_not_answers_are_resent(steps: list[tuple[int, bool]]) -> None:
+def test_each_turn_is_stored_once_whether_or_not_answers_are_resent(steps: list[tuple[int, bool]]) -> None:
     scope, history = Scope("properties", str(uuid.uuid4())), []
     for number, (window, answers) in enumerate(steps):
         history.append(user(f"question {number}"))
@@ -51,7 +51,7 @@ def test_each_turn_is_kept_once_whether_or_not_answers_are_resent(steps: list[tu
 
 @ON_DATABASE
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
-def test_conversations_that_take_turns_in_one_scope_do_not_disturb_each_other(order: list[int]) -> None:
+def test_interleaved_conversations_of_a_scope_do_not_disturb_each_other(order: list[int]) -> None:
     scope = Scope("properties", str(uuid.uuid4()))
     histories: list[list[dict[str, str]]] = [[], [], []]
     said = []

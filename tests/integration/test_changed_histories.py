@@ -1,4 +1,4 @@
-"""A turn that a client changed costs that turn alone. Real PostgreSQL."""
+"""Turns that a client changes affect no other turn. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def result(number: int, text: str) -> Payload:
 
 
 def stored(scope: Scope) -> tuple[list[str], list[str]]:
-    """The contents of a scope that are alive, and those that are abandoned."""
+    """The contents of a scope's live messages, and of its abandoned ones."""
     rows = Message.objects.in_scope(scope).order_by("id").values_list("content", "abandoned")
     return [text for text, gone in rows if not gone], [text for text, gone in rows if gone]
 
@@ -82,7 +82,7 @@ def test_a_changed_turn_is_stored_once_however_often_it_is_resent() -> None:
     assert gone == ["question 1"]
 
 
-def test_a_summary_in_the_place_of_old_turns_is_stored_once() -> None:
+def test_a_summary_that_replaces_old_turns_is_stored_once() -> None:
     where = scope()
     history = [user("In short: questions."), *converse(where)[4:]]
     for number in range(3):
@@ -115,14 +115,14 @@ def test_a_question_in_a_template_is_the_question() -> None:
     assert gone == []
 
 
-def test_an_answer_that_the_client_cut_short_is_that_answer() -> None:
+def test_an_answer_truncated_by_the_client_is_recognized() -> None:
     where, whole = scope(), "A lighthouse has a lamp, and a keeper who looks after it."
     reply(ask([user("Tell me.")], where), assistant(whole), Exchange.Ended.GONE)
     reply(ask([user("Tell me."), assistant(whole[:20]), user("Shorter.")], where), assistant("It shines."))
     assert stored(where) == (["Tell me.", whole, "Shorter.", "It shines."], [])
 
 
-def test_calls_in_the_place_of_others_are_other_calls() -> None:
+def test_replaced_calls_are_new_calls() -> None:
     where = scope()
     reply(ask([user("Time?")], where), calling(1))
     reply(ask([user("Time?"), calling(2), result(2, "12:00")], where), assistant("Noon."))
@@ -130,7 +130,7 @@ def test_calls_in_the_place_of_others_are_other_calls() -> None:
     assert any('"file\\": 2' in payload for payload in payloads)
 
 
-def test_two_conversations_that_share_an_answer_stay_two() -> None:
+def test_conversations_that_share_an_answer_stay_separate() -> None:
     where = scope()
     reply(ask([user("hello")], where), assistant("How can I help?"))
     reply(ask([user("hey"), assistant("How can I help?"), user("weather?")], where), assistant("Rain."))
@@ -175,7 +175,7 @@ def edited(history: list[Payload], at: int, kind: str) -> tuple[list[Payload], s
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Payload]:
-    """Questions with answers, some by way of a tool; some sentences are said again and again."""
+    """Questions with answers, some with tool calls; some sentences repeat."""
     history: list[Payload] = []
     for number in range(draw(st.integers(2, 7))):
         history.append(user(draw(st.sampled_from(["go on", f"question {number}\nin two lines", f"question {number}"]))))
@@ -187,7 +187,7 @@ def conversations(draw: st.DrawFn) -> list[Payload]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
 @given(conversations(), st.data())
-def test_whatever_a_client_changes_every_other_turn_is_stored_once_and_alive(
+def test_a_changed_turn_leaves_all_other_turns_stored_once_and_alive(
     history: list[Payload], data: st.DataObject
 ) -> None:
     where = scope()

@@ -1,4 +1,4 @@
-"""The commands, as a person or a script calls them. Real PostgreSQL, the real embedding model."""
+"""The commands, as people and scripts call them. Real PostgreSQL, the real embedding model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def say(*texts: str, scope: Scope = ALICE, days_ago: float = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_help_teaches_by_examples_that_the_parser_takes(name: str) -> None:
+def test_examples_in_help_are_valid_commands(name: str) -> None:
     command = load_command_class(get_commands()[name], name)
     parser = command.create_parser("manage.py", name)
     text = parser.format_help()
@@ -173,7 +173,7 @@ def test_an_entry_that_cannot_be_read_is_reported_and_the_others_are_imported(ru
     assert [(m.name, m.content) for m in Message.objects.all()] == [("Ilse", "Hello")]
 
 
-def test_a_file_that_cannot_be_read_is_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_one_sentence(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"cannot be read: No such file"):
         run("import", str(tmp_path / "missing"))
     with pytest.raises(CommandError, match=r"cannot be written: No such file"):
@@ -196,7 +196,7 @@ def test_a_pipe_can_be_imported(run: Run, tmp_path: Path) -> None:
     assert message.instance.created == message.created, "the conversation began when its first message was said"
 
 
-def test_an_export_into_a_pipe_or_a_link_replaces_neither(run: Run, tmp_path: Path) -> None:
+def test_an_export_keeps_pipes_and_links_in_place(run: Run, tmp_path: Path) -> None:
     say("one")
     pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
     os.mkfifo(pipe)
@@ -211,7 +211,7 @@ def test_an_export_into_a_pipe_or_a_link_replaces_neither(run: Run, tmp_path: Pa
     assert link.is_symlink() and json.loads(file.read_text())["content"] == "one"
 
 
-def test_view_and_search_show_stored_text_without_letting_it_act_on_the_terminal(run: Run) -> None:
+def test_view_and_search_escape_text_that_could_act_on_the_terminal(run: Run) -> None:
     say("toasters are brave", HOSTILE + " toaster", scope=Scope("my-app", "\u202eal"))
     for shown in (run("view", "5"), run("search", "toaster")):
         assert "toasters are brave" in shown
@@ -246,7 +246,7 @@ def test_search_finds_by_words_and_by_meaning(run: Run) -> None:
         run("search", "zebra")
 
 
-def test_ingest_stores_what_comes_on_standard_input(run: Run, given: Callable[[str | bytes], None]) -> None:
+def test_ingest_stores_standard_input(run: Run, given: Callable[[str | bytes], None]) -> None:
     given("Alice prefers tea.\n")
     told = json.loads(run("ingest", "--role", "assistant", "--partition", "p", "--instance", "i", "--json"))
     stored = Message.objects.in_scope(Scope("p", "i")).get()
@@ -258,7 +258,7 @@ def test_ingest_stores_what_comes_on_standard_input(run: Run, given: Callable[[s
             run("ingest")
 
 
-def test_a_dry_run_removes_nothing_and_says_what_goes(run: Run) -> None:
+def test_a_dry_run_deletes_nothing_and_lists_what_would_be_deleted(run: Run) -> None:
     say("keep", "this", "secret plan")
     told = json.loads(run("prune", "--search", "secret", "--dry-run", "--json"))
     assert (told["dry_run"], told["messages"]) == (True, 1)
@@ -298,7 +298,7 @@ def test_retention_is_applied_by_prune(run: Run) -> None:
         run("prune", "--retention", "--role", "user")
 
 
-def test_prune_asks_and_takes_silence_for_no(
+def test_prune_asks_and_treats_an_empty_answer_as_no(
     run: Run, given: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say("one", "two")
@@ -319,19 +319,19 @@ def test_prune_asks_and_takes_silence_for_no(
 @pytest.mark.parametrize(
     "arguments", [[], ["--partition", "p"], ["--instance", "i", "--role", "user"], ["--whole"], ["--search", " "]]
 )
-def test_prune_refuses_what_says_too_little(run: Run, arguments: list[str]) -> None:
+def test_prune_refuses_a_vague_selection(run: Run, arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="See --help"):
         run("prune", *arguments, "--yes")
 
 
 @pytest.mark.parametrize("place", [["--partition", "mine"], ["--partition", "my-app", "--instance", "bob"]])
-def test_prune_says_that_a_name_is_none(run: Run, place: list[str]) -> None:
+def test_prune_reports_unknown_names(run: Run, place: list[str]) -> None:
     say("one")
     with pytest.raises(CommandError, match=r"There is no (partition mine|instance bob)"):
         run("prune", *place, "--whole", "--yes")
 
 
-def test_stats_tell_how_much_there_is(run: Run) -> None:
+def test_stats_show_totals(run: Run) -> None:
     assert json.loads(run("stats", "--json"))["messages"] == 0
     say("one", "two")
     told = json.loads(run("stats", "--json"))
@@ -340,7 +340,7 @@ def test_stats_tell_how_much_there_is(run: Run) -> None:
     assert "messages" in run("stats")
 
 
-def test_times_and_sizes_are_read_as_people_write_them() -> None:
+def test_human_times_and_sizes_are_parsed() -> None:
     assert moment("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
     assert moment("2026-01-31T12:00:00+02:00") == datetime(2026, 1, 31, 10, tzinfo=UTC)
     assert timedelta(days=29.9) < timezone.now() - moment("30d") < timedelta(days=30.1)
@@ -352,12 +352,12 @@ def test_times_and_sizes_are_read_as_people_write_them() -> None:
         size("-1")
 
 
-def test_safe_text_keeps_what_people_write() -> None:
+def test_safe_text_preserves_ordinary_writing() -> None:
     plain = "Grüße, 你好, עברית, 👩\u200d🔬\n\tok"
     assert safe(plain) == plain
 
 
-def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobody_reads(tmp_path: Path) -> None:
+def test_commands_start_the_database_and_stop_quietly_without_a_reader(tmp_path: Path) -> None:
     environment = os.environ | {"RESERVOIR_HOME": str(tmp_path / "home"), "DATABASE_URL": ""}
 
     def shell(command: str, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -376,7 +376,7 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
     exported = shell("manage export | head -n 1")
     assert json.loads(exported.stdout)["content"] == "1"
     assert exported.returncode == 0 and "Traceback" not in exported.stderr
-    # The reader has left before anything is written.
+    # The reader leaves before the first write.
     for command in ("view 2", "view 2 --json", "stats", "index list", "export"):
         left = shell(f"manage {command} | true")
         assert (left.returncode, left.stderr) == (0, ""), command
@@ -392,7 +392,7 @@ def test_the_commands_start_the_database_themselves_and_stop_politely_when_nobod
         assert running.wait(300) == 130
 
 
-def test_an_instance_is_never_asked_for_without_its_partition(run: Run) -> None:
+def test_an_instance_needs_its_partition(run: Run) -> None:
     say("one")
     for command in (["view", "5"], ["search", "one"], ["export"]):
         with pytest.raises(CommandError, match="give --partition too"):

@@ -1,4 +1,4 @@
-"""The tour without a key: the real command, in front of its provider without a model."""
+"""The tour without a key: the real command and its provider without a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = ("can't stand coriander", "from platform 7", "red button for ten secon
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Iterator[Callable[[str], list[Any]]]:
-    """Queries the database of the commands."""
+    """A function that queries the commands' database."""
     server = EmbeddedPostgres(tmp_path)
 
     def ask(sql: str) -> list[Any]:
@@ -57,11 +57,11 @@ def demo(home: Path, *arguments: str, columns: int) -> str:
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= columns
     assert "sk-must-not-be-used" not in done.stdout
-    # Two panels side by side are read as one.
+    # Join panels that stand side by side.
     return " ".join(done.stdout.replace("│", " ").split())
 
 
-def test_it_shows_what_was_sent_and_what_was_given_and_leaves_nothing_unless_asked_to(
+def test_the_demo_shows_both_requests_and_leaves_nothing_behind_unless_asked(
     tmp_path: Path, rows: Callable[[str], list[Any]]
 ) -> None:
     shown = demo(tmp_path, columns=70)

@@ -88,7 +88,7 @@ def test_the_table_names_every_category(tmp_path: Path) -> None:
     assert [word for word in ("overall", "family", "health", "R@10", "100.0") if word not in printed] == []
 
 
-def test_a_part_of_recall_can_be_left_out_and_what_it_is_worth_is_shown(tmp_path: Path) -> None:
+def test_a_part_of_recall_can_be_left_out_to_show_its_worth(tmp_path: Path) -> None:
     report = json.loads(evaluate(file(tmp_path), "--json", "--compare", "without-vector"))
     compared = report["compared"]["without-vector"]["overall"]
     assert list(compared) == KEYS
@@ -116,7 +116,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     assert report["files"][str(other)]["overall"]["recall@5"] == 1
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_evaluation_leaves_nothing_behind(tmp_path: Path) -> None:
     evaluate(file(tmp_path))
     assert not Partition.objects.exists()
     assert not Message.objects.exists()
@@ -141,7 +141,7 @@ def test_imported_messages_keep_their_times_names_roles_and_order(tmp_path: Path
     embedder.close()
 
 
-def test_leftovers_of_earlier_runs_are_removed_and_running_ones_are_not(tmp_path: Path) -> None:
+def test_leftovers_of_dead_runs_are_removed_and_running_ones_kept(tmp_path: Path) -> None:
     Partition.objects.create(name=f"{SCRATCH}{'0' * 32}")
     lookalike = Partition.objects.create(name=f"{SCRATCH}notes")
     mine = Partition.objects.create(name="mine")

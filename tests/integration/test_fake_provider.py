@@ -11,21 +11,19 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.fake_provider import (
+from tests.fake_provider.answers import (
     Answer,
     Cut,
-    FakeProvider,
     Gate,
     Pause,
     Request,
-    black_hole,
-    closed_port,
     error_body,
     event,
     stream_answer,
     stream_events,
     text_answer,
 )
+from tests.fake_provider.provider import FakeProvider, black_hole, closed_port
 
 
 @pytest.fixture
@@ -98,16 +96,14 @@ class TestTheApi:
         assert len(first) == 64
         assert first == third != second
 
-    def test_an_error_is_one_for_the_library_too(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_the_library_raises_on_an_error(self, provider: FakeProvider, client: OpenAI) -> None:
         provider.answer(Answer(429, [("Retry-After", "7")], error_body("Slow down.", code="rate_limit_exceeded")))
         with pytest.raises(openai.RateLimitError) as caught:
             ask(client, "Hello")
         assert caught.value.code == "rate_limit_exceeded"
         assert caught.value.response.headers["retry-after"] == "7"
 
-    def test_an_error_frame_in_a_stream_is_one_for_the_library_too(
-        self, provider: FakeProvider, client: OpenAI
-    ) -> None:
+    def test_the_library_raises_on_an_error_frame_in_a_stream(self, provider: FakeProvider, client: OpenAI) -> None:
         frame = event({"error": {"message": "It broke.", "type": "server_error"}})
         provider.answer(stream_answer("Hello", done=False, tail=[frame]))
         with pytest.raises(openai.APIError, match=r"It broke\."):
@@ -125,13 +121,13 @@ class TestTheScript:
         provider.answer(text_answer("one"), lambda request: text_answer(request.messages[0]["content"].upper()))
         assert [ask(client, "two"), ask(client, "two"), ask(client, "two")] == ["one", "TWO", "You said: two"]
 
-    def test_a_function_answers_until_it_is_taken_away(self, provider: FakeProvider, client: OpenAI) -> None:
+    def test_a_function_answers_until_it_is_removed(self, provider: FakeProvider, client: OpenAI) -> None:
         provider.answer_always(lambda _request: text_answer("always"))
         assert [ask(client, "a"), ask(client, "b")] == ["always", "always"]
         provider.reset()
         assert ask(client, "a") == "You said: a"
 
-    def test_headers_of_one_name_stand_side_by_side(self, provider: FakeProvider) -> None:
+    def test_repeated_headers_are_kept(self, provider: FakeProvider) -> None:
         provider.answer(text_answer("x", headers=[("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]))
         answer = httpx.post(f"{provider.base_url}/chat/completions", json={"messages": []})
         assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
@@ -147,7 +143,7 @@ class TestTheScript:
         assert times[-1] - times[0] > 0.2
 
     @pytest.mark.parametrize(("cut", "error"), [(Cut.FIN, httpx.RemoteProtocolError), (Cut.RST, httpx.ReadError)])
-    def test_a_cut_stream_leaves_what_came_before(
+    def test_a_cut_stream_delivers_what_came_before(
         self, provider: FakeProvider, cut: Cut, error: type[Exception]
     ) -> None:
         provider.answer(stream_answer("one two", done=False, tail=[cut]))
@@ -199,18 +195,18 @@ class TestTheScript:
         answer = httpx.get(f"{provider.base_url}/models")
         assert (answer.http_version, answer.text) == ("HTTP/1.0", "some body")
 
-    def test_no_http_at_all(self, provider: FakeProvider) -> None:
+    def test_an_answer_that_is_not_http(self, provider: FakeProvider) -> None:
         provider.answer(Answer(framing="none", body=b"SSH-2.0-OpenSSH_9.6\r\n"))
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"{provider.base_url}/models")
 
-    def test_an_answer_before_the_body_was_read(self, provider: FakeProvider) -> None:
+    def test_an_answer_before_the_body_is_read(self, provider: FakeProvider) -> None:
         provider.answer(Answer(413, body=error_body("Too large."), early=True))
         with socket.create_connection(("127.0.0.1", provider.port)) as raw:
             raw.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nonly this")
             assert raw.recv(20).startswith(b"HTTP/1.1 413")
 
-    def test_a_hundred_megabytes_go_only_as_fast_as_they_are_read(self, provider: FakeProvider) -> None:
+    def test_a_large_answer_goes_only_as_fast_as_it_is_read(self, provider: FakeProvider) -> None:
         size = 100 * 2**20
         piece = b"x" * 2**20
         provider.answer(Answer(body=(piece for _ in range(100)), content_length=size, framing="length"))
@@ -219,7 +215,7 @@ class TestTheScript:
             assert provider.last.sent < size / 2, "it sent more than the client could have received"
             assert sum(len(data) for data in answer.iter_raw()) == size
 
-    def test_a_large_upload_is_counted_and_digested_not_kept(self, provider: FakeProvider) -> None:
+    def test_a_large_upload_is_counted_and_hashed_but_not_kept(self, provider: FakeProvider) -> None:
         pieces = (b"y" * 2**20 for _ in range(80))
         answer = httpx.post(f"{provider.base_url}/files", content=pieces, timeout=300)
         assert answer.json()["size"] == 80 * 2**20
@@ -231,7 +227,7 @@ class TestTheScript:
         httpx.get(f"{provider.base_url}/models")
         assert time.monotonic() - start >= 0.1
 
-    def test_it_goes_down_and_comes_back_at_the_same_address(self, provider: FakeProvider) -> None:
+    def test_a_restart_keeps_the_address(self, provider: FakeProvider) -> None:
         base_url = provider.base_url
         provider.stop()
         with pytest.raises(httpx.ConnectError):
@@ -245,7 +241,7 @@ class TestTheScript:
                 client.get(f"{provider.base_url}/models")
         assert [request.connection for request in provider.requests] == [1, 1, 1]
 
-    def test_a_mistake_in_the_script_is_not_swallowed(self) -> None:
+    def test_a_mistake_in_the_script_is_raised(self) -> None:
         def mistaken(request: Request) -> Answer:
             raise LookupError(request.target)
 

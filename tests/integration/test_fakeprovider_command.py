@@ -96,7 +96,7 @@ def test_it_lists_models(client: OpenAI) -> None:
     assert client.models.retrieve("vendor/model").id == "vendor/model"
 
 
-def test_it_refuses_the_rest_in_openais_shape(client: OpenAI) -> None:
+def test_it_refuses_other_requests_in_openais_shape(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.embeddings.create(model="text-embedding-3-small", input="one")
     assert missing.value.type == "invalid_request_error"
@@ -104,7 +104,7 @@ def test_it_refuses_the_rest_in_openais_shape(client: OpenAI) -> None:
         client.post("/chat/completions", cast_to=object, body={"messages": 5})
 
 
-def test_a_port_that_is_taken_is_a_sentence(command: Command) -> None:
+def test_an_occupied_port_is_one_sentence(command: Command) -> None:
     port = command.base_url.split(":")[2].removesuffix("/v1")
     done = subprocess.run(
         [sys.executable, "manage.py", "fakeprovider", "--port", port],

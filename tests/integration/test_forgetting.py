@@ -1,4 +1,4 @@
-"""Forgotten messages are gone everywhere, and exactly as the dry run counted. Real PostgreSQL."""
+"""Forgotten messages are gone everywhere, exactly as the dry run counted. Real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from conversations.turns import Turn
 pytestmark = pytest.mark.django_db
 
 SCOPE = Scope("tests", "forgetting")
-MARKER = "zyxwvq"  # its own stem
+MARKER = "zyxwvq"  # a word with a stem of its own
 
 
 @pytest.fixture(autouse=True, params=["few, by index", "many, by reading"])
 def how_they_are_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """References to a forgotten message are found in two ways, with the same result."""
+    """The two ways to find references to a forgotten message give the same result."""
     if request.param.startswith("many"):
         monkeypatch.setattr(forgetting, "FEW", -1)
 
@@ -116,7 +116,7 @@ def rows() -> dict[str, int]:
 
 
 def forget(selection: Selection) -> Counts:
-    """Forget, and check that the dry run counted what went."""
+    """Forget, and check that the dry run counted the same."""
     expected, before = forgetting.count(selection), rows()
     assert rows() == before, "the dry run removed something"
     went = forgetting.forget(selection, by="tests")
@@ -158,7 +158,7 @@ def holding(marker: str) -> list[str]:
     [Selection(partition="tests", search=MARKER), Selection(partition="tests", whole=True)],
     ids=["by search", "whole partition"],
 )
-def test_what_is_forgotten_is_gone_from_every_column_of_every_table(selection: Selection) -> None:
+def test_forgotten_text_is_gone_from_every_column_of_every_table(selection: Selection) -> None:
     first = exchange([said("user", f"my secret is {MARKER}")], f"noted, {MARKER}", prompt=f"you serve {MARKER}")
     ids = list(first.messages.values_list("pk", flat=True))
     for stored in first.messages.all():
@@ -179,7 +179,7 @@ def test_what_is_forgotten_is_gone_from_every_column_of_every_table(selection: S
     assert kept(Scope("other", "scope")) == ["elsewhere", "fine"]
 
 
-def test_the_counts_and_the_rows_agree_for_every_criterion() -> None:
+def test_counts_match_the_deleted_rows_for_every_criterion() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     for day in range(6):
         for scope in (SCOPE, Scope("tests", "other"), Scope("third", "forgetting")):
@@ -199,10 +199,10 @@ def test_the_counts_and_the_rows_agree_for_every_criterion() -> None:
     assert forget(Selection(partition="tests", whole=True)).partitions == 1
     assert forget(Selection(since=start)).messages == 4
     assert Message.objects.count() == Exchange.objects.count() == Ledger.objects.count() == 0
-    assert Partition.objects.get().name == "third"  # its messages were selected, not the whole of it
+    assert Partition.objects.get().name == "third"  # its messages were selected, not the exchange
 
 
-def test_an_exchange_stays_while_one_of_its_messages_does_and_loses_the_texts_of_its_request() -> None:
+def test_an_exchange_with_a_remaining_message_stays_without_the_texts_of_its_request() -> None:
     stored = exchange([said("user", "one")], "two", prompt="a prompt", error="an error")
     went = forget(Selection(ids=(message("one").pk,)))
     assert (went.messages, went.exchanges, went.cleared) == (1, 0, 1)
@@ -212,7 +212,7 @@ def test_an_exchange_stays_while_one_of_its_messages_does_and_loses_the_texts_of
     assert (went.exchanges, went.ledgers) == (1, 1)
 
 
-def test_an_exchange_that_only_repeated_a_question_goes_with_it() -> None:
+def test_an_exchange_that_only_repeated_a_question_is_deleted_with_it() -> None:
     turns = (Turn.from_payload(json.dumps(said("user", "one")), said("user", "one")),)
     for _ in range(2):
         asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, turns)
@@ -223,7 +223,7 @@ def test_an_exchange_that_only_repeated_a_question_goes_with_it() -> None:
     assert forget(Selection(role="user")).exchanges == 2
 
 
-def test_old_exchanges_without_a_message_go_by_age_and_scope_but_not_by_what_a_message_says() -> None:
+def test_exchanges_without_a_message_are_selected_by_age_and_scope_only() -> None:
     prompt = (0, json.dumps(said("system", MARKER)))
     asked = actions.Asked(uuid.uuid4(), SCOPE, timezone.now(), "gpt-4", "openai", False, prompts=(prompt,))
     actions.open_exchange(asked=asked)
@@ -231,7 +231,7 @@ def test_old_exchanges_without_a_message_go_by_age_and_scope_but_not_by_what_a_m
     assert forget(Selection(partition="tests", before=timezone.now())).exchanges == 1
 
 
-def test_a_ledger_loses_the_candidate_and_what_was_injected_only_if_it_quotes_it() -> None:
+def test_a_ledger_loses_the_candidate_and_any_injected_text_that_quotes_it() -> None:
     exchange([said("user", "one")], "two")
     shown, considered = message("one"), message("two")
     later = exchange([said("user", "three")], "four", shows=[shown.pk], considers=[considered.pk])
@@ -245,7 +245,7 @@ def test_a_ledger_loses_the_candidate_and_what_was_injected_only_if_it_quotes_it
     assert ledger.considered == []
 
 
-def test_what_a_tool_loop_quoted_again_without_a_new_list_of_candidates_goes_too() -> None:
+def test_text_that_a_tool_loop_quoted_again_is_deleted_too() -> None:
     exchange([said("user", "one")], "two")
     quoted = message("one")
     later = exchange([said("user", "three")], "four", shows=[quoted.pk])
@@ -254,7 +254,7 @@ def test_what_a_tool_loop_quoted_again_without_a_new_list_of_candidates_goes_too
     assert Ledger.objects.get(exchange=later).injected == []
 
 
-def test_ledgers_of_before_there_was_a_column_for_their_candidates_are_brought_up_to_date() -> None:
+def test_ledgers_from_before_the_candidates_column_are_migrated() -> None:
     migration = import_module("conversations.migrations.0006_what_a_ledger_considered")
     exchange([said("user", "one")], "two")
     ids = list(Message.objects.order_by("pk").values_list("pk", flat=True))
@@ -265,7 +265,7 @@ def test_ledgers_of_before_there_was_a_column_for_their_candidates_are_brought_u
     assert Ledger.objects.get(exchange=later).considered == ids
 
 
-def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() -> None:
+def test_a_child_of_a_forgotten_turn_gets_its_parent() -> None:
     exchange([said("user", "one")], "two")
     exchange([said("user", "one"), said("assistant", "two"), said("user", "three")], "four")
     forget(Selection(ids=(message("two").pk, message("three").pk)))
@@ -277,7 +277,7 @@ def test_a_turn_that_grew_from_a_forgotten_one_grows_from_the_one_before_it() ->
     assert message("four").parent is None
 
 
-def test_the_answer_to_a_question_that_was_forgotten_meanwhile_is_stored_without_it() -> None:
+def test_an_answer_whose_question_was_forgotten_meanwhile_is_stored_alone() -> None:
     exchange([said("user", "one")], "two")
     turns = tuple(
         Turn.from_payload(json.dumps(m), m) for m in (said("user", "one"), said("assistant", "two"), said("user", "x"))
@@ -292,7 +292,7 @@ def test_the_answer_to_a_question_that_was_forgotten_meanwhile_is_stored_without
     assert kept() == ["unrelated", "words"]
 
 
-def test_the_last_activity_is_that_of_what_is_left() -> None:
+def test_the_last_activity_follows_the_remaining_messages() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     exchange([said("user", "one")], "two", at=start)
     exchange([said("user", "three")], "four", at=start + timedelta(days=5))
@@ -300,7 +300,7 @@ def test_the_last_activity_is_that_of_what_is_left() -> None:
     assert Instance.objects.get().last_active == start + timedelta(seconds=1)
 
 
-def test_retention_selects_what_is_older_than_a_partition_keeps() -> None:
+def test_retention_selects_messages_past_their_partitions_days() -> None:
     exchange([said("user", "old")], "older", at=timezone.now() - timedelta(days=31))
     exchange([said("user", "new")], "newer", at=timezone.now() - timedelta(days=29))
     exchange([said("user", "kept")], "too", at=timezone.now() - timedelta(days=400), scope=Scope("forever", "x"))
@@ -311,7 +311,7 @@ def test_retention_selects_what_is_older_than_a_partition_keeps() -> None:
     assert kept(Scope("forever", "x")) == ["kept", "too"]
 
 
-def test_the_audit_says_who_and_how_much_and_never_what() -> None:
+def test_the_audit_records_who_and_how_much_but_no_text() -> None:
     exchange([said("user", MARKER)], "two")
     went = forget(Selection(partition="tests", search=MARKER))
     entry = AuditEntry.objects.get()
@@ -320,12 +320,12 @@ def test_the_audit_says_who_and_how_much_and_never_what() -> None:
     assert MARKER not in json.dumps([entry.criteria, entry.counts])
 
 
-def test_what_selects_nothing_leaves_no_audit() -> None:
+def test_an_empty_selection_leaves_no_audit() -> None:
     assert not forgetting.forget(Selection(ids=(12345,)), by="tests")
     assert not AuditEntry.objects.exists()
 
 
-def test_what_lies_elsewhere_is_brought_in_before_anything_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spooled_exchanges_are_stored_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "bring_in", [lambda: exchange([said("user", "spooled")], "two")])
     assert forgetting.count(Selection(partition="tests", whole=True)).messages == 2
 
@@ -348,18 +348,18 @@ def test_what_lies_elsewhere_is_brought_in_before_anything_is_counted(monkeypatc
         {"search": "x" * 1001},
     ],
 )
-def test_a_selection_that_says_too_little_or_contradicts_itself_is_refused(criteria: dict[str, Any]) -> None:
+def test_a_vague_or_contradictory_selection_is_refused(criteria: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"[A-Z].*\.$"):
         Selection(**criteria)
 
 
-def test_search_words_are_never_read_as_anything_else() -> None:
+def test_search_words_are_never_read_as_query_syntax() -> None:
     exchange([said("user", "one")], "two")
     for words in ("'); DROP TABLE", "& | ! ( :*", "\x00", "the of and", "%s %(x)s {}"):
         assert forgetting.count(Selection(search=words)) == Counts()
 
 
-def test_everything_that_hangs_on_a_message_or_an_exchange_is_known_here() -> None:
+def test_every_table_that_refers_to_a_message_or_an_exchange_is_handled() -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """SELECT conrelid::regclass::text FROM pg_constraint

@@ -17,7 +17,7 @@ REPORT_SIGINT = "import signal; print(signal.getsignal(signal.SIGINT) is signal.
 
 
 def test_children_can_be_interrupted_although_pytest_was_started_with_sigint_ignored(tmp_path: Path) -> None:
-    """As under nohup, and by a shell's `&` in a script."""
+    """As under nohup, or after a shell's `&` in a script."""
     inner = tmp_path / "test_inner.py"
     inner.write_text(
         "import subprocess, sys\n"

@@ -1,4 +1,4 @@
-"""Vector indexes of large scopes: earned by size, made beside traffic, measured against exact search."""
+"""Vector indexes of large scopes: earned by size, built beside traffic, measured against exact search."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def index(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_large_scopes_earn_an_index_and_small_ones_do_not() -> None:
+def test_only_large_scopes_earn_an_index() -> None:
     large = fill(LARGE, MESSAGES)
     fill(SMALL, 20)
     model = active_model()
@@ -79,7 +79,7 @@ def test_large_scopes_earn_an_index_and_small_ones_do_not() -> None:
     assert nearest.searchable(large.pk, model.name) is None
 
 
-def test_what_an_index_finds_is_measured_against_exact_search() -> None:
+def test_an_index_is_measured_against_exact_search() -> None:
     instance = fill(LARGE, MESSAGES)
     index("create", *LARGE)
     measured = indexes.measure(instance.pk, active_model(), queries=20)
@@ -89,7 +89,7 @@ def test_what_an_index_finds_is_measured_against_exact_search() -> None:
     assert "of 20" in index("measure", *LARGE, "--queries", "20")
 
 
-def test_measuring_sees_what_an_index_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_notices_what_an_index_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = fill(LARGE, MESSAGES)
     index("create", *LARGE)
     # Make the search read far too little of a well-built graph, and make PostgreSQL use it although it could sort so
@@ -99,17 +99,19 @@ def test_measuring_sees_what_an_index_misses(monkeypatch: pytest.MonkeyPatch) ->
     assert indexes.measure(instance.pk, active_model(), queries=20).recall < 0.5
 
 
-def test_the_worker_makes_an_index_that_has_been_earned() -> None:
+def test_the_worker_builds_earned_indexes() -> None:
     instance = fill(LARGE, MESSAGES)
     assert indexes.create_next()
     assert nearest.searchable(instance.pk, active_model().name)
     assert not indexes.create_next()
 
 
-def test_an_index_that_was_left_half_made_is_made_anew() -> None:
+def test_a_half_built_index_is_rebuilt() -> None:
     instance, model = fill(LARGE, MESSAGES), active_model()
     with another_connection() as other, connection.cursor() as cursor:
-        other.execute("BEGIN; LOCK TABLE conversations_embedding IN ROW EXCLUSIVE MODE")  # it has to wait for this
+        other.execute(
+            "BEGIN; LOCK TABLE conversations_embedding IN ROW EXCLUSIVE MODE"
+        )  # the index has to wait for this transaction
         cursor.execute("SET statement_timeout = '300ms'")
         with pytest.raises(OperationalError):
             indexes.create(instance.pk, model)
@@ -120,7 +122,7 @@ def test_an_index_that_was_left_half_made_is_made_anew() -> None:
     assert nearest.searchable(instance.pk, model.name)
 
 
-def test_only_one_process_makes_an_index() -> None:
+def test_only_one_process_builds_an_index() -> None:
     instance = fill(LARGE, MESSAGES)
     with another_connection() as other:
         other.execute("SELECT pg_advisory_lock(%s)", [indexes.ONE_AT_A_TIME])
@@ -129,7 +131,7 @@ def test_only_one_process_makes_an_index() -> None:
             index("create", *LARGE)
 
 
-def test_indexes_of_what_is_gone_are_dropped() -> None:
+def test_indexes_of_deleted_scopes_are_dropped() -> None:
     instance, model = fill(LARGE, MESSAGES), active_model()
     indexes.create(instance.pk, model)
     assert index("drop", "--useless") == "0 indexes dropped.\n"
@@ -137,7 +139,7 @@ def test_indexes_of_what_is_gone_are_dropped() -> None:
     assert index("drop", "--useless") == "1 indexes dropped.\n"
 
 
-def test_a_model_that_is_dropped_takes_its_indexes_along() -> None:
+def test_dropping_a_model_drops_its_indexes() -> None:
     instance, model = fill(LARGE, MESSAGES), active_model()
     indexes.create(instance.pk, model)
     EmbeddingModel.objects.update(active=False)

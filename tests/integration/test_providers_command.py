@@ -15,7 +15,7 @@ def said(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_a_name_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_target_of_a_name_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSV_OPENAI_BASE_URL", "https://gateway.example.com/v1")
     answer = said("qwen/qwen3-32b")
     assert "qwen/qwen3-32b goes to openai at https://gateway.example.com/v1" in answer

@@ -50,7 +50,7 @@ def embed(message_id: int, *vectors: Sequence[float], ends: Sequence[int] = (10,
         )
 
 
-def look(
+def recalled(
     query: str,
     vector: Sequence[float] | None = None,
     *,
@@ -63,32 +63,32 @@ def look(
 
 
 def found(query: str, vector: Sequence[float] | None = None, *, scope: Scope = SCOPE) -> list[str]:
-    return [candidate.content for candidate in look(query, vector, scope=scope)]
+    return [candidate.content for candidate in recalled(query, vector, scope=scope)]
 
 
 # --- what is found ------------------------------------------------------------------------------------
 
 
-def test_by_words_whatever_their_ending() -> None:
+def test_words_match_whatever_their_ending() -> None:
     remember("I painted a sunset over the lake", "Lovely colours!", "We had soup for dinner", "With bread?")
     assert found("Which painting of lakes?")[0] == "I painted a sunset over the lake"
 
 
-def test_by_vector() -> None:
+def test_vectors_find_meaning() -> None:
     first, second = remember("Mein Hund heißt Rex", "Ein schöner Name")
     embed(first, [1, 0, 0])
     embed(second, [0, 1, 0])
-    best = look("the dog", [0.9, 0.1, 0])[0]
+    best = recalled("the dog", [0.9, 0.1, 0])[0]
     assert best.id == first
     assert best.parts["vector"].rank == 1
     assert best.parts["words"] == (None, 0)
 
 
-def test_by_the_best_of_its_pieces() -> None:
+def test_a_message_matches_by_its_best_piece() -> None:
     first, second = remember("A long text", "Another one")
     embed(first, [0, 0, 1], [1, 0, 0])
     embed(second, [0.6, 0.8, 0])
-    assert look("x", [1, 0, 0])[0].id == first
+    assert recalled("x", [1, 0, 0])[0].id == first
 
 
 def test_vectors_of_another_model_are_not_compared() -> None:
@@ -96,13 +96,13 @@ def test_vectors_of_another_model_are_not_compared() -> None:
     other = EmbeddingModel.objects.create(name="two-dimensions", dimensions=2)
     instance = Message.objects.get(pk=first).instance
     Embedding.objects.create(message_id=first, instance=instance, model=other, start=0, end=5, vector=[1, 0])
-    assert look("query", [1, 0, 0]) == []
+    assert recalled("query", [1, 0, 0]) == []
 
 
 def test_a_message_without_a_vector_is_found_by_its_words() -> None:
     first, second = remember("The parcel is in the shed", "The weather is fine")
     embed(second, [1, 0, 0])
-    assert {candidate.id for candidate in look("Where is the parcel?", [1, 0, 0])} == {first, second}
+    assert {candidate.id for candidate in recalled("Where is the parcel?", [1, 0, 0])} == {first, second}
 
 
 def test_a_day_in_the_question_finds_what_was_said_then() -> None:
@@ -115,9 +115,9 @@ def test_a_day_in_the_question_finds_what_was_said_then() -> None:
 
 def test_a_question_for_a_time_prefers_turns_that_tell_one() -> None:
     remember("The parcel came last week", "Good", "The parcel is red", "Good")
-    times = {each.content: each.parts["time"].score for each in look("When did the parcel come?")}
+    times = {each.content: each.parts["time"].score for each in recalled("When did the parcel come?")}
     assert times["The parcel came last week"] > times["The parcel is red"] == 0
-    assert all(each.parts["time"].score == 0 for each in look("Which colour is the parcel?"))
+    assert all(each.parts["time"].score == 0 for each in recalled("Which colour is the parcel?"))
 
 
 def test_standing_wishes_are_found_whatever_is_asked() -> None:
@@ -129,18 +129,18 @@ def test_standing_wishes_are_found_whatever_is_asked() -> None:
         "Good",
     ]
     wish = remember(*said)[0]
-    found_wish = next(each for each in look("How do I keep bees?", limit=2) if each.id == wish)
+    found_wish = next(each for each in recalled("How do I keep bees?", limit=2) if each.id == wish)
     assert found_wish.is_wish
     assert found_wish.relevant
     assert found_wish.parts["wish"].score > 0
-    assert not any(each.is_wish for each in look("How do I keep bees?") if each.id != wish)
+    assert not any(each.is_wish for each in recalled("How do I keep bees?") if each.id != wish)
 
 
 def test_what_an_assistant_says_or_people_say_to_each_other_is_no_wish() -> None:
     remember("Thanks", "Always answer in French")
     remember("Ann: Always be kind", "Bob: I keep bees", scope=Scope("tests", "people"))
     assert Message.objects.filter(wish=True).values_list("content", flat=True).get() == "Always be kind"
-    people = look("bees", scope=Scope("tests", "people"))
+    people = recalled("bees", scope=Scope("tests", "people"))
     assert not any(each.is_wish for each in people)
 
 
@@ -157,27 +157,27 @@ def test_an_answer_is_found_by_its_question() -> None:
     assert found("spare key")[:2] == ["Where did you put the spare key?", "Under the flower pot"]
 
 
-def test_names_take_part() -> None:
+def test_names_of_participants_count() -> None:
     remember("Caroline: I bought a violin", "Melanie: I bought a violin as well, an old one", "Caroline: Nice!")
-    best = look("What did Melanie buy?")[0]
+    best = recalled("What did Melanie buy?")[0]
     assert best.name == "Melanie"
     assert best.parts["speaker"].score > 0
 
 
-def test_a_question_that_names_a_participant_is_embedded_as_that_one_would_say_it() -> None:
+def test_a_question_about_a_participant_is_embedded_in_the_first_person() -> None:
     remember("Caroline: I bought a violin", "Melanie: Nice!")
     assert prepare_query(scope=SCOPE, text="What is Caroline's violin?").wording == "What is my violin?"
     assert prepare_query(scope=SCOPE, text="What is Sarah's violin?").wording == "What is Sarah's violin?"
 
 
-def test_of_equals_the_latest_comes_first() -> None:
+def test_the_latest_of_equal_messages_comes_first() -> None:
     remember("The code is blue", start=START)
     remember("So the code is blue", start=START + timedelta(days=9))
     remember("Now the code is blue", start=START + timedelta(days=18))
     assert found("code blue")[0] == "Now the code is blue"
 
 
-def test_german(settings: Settings) -> None:
+def test_german_words_are_stemmed(settings: Settings) -> None:
     settings.RESERVOIR_LANGUAGE = "german"
     remember("Die Kinder spielten im Garten", "Bei dem Wetter!", "Die Häuser dort sind alt", "Sehr schön", minutes=300)
     assert found("Wo steht das alte Haus?")[0] == "Die Häuser dort sind alt"
@@ -193,49 +193,49 @@ def test_german(settings: Settings) -> None:
         (["서울에서 커피를 마셨어요.", "어제는 비가 왔어요.", "오늘은 날씨가 좋아요."], "커피 마셔요?"),
     ],
 )
-def test_text_without_spaces(said: list[str], query: str) -> None:
+def test_text_without_spaces_is_found(said: list[str], query: str) -> None:
     remember(*said, minutes=300)
     assert found(query)[0] == said[0]
 
 
-def test_scopes_are_apart() -> None:
+def test_recall_stays_in_its_scope() -> None:
     remember("The secret is 42", scope=Scope("tests", "other"))
     remember("Nothing here")
     assert found("secret") == []
 
 
-def test_what_may_not_be_shown_is_not_found() -> None:
+def test_hidden_messages_are_not_found() -> None:
     first, second, third = remember("violin one", "violin two", "violin three")
     Message.objects.filter(pk=first).update(abandoned=True)
     Message.objects.filter(pk=second).update(role="tool")
-    assert [candidate.id for candidate in look("violin")] == [third]
+    assert [candidate.id for candidate in recalled("violin")] == [third]
 
 
 # --- what is shown ------------------------------------------------------------------------------------
 
 
-def test_relevance_ends_the_list() -> None:
+def test_results_below_half_the_top_score_are_dropped() -> None:
     remember(
         "The violin was built in Cremona in 1721", *[f"Something else, number {i}" for i in range(30)], minutes=300
     )
-    candidates = look("Where was the violin built?")
+    candidates = recalled("Where was the violin built?")
     assert [candidate.content for candidate in candidates if candidate.relevant] == [
         "The violin was built in Cremona in 1721"
     ]
 
 
-def test_of_messages_that_say_the_same_one_is_found() -> None:
+def test_one_of_several_equal_messages_is_found() -> None:
     remember(*["ping ping", "pong"] * 500, "The parcel is in the shed")
-    assert [candidate.content for candidate in look("ping")].count("ping ping") == 1
+    assert [candidate.content for candidate in recalled("ping")].count("ping ping") == 1
     assert found("parcel")[0] == "The parcel is in the shed"
 
 
-def test_a_long_message_is_shown_in_part() -> None:
+def test_a_long_message_is_shown_as_an_excerpt() -> None:
     sentences = [f"Sentence {number} is about subject{number}. " for number in range(60)]
     (first,) = remember("".join(sentences))
     ends = [len("".join(sentences[:count]).rstrip()) for count in (20, 40, 60)]
     embed(first, [0, 1, 0], [1, 0, 0], [0, 0, 1], ends=ends)
-    (candidate,) = look("subject30", [1, 0, 0])
+    (candidate,) = recalled("subject30", [1, 0, 0])
     assert candidate.text == f"… {''.join(sentences[18:42]).strip()} …"
     assert candidate.content[candidate.start : candidate.end].strip() in candidate.content
 
@@ -243,12 +243,12 @@ def test_a_long_message_is_shown_in_part() -> None:
 def test_a_short_message_is_shown_whole() -> None:
     (first,) = remember("word " * (WHOLE // 5))
     embed(first, [0, 1, 0], [1, 0, 0])
-    assert look("word", [1, 0, 0])[0].text == ("word " * (WHOLE // 5)).strip()
+    assert recalled("word", [1, 0, 0])[0].text == ("word " * (WHOLE // 5)).strip()
 
 
-def test_parts_add_up_to_the_score() -> None:
+def test_the_parts_add_up_to_the_score() -> None:
     remember("Caroline: I bought a violin. And you?", "Melanie: A cello", "Caroline: Nice")
-    for candidate in look("What did Caroline buy?"):
+    for candidate in recalled("What did Caroline buy?"):
         assert candidate.parts.keys() == set(PARTS)
         assert sum(part.score for part in candidate.parts.values()) == pytest.approx(candidate.score)
 
@@ -256,24 +256,24 @@ def test_parts_add_up_to_the_score() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_can_be_left_out(part: str) -> None:
     remember("Caroline: I bought a violin. And you?", "Melanie: A violin, too", "Caroline: Nice")
-    assert all(candidate.parts[part] == (None, 0) for candidate in look("Caroline's violin", without=[part]))
+    assert all(candidate.parts[part] == (None, 0) for candidate in recalled("Caroline's violin", without=[part]))
 
 
 # --- bad input ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("query", ["", " \n ", "???", "🙂🙂 👍", "'", "\\", "--", "\x00"])
-def test_a_query_that_says_nothing_finds_nothing(query: str) -> None:
+def test_an_empty_query_finds_nothing(query: str) -> None:
     (first,) = remember("The violin, 🙂 and so on??? ' \\ --")
     embed(first, [1, 0, 0])
-    assert look(query, [1, 0, 0]) == []
+    assert recalled(query, [1, 0, 0]) == []
 
 
-def test_a_query_of_stop_words_finds_by_its_vector() -> None:
+def test_a_query_of_stop_words_is_answered_by_its_vector() -> None:
     (first,) = remember("To be or not to be")
-    assert look("what was it that we had?") == []
+    assert recalled("what was it that we had?") == []
     embed(first, [1, 0, 0])
-    assert [candidate.id for candidate in look("what was it that we had?", [1, 0, 0])] == [first]
+    assert [candidate.id for candidate in recalled("what was it that we had?", [1, 0, 0])] == [first]
 
 
 @pytest.mark.parametrize(
@@ -289,60 +289,60 @@ def test_a_query_of_stop_words_finds_by_its_vector() -> None:
         "/etc/violin\\x http://example.com/a\\b?violin='1' violin",
     ],
 )
-def test_query_syntax_is_text(query: str) -> None:
+def test_query_syntax_is_treated_as_text(query: str) -> None:
     remember("I sold the violin with its case")
     assert found(query) == ["I sold the violin with its case"]
 
 
-def test_a_very_long_query() -> None:
+def test_a_very_long_query_is_accepted() -> None:
     remember("I sold the violin with its case", "Good for you")
     assert found("violin " + " ".join(f"word{number}" for number in range(15_000)))[0].startswith("I sold")
     assert found("violin" * 20_000) == []
     assert found("小提琴" * 40_000) == []
 
 
-def test_a_scope_that_does_not_exist() -> None:
-    assert look("violin", [1, 0, 0], scope=Scope("nobody", "nowhere")) == []
+def test_an_unknown_scope_has_no_results() -> None:
+    assert recalled("violin", [1, 0, 0], scope=Scope("nobody", "nowhere")) == []
 
 
-def test_a_scope_with_one_message() -> None:
+def test_a_scope_of_one_message_is_searched() -> None:
     (first,) = remember("I sold the violin")
     embed(first, [1, 0, 0])
-    (candidate,) = look("violin", [1, 0, 0])
+    (candidate,) = recalled("violin", [1, 0, 0])
     assert candidate.relevant
 
 
-def test_messages_without_text_are_not_found_and_are_no_harm() -> None:
+def test_messages_without_text_are_skipped() -> None:
     payload = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
     add_messages(scope=SCOPE, messages=[(Turn.from_payload(json.dumps(payload), payload), START)])
     remember("A violin", start=START + timedelta(minutes=1))
     assert found("violin image") == ["A violin"]
 
 
-def test_a_message_whose_lexemes_are_missing_is_no_harm() -> None:
+def test_a_message_without_lexemes_is_tolerated() -> None:
     first, second = remember("A violin", "A cello")
     Message.objects.filter(pk=first).update(lexemes=None)
-    assert second in [candidate.id for candidate in look("cello")]
+    assert second in [candidate.id for candidate in recalled("cello")]
 
 
-def test_a_limit() -> None:
+def test_a_limit_bounds_the_results() -> None:
     remember(*[f"violin {number}" for number in range(30)])
-    assert len(look("violin", limit=7)) == 7
-    assert look("violin", limit=0) == []
+    assert len(recalled("violin", limit=7)) == 7
+    assert recalled("violin", limit=0) == []
 
 
-def test_a_message_may_hold_anything() -> None:
+def test_messages_may_contain_any_text() -> None:
     texts = ["a" * 300_000, "字" * 300_000, " ".join(str(number) for number in range(40_000)), "'\\'' & | ! <->"]
     remember(*texts)
     assert len(found("39 字")) >= 1
 
 
-# --- the trap -----------------------------------------------------------------------------------------
+# --- generic plans -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_recall_finds_the_same_however_often_it_is_repeated(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is prepared after several runs may get a plan that finds nothing."""
+def test_repeated_recall_keeps_finding_the_same_messages(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that was prepared after several runs may get a plan that finds nothing."""
     if large:
         monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
     for other in range(3):
@@ -350,10 +350,10 @@ def test_recall_finds_the_same_however_often_it_is_repeated(large: bool, monkeyp
     ids = remember(*[f"violin number {number}" for number in range(40)])
     for number, pk in enumerate(ids):
         embed(pk, [1, number / 40, 0])
-    first = [candidate.id for candidate in look("violin number 7", [1, 0, 0])]
+    first = [candidate.id for candidate in recalled("violin number 7", [1, 0, 0])]
     assert len(first) == 40
     for _ in range(20):
-        assert [candidate.id for candidate in look("violin number 7", [1, 0, 0])] == first
+        assert [candidate.id for candidate in recalled("violin number 7", [1, 0, 0])] == first
 
 
 # --- large scopes -------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def index_of_scope() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         sql = nearest.create_index_sql(instance_id, nearest.Model(model.pk, 3))
-        cursor.execute(sql.replace("CONCURRENTLY ", ""))  # which no transaction may hold
+        cursor.execute(sql.replace("CONCURRENTLY ", ""))  # not possible inside a transaction
     assert nearest.searchable(instance_id, MODEL) == nearest.Model(model.pk, 3)
 
 
@@ -391,9 +391,9 @@ def around_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("around_few")
-def test_in_a_large_scope_words_and_their_neighbours_are_found() -> None:
+def test_a_large_scope_finds_words_and_their_neighbours() -> None:
     ids = large_scope()
-    best = look("spare key", [0, 0, 1])
+    best = recalled("spare key", [0, 0, 1])
     assert {candidate.id for candidate in best[:2]} == set(ids[100:102])
     assert len(best) < 20
 
@@ -402,34 +402,34 @@ def test_in_a_large_scope_words_and_their_neighbours_are_found() -> None:
 def test_in_a_large_scope_standing_wishes_are_found() -> None:
     (wish,) = remember("Never use tables")
     large_scope()
-    assert wish in {each.id for each in look("spare key") if each.is_wish}
+    assert wish in {each.id for each in recalled("spare key") if each.is_wish}
 
 
 @pytest.mark.usefixtures("around_few")
-def test_in_a_large_scope_the_index_finds_the_nearest() -> None:
+def test_the_index_of_a_large_scope_finds_the_nearest_messages() -> None:
     ids = large_scope()
-    assert look("dog", direction(300)) == []
+    assert recalled("dog", direction(300)) == []
     index_of_scope()
-    assert look("dog", direction(300))[0].id in ids[295:306]
+    assert recalled("dog", direction(300))[0].id in ids[295:306]
 
 
-def test_a_large_scope_that_is_read_in_part_ranks_as_if_it_were_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_scope_read_in_part_ranks_as_if_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     large_scope()
     index_of_scope()
-    whole = {candidate.id: candidate.score for candidate in look("spare key", direction(101))[:3]}
+    whole = {candidate.id: candidate.score for candidate in recalled("spare key", direction(101))[:3]}
     monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
-    in_part = {candidate.id: candidate.score for candidate in look("spare key", direction(101))[:3]}
+    in_part = {candidate.id: candidate.score for candidate in recalled("spare key", direction(101))[:3]}
     assert in_part == pytest.approx(whole, abs=0.2)
 
 
 @pytest.mark.usefixtures("around_few")
-def test_a_large_scope_in_which_nothing_is_found() -> None:
+def test_a_large_scope_may_have_no_results() -> None:
     large_scope()
-    assert look("xylophone") == []
-    assert look("the") == []
+    assert recalled("xylophone") == []
+    assert recalled("the") == []
 
 
-def test_a_question_that_names_nobody_is_asked_as_it_is_worded() -> None:
+def test_a_question_without_a_participants_name_keeps_its_wording() -> None:
     remember("A violin")
     query = "Which instrument,\n\n  and   whose?"
     assert prepare_query(scope=SCOPE, text=query).wording == query, "another wording would be embedded as well"

@@ -27,7 +27,7 @@ from conversations.querysets import Scope
 from conversations.recall.search import prepare_query, search
 from conversations.scratch import scratch_partition
 from conversations.turns import Turn
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,7 +91,7 @@ def finds(embedder: Embedder, text: str) -> list[str]:
     return [candidate.content for candidate in found]
 
 
-def test_on_the_first_start_the_model_of_the_settings_comes_into_use() -> None:
+def test_the_first_start_uses_the_model_of_the_settings() -> None:
     model = active_model()
     assert (model.spec, model.dimensions, model.active) == ("local", 384, True)
     assert active_model() == model
@@ -112,7 +112,7 @@ def test_every_message_gets_a_vector_of_another_length_and_recall_uses_it(local:
         assert finds(embedder, TEXTS[0])[0] == TEXTS[0]
 
 
-def test_old_vectors_are_dropped_on_request_only(local: Embedder, remote: str) -> None:
+def test_old_vectors_are_dropped_only_on_request(local: Embedder, remote: str) -> None:
     store(local)
     reembed("--model", remote, "--dimensions", str(LENGTH))
     said = reembed("--drop-old")
@@ -121,7 +121,7 @@ def test_old_vectors_are_dropped_on_request_only(local: Embedder, remote: str) -
     assert int(said.split()[0]) > WITH_WORDS, "a long message has several"
 
 
-def test_recall_goes_on_with_the_old_model_until_everything_is_done(
+def test_recall_uses_the_old_model_until_the_change_is_complete(
     local: Embedder, remote: str, provider: FakeProvider
 ) -> None:
     store(local)
@@ -134,7 +134,7 @@ def test_recall_goes_on_with_the_old_model_until_everything_is_done(
     embedder.close()
 
 
-def test_what_is_said_meanwhile_has_its_vector_before_the_switch(local: Embedder, remote: str) -> None:
+def test_new_messages_are_embedded_before_the_switch(local: Embedder, remote: str) -> None:
     store(local)
     embedder = make(remote, LENGTH)
     model = reembedding.begin(embedder, remote)
@@ -152,7 +152,7 @@ def test_what_is_said_meanwhile_has_its_vector_before_the_switch(local: Embedder
     assert not Message.objects.backlog().exists()
 
 
-def test_what_waits_for_its_first_vector_puts_no_switch_off(local: Embedder, remote: str) -> None:
+def test_messages_awaiting_their_first_vector_do_not_delay_the_switch(local: Embedder, remote: str) -> None:
     store(local)
     embedder = make(remote, LENGTH)
     model = reembedding.begin(embedder, remote)
@@ -165,7 +165,7 @@ def test_what_waits_for_its_first_vector_puts_no_switch_off(local: Embedder, rem
     embedder.close()
 
 
-def test_a_message_that_lacks_the_new_vector_puts_the_switch_off(local: Embedder, remote: str) -> None:
+def test_a_message_without_its_new_vector_delays_the_switch(local: Embedder, remote: str) -> None:
     store(local)
     embedder = make(remote, LENGTH)
     model = reembedding.begin(embedder, remote)
@@ -174,7 +174,7 @@ def test_a_message_that_lacks_the_new_vector_puts_the_switch_off(local: Embedder
     embedder.close()
 
 
-def test_whoever_still_uses_the_old_model_leaves_the_message_on_the_backlog(local: Embedder, remote: str) -> None:
+def test_a_process_with_the_old_model_leaves_the_message_on_the_backlog(local: Embedder, remote: str) -> None:
     store(local)
     reembed("--model", remote, "--dimensions", str(LENGTH))
     (late,) = say("A server that has not noticed yet embeds this.")
@@ -187,7 +187,7 @@ def test_whoever_still_uses_the_old_model_leaves_the_message_on_the_backlog(loca
     assert not Message.objects.backlog().exists()
 
 
-def test_what_was_killed_goes_on_where_it_was(
+def test_a_killed_reembed_continues_where_it_stopped(
     local: Embedder, remote: str, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reembedding, "BATCH", 2)
@@ -210,7 +210,7 @@ def test_what_was_killed_goes_on_where_it_was(
     assert active_model() == model
 
 
-def test_an_endpoint_that_fails_changes_nothing_and_says_why(local: Embedder) -> None:
+def test_a_failing_endpoint_changes_nothing_and_names_the_cause(local: Embedder) -> None:
     store(local)
     with pytest.raises(CommandError, match="cannot be reached"):
         reembed("--model", "http://127.0.0.1:1/v1#gone", "--dimensions", "8")
@@ -252,7 +252,7 @@ def test_a_wrong_command_is_one_sentence(arguments: tuple[str, ...], sentence: s
         reembed(*arguments)
 
 
-def test_two_at_once_are_refused() -> None:
+def test_a_second_reembed_is_refused() -> None:
     wanted = ("dbname", "user", "password", "host", "port")
     parameters = {key: value for key, value in connection.get_connection_params().items() if key in wanted}
     with psycopg.connect(**parameters) as other:
@@ -273,7 +273,7 @@ def test_scratch_scopes_are_left_alone(local: Embedder, remote: str) -> None:
     assert active_model().spec == remote
 
 
-def test_a_running_server_notices_and_never_waits_for_the_new_embedder(
+def test_a_running_server_switches_without_waiting_for_the_new_embedder(
     local: Embedder, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("conversations.embedding.NOTICED_WITHIN", 0.05)
@@ -289,7 +289,7 @@ def test_a_running_server_notices_and_never_waits_for_the_new_embedder(
     used.close()
 
 
-def test_settings_that_name_another_model_than_the_database_are_warned_of(settings: Any, remote: str) -> None:
+def test_settings_that_disagree_with_the_database_cause_a_warning(settings: Any, remote: str) -> None:
     assert run_checks(databases=["default"], tags=["database"]) == []
     active_model()
     assert run_checks(databases=["default"], tags=["database"]) == []
@@ -325,7 +325,7 @@ def test_a_message_that_cannot_be_embedded_is_due_again_in_a_minute(
     assert due and timedelta(seconds=50) < due - timezone.now() < timedelta(seconds=61)
 
 
-def test_a_text_that_begins_late_has_a_vector_and_a_very_long_one_has_no_more_than_some(local: Embedder) -> None:
+def test_a_text_after_long_white_space_is_embedded_and_the_pieces_of_a_long_text_are_limited(local: Embedder) -> None:
     late, long = say(" " * 200_001 + "bees", "word " * 41_000)
     while work_off(local):
         pass

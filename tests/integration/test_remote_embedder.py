@@ -20,7 +20,7 @@ TEXT = "what the user said"
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers each request with what `answer` makes of its JSON; remembers the requests."""
+    """Answers each request with the result of `answer` for its JSON, and records the requests."""
 
     daemon_threads = True
 
@@ -85,7 +85,7 @@ def test_vectors_come_in_the_order_of_the_texts_with_length_one(endpoint: Endpoi
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
 
 
-def test_many_texts_are_asked_for_in_batches(endpoint: Endpoint) -> None:
+def test_many_texts_are_requested_in_batches(endpoint: Endpoint) -> None:
     lengths = [number % 7 for number in range(2 * BATCH + 1)]
     with connected(endpoint) as embedder:
         vectors = embedder.embed(["x" * length for length in lengths])
@@ -93,13 +93,13 @@ def test_many_texts_are_asked_for_in_batches(endpoint: Endpoint) -> None:
     assert np.allclose(vectors[:, 0] / vectors[:, 1], lengths, atol=1e-4)
 
 
-def test_no_texts_are_no_request(endpoint: Endpoint) -> None:
+def test_no_texts_make_no_request(endpoint: Endpoint) -> None:
     with connected(endpoint) as embedder:
         assert embedder.embed([]).shape == (0, 3)
     assert endpoint.requests == []
 
 
-def test_the_request_says_model_and_texts_and_nothing_that_others_refuse(endpoint: Endpoint) -> None:
+def test_the_request_has_only_fields_that_every_endpoint_accepts(endpoint: Endpoint) -> None:
     with connected(endpoint) as embedder:
         embedder.embed([TEXT])
     path, headers, body = endpoint.requests[0]
@@ -131,13 +131,13 @@ def test_cookies_are_not_kept(endpoint: Endpoint) -> None:
     assert "cookie" not in endpoint.requests[1][1]
 
 
-def test_half_a_surrogate_pair_is_sent_as_a_question_mark(endpoint: Endpoint) -> None:
+def test_a_lone_surrogate_is_sent_as_a_question_mark(endpoint: Endpoint) -> None:
     with connected(endpoint) as embedder:
         embedder.embed(["a\ud800"])
     assert endpoint.requests[0][2]["input"] == ["a?"]
 
 
-def test_proxies_of_the_environment_are_not_used(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_in_the_environment_are_ignored(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with connected(endpoint) as embedder:
@@ -148,9 +148,7 @@ def test_proxies_of_the_environment_are_not_used(endpoint: Endpoint, monkeypatch
     ("status", "remedy"),
     [(401, "check its key"), (404, "model's name"), (429, "rate limit"), (500, "its log"), (302, "its log")],
 )
-def test_an_error_says_its_status_and_remedy_and_nothing_it_was_told(
-    endpoint: Endpoint, status: int, remedy: str
-) -> None:
+def test_an_error_gives_status_and_remedy_but_quotes_no_answer(endpoint: Endpoint, status: int, remedy: str) -> None:
     endpoint.answer = lambda body: (status, json.dumps({"error": f"{body['input']} {SECRET}"}).encode())
     with connected(endpoint) as embedder, pytest.raises(EmbedderError) as caught:
         embedder.embed([TEXT])
@@ -188,7 +186,7 @@ def reply(*data: object) -> Callable[[dict[str, Any]], tuple[int, bytes]]:
         (lambda _: (200, b"\xff\xfe\xfa"), "something other than JSON"),
     ],
 )
-def test_an_answer_that_is_not_understood_is_an_error_of_one_sentence(
+def test_an_invalid_answer_is_an_error_of_one_sentence(
     endpoint: Endpoint, answer: Callable[[dict[str, Any]], tuple[int, bytes]], sentence: str
 ) -> None:
     endpoint.answer = answer
@@ -197,7 +195,7 @@ def test_an_answer_that_is_not_understood_is_an_error_of_one_sentence(
     assert TEXT not in repr(caught.value) + repr(caught.value.__cause__)
 
 
-def test_an_endpoint_that_is_slow_is_given_up(endpoint: Endpoint) -> None:
+def test_a_slow_endpoint_times_out(endpoint: Endpoint) -> None:
     def slowly(body: dict[str, Any]) -> tuple[int, bytes]:
         time.sleep(0.5)
         return embeddings(body)
@@ -207,14 +205,14 @@ def test_an_endpoint_that_is_slow_is_given_up(endpoint: Endpoint) -> None:
         embedder.embed([TEXT])
 
 
-def test_an_endpoint_that_does_not_run_is_named(endpoint: Endpoint) -> None:
+def test_an_unreachable_endpoint_is_named(endpoint: Endpoint) -> None:
     embedder = RemoteEmbedder("http://127.0.0.1:1/v1", "model", api_key=SECRET, dimensions=3)
     with pytest.raises(EmbedderError, match=r"127\.0\.0\.1:1.* cannot be reached"):
         embedder.embed([TEXT])
     embedder.close()
 
 
-def test_tokens_are_estimated_with_care(endpoint: Endpoint) -> None:
+def test_tokens_are_never_underestimated(endpoint: Endpoint) -> None:
     with connected(endpoint) as embedder:
         assert embedder.count("") == 0
         assert embedder.count("abcd") == 2

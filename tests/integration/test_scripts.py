@@ -63,7 +63,7 @@ def test_every_script_can_be_run(script: str) -> None:
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
 
 
-def test_the_server_is_run_in_the_environment_with_its_arguments(project: Path) -> None:
+def test_the_server_runs_in_the_environment_with_its_arguments(project: Path) -> None:
     done = serve(project, "--flag", "two words")
     assert done.returncode == 0
     assert done.stdout == f"{project}/.venv ['serve', '--flag', 'two words']\n"
@@ -85,8 +85,8 @@ def test_changed_requirements_are_installed_into_the_same_environment(project: P
     assert serve(project).stderr == ""
 
 
-def test_going_back_to_older_requirements_installs_those(project: Path) -> None:
-    """The development packages bring their own versions of the packages to run."""
+def test_a_return_to_older_requirements_reinstalls_them(project: Path) -> None:
+    """The development requirements may pin other versions."""
     run([str(project / "script" / "setup"), "--dev"])
     (project / "requirements.txt").write_text("# newer\n")
     (project / "requirements-dev.txt").write_text("# newer\n")
@@ -95,7 +95,7 @@ def test_going_back_to_older_requirements_installs_those(project: Path) -> None:
     assert "Installing requirements.txt" in serve(project).stderr
 
 
-def test_pip_shows_what_it_does(project: Path) -> None:
+def test_pip_shows_its_progress(project: Path) -> None:
     (project / "package").mkdir()
     (project / "package" / "pyproject.toml").write_text("not TOML")
     (project / "requirements.txt").write_text("./package\n")
@@ -121,7 +121,7 @@ def test_an_environment_without_a_python_is_replaced(project: Path) -> None:
     assert is_new(project / ".venv", marker)
 
 
-def test_a_kill_while_the_environment_is_made(project: Path) -> None:
+def test_an_environment_is_rebuilt_after_a_kill_while_it_was_made(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     starting = subprocess.Popen(
         [project / "script" / "server"],
@@ -139,7 +139,7 @@ def test_a_kill_while_the_environment_is_made(project: Path) -> None:
     assert serve(project).stdout == f"{project}/.venv ['serve']\n"
 
 
-def test_two_at_once_make_one_environment(project: Path) -> None:
+def test_two_setups_at_once_make_one_environment(project: Path) -> None:
     shutil.rmtree(project / ".venv")
     command = [project / "script" / "server"]
     both = [
@@ -151,7 +151,7 @@ def test_two_at_once_make_one_environment(project: Path) -> None:
     assert sorted(len(re.findall("Making", err)) for _, err in said) == [0, 1]
 
 
-def test_without_a_python_a_sentence_says_so(project: Path, tmp_path: Path) -> None:
+def test_a_missing_python_is_one_sentence(project: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in ("bash", "dirname", "env"):
@@ -161,7 +161,7 @@ def test_without_a_python_a_sentence_says_so(project: Path, tmp_path: Path) -> N
     assert "needs Python 3.11 or newer, and the PATH has none" in done.stderr
 
 
-def test_a_chosen_python_that_is_unsuitable_is_named(project: Path) -> None:
+def test_an_unsuitable_python_is_named(project: Path) -> None:
     done = run([str(project / "script" / "setup")], PYTHON="/bin/false")
     assert done.returncode == 1
     assert "PYTHON is set to '/bin/false'" in done.stderr

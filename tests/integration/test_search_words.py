@@ -45,15 +45,15 @@ def _said() -> None:
         ('"blue drawer"', 3),
     ],
 )
-def test_words_of_any_script_and_length_are_found(words: str, found: int) -> None:
+def test_words_of_any_script_and_length_match(words: str, found: int) -> None:
     assert [message.content for message in Message.objects.in_scope(SCOPE).matching(words)] == [TEXTS[found]]
 
 
 @pytest.mark.parametrize("words", ["护照 -三文鱼", "杭州北湖", "鱼三", "-护照 护照", "护照 passport"])
-def test_what_is_excluded_or_not_said_is_not_found(words: str) -> None:
+def test_excluded_and_absent_words_do_not_match(words: str) -> None:
     assert TEXTS[0] not in Message.objects.in_scope(SCOPE).matching(words).values_list("content", flat=True)
 
 
 @pytest.mark.parametrize("words", ["'", "护'照\\\\ | & !", "-", "-护", "\x00护照", "\ud800"])
-def test_no_words_are_an_error(words: str) -> None:
+def test_a_search_without_words_is_an_error(words: str) -> None:
     Message.objects.in_scope(SCOPE).matching(words).count()

@@ -30,7 +30,7 @@ BUILD = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, as building leaves files behind; without isolation, and thus without network."""
+    """The wheel, built from a copy, as building leaves files behind; without isolation, as that needs a network."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in BUILD:
         if (ROOT / name).is_dir():
@@ -80,7 +80,7 @@ def run(reservoir: Path, data: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
@@ -94,7 +94,7 @@ def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> No
     assert packed == {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
 
 
-def test_it_requires_what_the_requirements_name(wheel: Path) -> None:
+def test_the_wheel_requires_the_direct_dependencies(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
@@ -119,14 +119,14 @@ def test_version_and_help(reservoir: Path, data: Path) -> None:
     assert run(reservoir, data, "help", "serve").startswith("usage: reservoir serve")
 
 
-def test_it_serves_from_the_users_data_folder(reservoir: Path, data: Path) -> None:
+def test_the_installed_server_uses_the_users_data_folder(reservoir: Path, data: Path) -> None:
     port = free_port()
     env = environment(data, RESERVOIR_PORT=str(port))
     serving = subprocess.Popen([reservoir, "serve"], cwd="/", env=env, stdout=subprocess.DEVNULL)
     try:
         assert live(port, serving) == {"status": "live", "version": VERSION}
         page = httpx.get(f"http://127.0.0.1:{port}/admin/login/", trust_env=False)
-        style = httpx.get(f"http://127.0.0.1:{port}/static/reservoir/look.css", trust_env=False)
+        style = httpx.get(f"http://127.0.0.1:{port}/static/reservoir/admin.css", trust_env=False)
         schema = httpx.get(f"http://127.0.0.1:{port}/v1/openapi.json", trust_env=False)
         assert (page.status_code, style.status_code) == (200, 200)
         assert schema.json()["info"]["version"] == VERSION
@@ -138,7 +138,7 @@ def test_it_serves_from_the_users_data_folder(reservoir: Path, data: Path) -> No
 
 
 def live(port: int, serving: subprocess.Popen[bytes]) -> object:
-    """The answer of /live as soon as there is one."""
+    """Wait for /live and return its answer."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and serving.poll() is None:
         try:

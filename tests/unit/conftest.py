@@ -1,4 +1,4 @@
-"""What unit tests share: they touch no network."""
+"""Shared by all unit tests: no network."""
 
 from __future__ import annotations
 

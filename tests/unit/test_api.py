@@ -10,7 +10,7 @@ from django.test import RequestFactory
 from proxy.api import fail
 
 
-def test_a_fault_of_ours_is_a_500_in_openais_shape_and_the_log_quotes_nothing(
+def test_an_unexpected_error_is_a_500_in_openais_shape_and_the_log_quotes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(said: str) -> None:

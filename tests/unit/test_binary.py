@@ -34,15 +34,15 @@ def test_a_file_is_replaced_by_a_note(text: str, left: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "ab" * 400, "word " * 500, "the data: url, base64," * 50, "a\n" * 500])
-def test_words_stay(text: str) -> None:
+def test_words_are_kept(text: str) -> None:
     assert without_files(text) == text
 
 
-def test_two_files_with_the_same_words_are_two_turns() -> None:
+def test_different_files_with_the_same_words_are_two_turns() -> None:
     one, two = ({"role": "user", "content": f"Look: data:image/png;base64,{FILE[at:]}"} for at in (0, 4))
     assert plain_text(one) == plain_text(two) == "Look: [image/png left out]"
     assert digest(one) != digest(two)
 
 
-def test_a_string_among_parts_is_text() -> None:
+def test_a_bare_string_among_parts_is_text() -> None:
     assert plain_text({"role": "user", "content": ["one", {"type": "text", "text": "two"}, 3, None]}) == "one\ntwo"

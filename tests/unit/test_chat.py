@@ -70,7 +70,7 @@ def requests(draw: st.DrawFn) -> tuple[str, list[str], dict[str, str]]:
 
 
 @given(requests())
-def test_a_request_that_is_not_changed_is_sent_as_its_original_bytes(
+def test_an_unchanged_request_is_encoded_as_its_original_bytes(
     request: tuple[str, list[str], dict[str, str]],
 ) -> None:
     text, messages, _ = request
@@ -83,7 +83,7 @@ def test_a_request_that_is_not_changed_is_sent_as_its_original_bytes(
 
 @given(requests(), st.text(), st.integers(0, 4))
 @example(('{"messages": [{"role": "user"}], "seed": 1.50}', ['{"role": "user"}'], {"seed": "1.50"}), "x", 0)
-def test_a_changed_request_keeps_all_that_the_client_sent_as_it_was_spelled(
+def test_a_changed_request_keeps_the_clients_spelling(
     request: tuple[str, list[str], dict[str, str]], content: str, at: int
 ) -> None:
     text, messages, others = request
@@ -118,7 +118,7 @@ def test_another_model_name_changes_nothing_else(request: tuple[str, list[str], 
         assert sent == text
 
 
-def test_the_same_model_name_in_another_spelling_is_left_as_it_is() -> None:
+def test_an_escaped_spelling_of_the_same_model_name_is_left_alone() -> None:
     body = b'{"model": "gpt\\u002d4o", "messages": [{"role": "user"}]}'
     assert decode(body).encode("gpt-4o") == body
 
@@ -167,7 +167,7 @@ def test_model_and_messages_can_change_together_in_either_order() -> None:
         b'{"messages": [{"role": "user", "content": ' + b'[{"a":' * 50_000 + b"0" + b"}]" * 50_000 + b"}]}",
     ],
 )
-def test_a_body_that_is_not_json_is_refused_as_invalid_json(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest) as refusal:
         decode(body)
     assert refusal.value.code == "invalid_json"
@@ -181,7 +181,7 @@ def test_a_body_that_is_not_json_is_refused_as_invalid_json(body: bytes) -> None
     assert refusal.value.status == 400
 
 
-def test_a_refusal_says_where_the_json_breaks_and_quotes_none_of_it() -> None:
+def test_a_refusal_says_where_the_json_breaks_without_quoting_it() -> None:
     with pytest.raises(BadRequest, match=r"at line 2, column 11\.$") as refusal:
         decode(b'{"messages":\n [{"role" oh secret}]}')
     assert "secret" not in refusal.value.message
@@ -232,7 +232,7 @@ def test_json_that_is_not_a_chat_request_is_refused_with_the_reason(
     | requests().map(lambda r: r[0].encode()[:-2])
 )
 @example(b'{"messages": [{"role": "user"}]')
-def test_bytes_of_any_kind_are_either_a_request_or_refused(body: bytes) -> None:
+def test_any_bytes_are_either_a_request_or_refused(body: bytes) -> None:
     try:
         chat = decode(body)
     except BadRequest as refusal:
@@ -246,7 +246,7 @@ def test_content_may_be_absent_a_text_or_parts(content: Any) -> None:
     assert chat_of({"role": "user", "content": content}).messages[0].payload["content"] == content
 
 
-def test_half_a_character_and_a_null_byte_survive() -> None:
+def test_lone_surrogates_and_null_bytes_survive() -> None:
     body = b'{"messages": [{"role": "user", "content": "a\\ud800\\u0000"}]}'
     chat = decode(body)
     assert chat.encode() == body
@@ -290,7 +290,7 @@ def test_history_is_what_the_client_sent_before_its_last_user_message() -> None:
         ({"max_tokens": 5.0}, 0),
     ],
 )
-def test_the_room_for_the_answer_is_read_from_the_request(fields: dict[str, Any], reserve: int) -> None:
+def test_the_tokens_reserved_for_the_answer_are_read_from_the_request(fields: dict[str, Any], reserve: int) -> None:
     assert chat_of({"role": "user"}, **fields).output_reserve == reserve
 
 
@@ -325,7 +325,7 @@ def test_an_answer_is_read_with_its_choices_in_the_order_of_their_index() -> Non
     assert (reply.usage, reply.error, reply.complete) == (usage, None, True)
 
 
-def test_an_error_is_read_as_an_answer_that_is_not_complete() -> None:
+def test_an_error_is_read_as_an_incomplete_answer() -> None:
     reply = decode_reply(b'{"error": {"message": "no", "type": "t", "code": null}}')
     assert reply == Reply(error={"message": "no", "type": "t", "code": None})
     assert not reply.complete

@@ -1,4 +1,4 @@
-"""The circuit breaker: when it looks at the database, and what it makes of what it sees."""
+"""The circuit breaker: when it probes the database, and what it concludes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from proxy.database import circuit_breaker
 from proxy.database.circuit_breaker import CircuitBreaker, answers
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 
 class Database:
-    """Answers, or not, and counts how often it was asked."""
+    """A database that is up or down and counts its probes."""
 
     def __init__(self) -> None:
         self.up = True
@@ -48,12 +48,12 @@ async def in_time(waiting: Awaitable[None]) -> None:
         await waiting
 
 
-async def test_while_all_is_well_the_database_is_not_asked(breaker: CircuitBreaker, database: Database) -> None:
+async def test_a_healthy_database_is_not_probed(breaker: CircuitBreaker, database: Database) -> None:
     await in_time(breaker.watch(0.01))
     assert (breaker.is_open, database.asked) == (False, 0)
 
 
-async def test_a_suspicion_that_proves_false_leaves_it_closed(breaker: CircuitBreaker, database: Database) -> None:
+async def test_a_false_alarm_leaves_it_closed(breaker: CircuitBreaker, database: Database) -> None:
     breaker.suspect()
     await in_time(breaker.watch(ENOUGH * 2))
     assert (breaker.is_open, database.asked) == (False, 1)
@@ -61,7 +61,7 @@ async def test_a_suspicion_that_proves_false_leaves_it_closed(breaker: CircuitBr
     assert database.asked == 1, "a suspicion is looked into once"
 
 
-async def test_a_suspicion_ends_a_wait_that_has_begun(breaker: CircuitBreaker, database: Database) -> None:
+async def test_a_suspicion_ends_the_current_wait(breaker: CircuitBreaker, database: Database) -> None:
     watching = asyncio.create_task(breaker.watch(ENOUGH * 2))
     await asyncio.sleep(0.01)
     assert not watching.done()
@@ -70,7 +70,7 @@ async def test_a_suspicion_ends_a_wait_that_has_begun(breaker: CircuitBreaker, d
     assert database.asked == 1
 
 
-async def test_a_suspicion_that_proves_true_opens_it(
+async def test_a_confirmed_suspicion_opens_it(
     breaker: CircuitBreaker, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.up = False
@@ -80,7 +80,7 @@ async def test_a_suspicion_that_proves_true_opens_it(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-async def test_tripping_opens_it_at_once_and_is_logged_once(
+async def test_tripping_opens_it_immediately_and_is_logged_once(
     breaker: CircuitBreaker, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     breaker.trip()
@@ -89,12 +89,12 @@ async def test_tripping_opens_it_at_once_and_is_logged_once(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-async def test_an_open_one_asks_again_soon_and_closes_when_the_database_answers(
+async def test_an_open_breaker_probes_soon_and_closes_when_the_database_answers(
     breaker: CircuitBreaker, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.up = False
     breaker.trip()
-    for asked in (1, 2, 3):  # the first at once, the others unasked: nothing trips it any more
+    for asked in (1, 2, 3):  # the first probe comes at once; the others without further trips
         await in_time(breaker.watch(ENOUGH * 2))
         assert (breaker.is_open, database.asked) == (True, asked)
     database.up = True
@@ -105,7 +105,7 @@ async def test_an_open_one_asks_again_soon_and_closes_when_the_database_answers(
     assert database.asked == 4, "closed again, it goes back to waiting"
 
 
-async def test_however_often_it_is_tripped_the_database_is_asked_now_and_then(
+async def test_frequent_trips_do_not_stop_probing(
     breaker: CircuitBreaker, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_breaker, "PROBE_SECONDS", 0.1)
@@ -155,7 +155,7 @@ async def hang() -> None:
     await asyncio.sleep(ENOUGH * 2)
 
 
-async def test_a_database_that_lets_in_and_answers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_accepts_and_answers_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     params = {"host": "db", "user": "me", "password": "mine", "cursor_factory": object(), "context": object()}
     monkeypatch.setattr(circuit_breaker, "connection", SimpleNamespace(get_connection_params=lambda: params))
     connecting = Connecting(monkeypatch, let_in)
@@ -164,12 +164,12 @@ async def test_a_database_that_lets_in_and_answers_is_there(monkeypatch: pytest.
     assert connecting.executed == ["SELECT 1"] and connecting.closed
 
 
-async def test_a_database_that_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_refuses_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     Connecting(monkeypatch, refuse)
     assert not await answers()
 
 
-async def test_a_database_that_hangs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_hangs_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     Connecting(monkeypatch, hang)
     async with asyncio.timeout(ENOUGH):
         assert not await answers()

@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml, as far as they can be checked without a Docker engine."""
+"""What can be checked of Dockerfile and docker-compose.yml without a Docker engine."""
 
 from __future__ import annotations
 
@@ -83,19 +83,19 @@ def test_the_image_serves_and_is_probed() -> None:
     compile(probe[-1], "healthcheck", "exec")
 
 
-def test_no_compiler_in_the_final_image() -> None:
+def test_the_final_image_has_no_compiler() -> None:
     text = (ROOT / "Dockerfile").read_text()
     final = text[text.rindex("\nFROM ") :]
     assert not re.search(r"apt-get|gcc|build-essential|pip install", final)
 
 
-def test_the_image_has_a_python_that_the_project_takes() -> None:
+def test_the_images_python_is_supported_by_the_project() -> None:
     version = re.fullmatch(r"python:3\.(\d+)-slim@sha256:[0-9a-f]{64}", base())
     assert version
     assert int(version[1]) >= 11
 
 
-def test_the_image_has_hashed_packages_and_no_postgresql() -> None:
+def test_the_image_installs_hashed_packages_and_no_postgresql() -> None:
     (install,) = (run for run in arguments("RUN") if "pip install" in run)
     assert "--require-hashes" in install
     assert re.findall(r"-r (\S+)", install) == ["requirements.txt"]
@@ -107,12 +107,12 @@ def test_the_code_of_the_image_is_compiled() -> None:
     (compiling,) = (run for run in arguments("RUN") if "compileall" in run)
     for package in ("reservoir_site", "console", "conversations", "proxy"):
         assert package in compiling.split()
-    # Whatever its time stamps: the image is read-only.
+    # Regardless of time stamps, as the image is read-only.
     assert "--invalidation-mode unchecked-hash" in compiling
     assert arguments("COPY")[-1] == "--from=build /app /app"
 
 
-def test_the_image_says_what_it_is() -> None:
+def test_the_image_is_labelled() -> None:
     (text,) = arguments("LABEL")
     labels = dict(label.split("=", 1) for label in shlex.split(text))
     name, digest = base().split("@")
@@ -131,7 +131,7 @@ def test_every_variable_of_image_and_compose_is_a_known_setting() -> None:
     assert in_image | set(APP["environment"]) <= settings_read()
 
 
-def test_the_database_is_pgvectors_postgresql_18() -> None:
+def test_the_database_image_is_postgresql_18_with_pgvector() -> None:
     assert re.fullmatch(r"pgvector/pgvector:0\.8\.\d+-pg18@sha256:[0-9a-f]{64}", DATABASE["image"])
     assert DATABASE["volumes"] == ["database:/var/lib/postgresql"]
     assert "ports" not in DATABASE, "only the app may reach it"
@@ -168,5 +168,5 @@ def test_the_app_has_no_capability() -> None:
     assert set(DATABASE["cap_add"]) == {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
 
 
-def test_a_container_gets_longer_to_stop_than_its_answers_to_finish() -> None:
+def test_containers_get_more_time_to_stop_than_answers_to_finish() -> None:
     assert int(APP["stop_grace_period"].removesuffix("s")) > 30

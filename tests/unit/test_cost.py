@@ -1,4 +1,4 @@
-"""The cost of an exchange, from usage that may hold anything."""
+"""The cost of an exchange, from arbitrary usage."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,18 @@ README = (ROOT / "README.md").read_text()
 CODE = ("reservoir_site", "console", "proxy", "conversations")
 PROSE = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Phrases that mark translated English; CONTRIBUTING asks for plain English.
-BANNED = ("whoever", "nobody", "somebody", "is away", "in vain", "of itself", "for ever")
+BANNED = (
+    "whoever",
+    "nobody",
+    "somebody",
+    "is away",
+    "are away",
+    "so many",
+    "made of themselves",
+    "in vain",
+    "of itself",
+    "for ever",
+)
 SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
 # Django settings that look like environment variables; the table lists the variables they are derived from.
 DERIVED = {"RESERVOIR_BIND"}
@@ -55,11 +67,11 @@ def commands() -> set[str]:
     }
 
 
-def test_every_setting_that_is_read_is_documented() -> None:
+def test_every_setting_is_documented() -> None:
     assert settings_read() - set(rows("Settings")) == set()
 
 
-def test_every_documented_setting_is_read() -> None:
+def test_every_documented_setting_exists() -> None:
     assert set(rows("Settings")) - settings_read() == set()
 
 
@@ -74,7 +86,7 @@ def test_every_command_is_documented_and_every_documented_one_exists() -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
-def test_what_documents_name_exists(document: str) -> None:
+def test_paths_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     scripts = re.findall(r"(?:^|[\s`])((?:script|\.ci)/[a-z]+)", text)
@@ -110,11 +122,32 @@ def test_twenty_questions_are_answered_by_files_that_exist() -> None:
     assert [answer for answer in answers if not (ROOT / answer).is_file()] == []
 
 
+def banned_in(text: str) -> list[str]:
+    """Return the banned phrases in a text, each with the words around it."""
+    return re.findall(rf"(?i).{{0,30}}\b(?:{'|'.join(BANNED)})\b.{{0,30}}", " ".join(text.split()))
+
+
+def prose_of(path: Path) -> str:
+    """Return the comments of a module, and its strings: docstrings, log lines, help and errors."""
+    with path.open("rb") as file:
+        tokens = list(tokenize.tokenize(file.readline))
+    prose = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
+    return "\n".join(token.string.lstrip("# ") for token in tokens if token.type in prose)
+
+
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_avoids_banned_phrases(path: Path) -> None:
     without_code = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    prose = " ".join(without_code.split())
-    assert re.findall(rf"(?i).{{0,30}}\b(?:{'|'.join(BANNED)})\b.{{0,30}}", prose) == []
+    assert banned_in(without_code) == []
+
+
+def test_comments_and_strings_avoid_banned_phrases() -> None:
+    assert {path.name: found for path in sources() if (found := banned_in(prose_of(path)))} == {}
+
+
+def test_pages_avoid_banned_phrases() -> None:
+    pages = (ROOT / "console" / "templates").rglob("*.html")
+    assert {path.name: found for path in pages if (found := banned_in(path.read_text()))} == {}
 
 
 def test_the_map_names_modules_that_exist() -> None:

@@ -33,7 +33,7 @@ NOON = datetime(2026, 7, 2, 12, 0, tzinfo=UTC)
 
 
 def count(text: str) -> int:
-    """Like a real tokenizer: words and marks, long words in pieces, line ends on their own."""
+    """Count like a tokenizer: words and marks, long words in pieces, line ends separately."""
     return sum(-(-len(word) // 6) for word in re.findall(r" ?\w+|[^\w\s]+|\s+", text))
 
 
@@ -87,7 +87,7 @@ memories = st.lists(
 )
 
 
-def test_the_block_has_speakers_and_times_in_chronological_order() -> None:
+def test_the_block_lists_speakers_and_times_in_chronological_order() -> None:
     found = [
         memory(3, "Yes, in August.", minutes=24 * 60, role="assistant"),
         memory(1, "My dog is called Rex.", role="user", name="Ann"),
@@ -107,7 +107,7 @@ def test_the_block_has_speakers_and_times_in_chronological_order() -> None:
     )
 
 
-def test_no_memories_make_no_block() -> None:
+def test_an_empty_list_of_memories_makes_no_block() -> None:
     assert render([]) == ""
 
 
@@ -171,7 +171,7 @@ def test_a_packed_block_never_exceeds_its_budget(found: list[Memory], budget: in
 
 
 @given(memories)
-def test_a_budget_without_bounds_keeps_all_that_says_something_new(found: list[Memory]) -> None:
+def test_an_unlimited_budget_keeps_every_distinct_memory(found: list[Memory]) -> None:
     packed = pack(found, 10**6, count)
     assert set(packed.dropped.values()) <= {DUPLICATE, EMPTY}
 
@@ -186,14 +186,14 @@ def test_the_budget_holds_even_if_joined_texts_cost_more_than_their_sum(found: l
 
 
 @pytest.mark.parametrize("budget", [-1, 0, 1, 10])
-def test_a_budget_without_room_keeps_nothing(budget: int) -> None:
+def test_a_budget_too_small_for_any_memory_keeps_none(budget: int) -> None:
     packed = pack([memory(1, "a"), memory(2, "b")], budget, count)
     assert packed.kept == ()
     assert packed.block == ""
     assert packed.dropped == {1: BUDGET, 2: BUDGET}
 
 
-def test_a_memory_that_is_too_long_makes_room_for_less_relevant_ones() -> None:
+def test_a_memory_that_is_too_long_is_skipped_for_less_relevant_ones() -> None:
     found = [memory(1, "first"), memory(2, "long " * 500), memory(3, "third")]
     packed = pack(found, 100, count)
     assert [m.id for m in packed.kept] == [1, 3]
@@ -210,13 +210,13 @@ def test_a_budget_is_used_to_its_last_token() -> None:
     assert pack(found, all_of_it - 1, words).kept == tuple(found[:2])
 
 
-def test_of_equal_texts_one_is_kept() -> None:
+def test_equal_texts_are_kept_once() -> None:
     packed = pack([memory(1, "Same  text"), memory(2, "Same text\n"), memory(3, "other"), memory(4, " ")], 500, count)
     assert [m.id for m in packed.kept] == [1, 3]
     assert packed.dropped == {2: DUPLICATE, 4: EMPTY}
 
 
-def test_packing_counts_each_memory_once_and_no_hopeless_one() -> None:
+def test_packing_counts_each_memory_at_most_once() -> None:
     counted: list[int] = []
 
     def counting(text: str) -> int:
@@ -250,7 +250,7 @@ def test_additions_come_directly_before_the_last_user_message() -> None:
     assert [m.raw for m in enriched.messages if m in chat.messages] == [m.raw for m in chat.messages]
 
 
-def test_in_a_tool_loop_the_place_is_the_same() -> None:
+def test_rounds_of_a_tool_loop_get_the_same_place() -> None:
     chat = chat_of(
         {"role": "user", "content": "question"},
         {
@@ -265,19 +265,19 @@ def test_in_a_tool_loop_the_place_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "user"])
-def test_the_block_is_a_message_of_the_role_asked_for(role: MemoryRole) -> None:
+def test_the_block_is_a_message_of_the_configured_role(role: MemoryRole) -> None:
     enriched = splice(chat_of({"role": "user", "content": "q"}), additions_to_send(Additions(), "block", role))
     assert enriched.messages[0].payload == {"role": role, "content": "block"}
 
 
-def test_nothing_to_add_leaves_the_chat_itself() -> None:
+def test_adding_nothing_returns_the_chat_itself() -> None:
     chat = chat_of({"role": "user", "content": "q"})
     assert splice(chat, additions_to_send(Additions(), "", "system")) is chat
     assert splice(chat, additions_to_send(Additions(turns=(turn(1, role="tool", content="x"),)), "", "system")) is chat
     assert splice(chat, []) is chat
 
 
-def test_without_a_user_message_nothing_is_added() -> None:
+def test_a_chat_without_a_user_message_gets_nothing() -> None:
     chat = chat_of({"role": "system", "content": "q"})
     assert splice(chat, additions_to_send(Additions(), "block", "system")) is chat
 
@@ -313,7 +313,7 @@ def test_messages_sent_before_are_spliced_byte_for_byte() -> None:
         ({"role": "user", "content": "a\ud800"}, {"role": "user", "content": "a\ufffd"}),
     ],
 )
-def test_an_added_turn_is_text_that_every_provider_accepts(payload: dict[str, Any], plain: dict[str, Any]) -> None:
+def test_added_turns_are_text_that_every_provider_accepts(payload: dict[str, Any], plain: dict[str, Any]) -> None:
     (kept,) = as_turns([turn(7, **payload)])
     assert kept.id == 7
     assert kept.message.payload == json.loads(kept.message.raw) == plain
@@ -332,11 +332,11 @@ def test_an_added_turn_is_text_that_every_provider_accepts(payload: dict[str, An
         {"role": "user"},
     ],
 )
-def test_a_message_that_cannot_be_a_turn_is_not_added(payload: dict[str, Any]) -> None:
+def test_messages_that_cannot_be_turns_are_not_added(payload: dict[str, Any]) -> None:
     assert as_turns([turn(1, **payload)]) == ()
 
 
-def test_a_turn_that_is_valid_already_is_added_byte_for_byte() -> None:
+def test_a_valid_turn_is_added_byte_for_byte() -> None:
     raw = '{"content":"h\\u00e9",   "role":"user"}'
     assert as_turns([Turn(1, ChatMessage(raw, json.loads(raw)))])[0].message.raw == raw
 
@@ -394,7 +394,7 @@ BLOCK = f'{HELD}\n2026-07-02 Thu\n- 14:05 user: \u00e9 "quoted"\n</memory>'
         ('{"role": "user", "content": []}', [{"type": "text", "text": BLOCK}]),
     ],
 )
-def test_inside_the_last_user_message_the_block_comes_before_its_words(raw: str, content: object) -> None:
+def test_a_block_inside_the_last_user_message_comes_before_its_words(raw: str, content: object) -> None:
     chat = decode(f'{{"messages": [{{"role": "system", "content": "s"}}, {raw}]}}'.encode())
     sent = splice(chat, additions_to_send(Additions(), BLOCK, "inside"))
     assert [message.role for message in sent.messages] == ["system", "user"]
@@ -404,7 +404,7 @@ def test_inside_the_last_user_message_the_block_comes_before_its_words(raw: str,
     assert without.replace(f"{part}, ", "").replace(part, "") == raw
 
 
-def test_a_block_has_no_place_inside_content_that_is_no_text() -> None:
+def test_a_block_is_not_put_inside_content_without_text() -> None:
     chat = decode(b'{"messages": [{"role": "user", "content": null}]}')
     sent = splice(chat, additions_to_send(Additions(), BLOCK, "inside"))
     assert roles_and_texts(sent)[0] == ("user", BLOCK)
@@ -429,7 +429,7 @@ def test_the_block_is_found_among_what_was_added(role: MemoryRole) -> None:
         (None, None),
     ],
 )
-def test_a_block_that_comes_back_is_not_taken_for_somebodys_words(content: object, left: object) -> None:
+def test_a_block_that_is_repeated_back_is_recognized(content: object, left: object) -> None:
     assert without_block({"role": "user", "content": content})["content"] == left
 
 

@@ -1,4 +1,4 @@
-"""The guard in front of both applications: who is refused, what a request counts for, what is logged."""
+"""The guard in front of both applications: refusals, the limit of requests, the access log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASK = "/v1/partition/p/instance/i/chat/completions"
 
 
 class Application:
-    """Reads a whole body and answers 200; `gate`, where there is one, holds it up."""
+    """Reads the body and answers 200, after `gate` if there is one."""
 
     def __init__(self) -> None:
         self.scopes: list[Mapping[str, Any]] = []
@@ -75,13 +75,13 @@ def error_code(exchange: Exchange) -> str:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LOCALHOST", "a.internal.example"])
-async def test_a_host_of_ours_is_let_in(guard: Guard, host: str) -> None:
+async def test_allowed_hosts_are_admitted(guard: Guard, host: str) -> None:
     assert (await ask(guard, http_scope(headers={"host": host}))).status == 200
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "localhost.evil.example", "local host", "localhost@evil.example"])
 @pytest.mark.parametrize("path", ["/v1/models", "/partition/p", "/ready", "/admin/"])
-async def test_any_other_host_is_refused_everywhere(
+async def test_other_hosts_are_refused_on_every_path(
     guard: Guard, api: Application, site: Application, host: str, path: str
 ) -> None:
     refused = await ask(guard, http_scope(path, {"host": host}))
@@ -101,7 +101,7 @@ async def test_any_other_host_is_refused_everywhere(
         {"sec-fetch-site": "none"},
     ],
 )
-async def test_requests_of_our_own_or_a_listed_origin_are_let_in(guard: Guard, headers: dict[str, str]) -> None:
+async def test_our_own_and_listed_origins_are_admitted(guard: Guard, headers: dict[str, str]) -> None:
     assert (await ask(guard, http_scope(headers=headers))).status == 200
 
 
@@ -122,7 +122,7 @@ async def test_requests_of_foreign_origins_are_refused(guard: Guard, api: Applic
     assert b"access-control-allow-origin" not in dict(refused.headers)
 
 
-async def test_answers_to_a_listed_origin_may_be_read_there_and_no_others(guard: Guard) -> None:
+async def test_only_answers_to_a_listed_origin_carry_cors_headers(guard: Guard) -> None:
     listed = await ask(guard, http_scope(headers={"origin": LISTED}))
     assert dict(listed.headers)[b"access-control-allow-origin"] == LISTED.encode()
     assert (b"x-of", b"the application") in listed.headers
@@ -130,7 +130,7 @@ async def test_answers_to_a_listed_origin_may_be_read_there_and_no_others(guard:
     assert own.headers == [(b"x-of", b"the application")]
 
 
-async def test_a_refusal_too_may_be_read_at_a_listed_origin(guard: Guard) -> None:
+async def test_refusals_to_a_listed_origin_carry_cors_headers_too(guard: Guard) -> None:
     refused = await ask(guard, http_scope(ASK, {"origin": LISTED, "content-length": "101"}, method="POST"))
     assert (refused.status, dict(refused.headers)[b"access-control-allow-origin"]) == (413, LISTED.encode())
 
@@ -158,13 +158,13 @@ async def test_the_guard_answers_the_preflight_of_a_listed_origin(guard: Guard, 
         ("/admin/", {"origin": LISTED, "access-control-request-method": "POST"}, "OPTIONS"),
     ],
 )
-async def test_what_is_no_preflight_of_the_api_goes_on(
+async def test_other_options_requests_reach_the_application(
     guard: Guard, path: str, headers: dict[str, str], method: str
 ) -> None:
     assert (await ask(guard, http_scope(path, headers, method=method))).body == b"answered"
 
 
-# --- requests that no application should see ---
+# --- requests that never reach an application ---
 
 
 async def test_websockets_are_refused(guard: Guard) -> None:
@@ -172,7 +172,7 @@ async def test_websockets_are_refused(guard: Guard) -> None:
     assert (refused.status, error_code(refused)) == (400, "websocket_not_supported")
 
 
-async def test_a_query_that_is_not_percent_encoded_is_refused(guard: Guard) -> None:
+async def test_an_unencoded_query_string_is_refused(guard: Guard) -> None:
     refused = await ask(guard, http_scope(query="q=ü".encode()))
     assert (refused.status, error_code(refused)) == (400, "invalid_query")
 
@@ -181,7 +181,7 @@ async def test_a_query_that_is_not_percent_encoded_is_refused(guard: Guard) -> N
     ("path", "limit"),
     [(ASK, 100), ("/partition/p/recall", 100), ("/admin/login/", 100), ("/v1/files", 1000), ("/partition/p/x", 1000)],
 )
-async def test_each_path_has_its_limit_for_a_body(
+async def test_each_path_has_its_body_limit(
     guard: Guard, api: Application, site: Application, path: str, limit: int
 ) -> None:
     for headers, pieces in (
@@ -197,7 +197,7 @@ async def test_each_path_has_its_limit_for_a_body(
     assert (refused.status, error_code(refused)) == (413, "request_too_large")
 
 
-async def test_a_request_over_the_limit_of_requests_is_refused_and_no_other(guard: Guard, api: Application) -> None:
+async def test_only_requests_over_the_limit_are_refused(guard: Guard, api: Application) -> None:
     api.gate = asyncio.Event()
     running = [asyncio.create_task(ask(guard, http_scope())) for _ in range(2)]
     async with asyncio.timeout(300):
@@ -213,7 +213,7 @@ async def test_a_request_over_the_limit_of_requests_is_refused_and_no_other(guar
     assert (await ask(guard, http_scope())).status == 200
 
 
-async def test_a_request_that_fails_counts_no_longer(guard: Guard, api: Application) -> None:
+async def test_a_failed_request_frees_its_slot(guard: Guard, api: Application) -> None:
     async def failing(event: Any) -> None:
         raise ConnectionResetError
 
@@ -239,7 +239,7 @@ async def test_a_request_that_fails_counts_no_longer(guard: Guard, api: Applicat
         ("/ready/", False),
     ],
 )
-async def test_paths_of_the_api_go_there_and_all_others_to_the_site(
+async def test_api_paths_go_to_the_api_and_others_to_the_site(
     guard: Guard, api: Application, site: Application, path: str, is_api: bool
 ) -> None:
     await ask(guard, http_scope(path))
@@ -247,19 +247,19 @@ async def test_paths_of_the_api_go_there_and_all_others_to_the_site(
     assert not (site if is_api else api).scopes
 
 
-async def test_the_api_gets_names_as_they_were_encoded(guard: Guard, api: Application) -> None:
+async def test_the_api_gets_names_in_their_encoded_form(guard: Guard, api: Application) -> None:
     raw = b"/v1/partition/a%2Fb/instance/%C3%BC/models"
     await ask(guard, http_scope("/v1/partition/a/b/instance/ü/models", raw_path=raw))
     assert api.scopes[0]["path"] == raw.decode()
 
 
-async def test_bytes_that_should_have_been_encoded_are(guard: Guard, api: Application) -> None:
+async def test_unencoded_bytes_are_encoded(guard: Guard, api: Application) -> None:
     await ask(guard, http_scope("/v1/partition/ü", raw_path="/v1/partition/ü".encode()))
     await ask(guard, {**http_scope("/v1/partition/ü"), "raw_path": None})
     assert [scope["path"] for scope in api.scopes] == ["/v1/partition/%C3%BC"] * 2
 
 
-async def test_a_path_that_hides_its_beginning_is_refused(guard: Guard, api: Application, site: Application) -> None:
+async def test_a_path_that_disguises_its_prefix_is_refused(guard: Guard, api: Application, site: Application) -> None:
     refused = await ask(guard, http_scope("/v1/models", raw_path=b"/%761/models"))
     assert (refused.status, error_code(refused)) == (404, "not_found")
     assert not api.scopes and not site.scopes
@@ -268,9 +268,7 @@ async def test_a_path_that_hides_its_beginning_is_refused(guard: Guard, api: App
 # --- the log, and answers that have begun ---
 
 
-async def test_each_request_is_a_line_in_the_log_without_its_query(
-    guard: Guard, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_each_request_is_one_log_line_without_its_query(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="reservoir.access"):
         await ask(guard, http_scope("/v1/partition/p/recall", query=b"query=private"))
         await ask(guard, http_scope(headers={"host": "evil.example"}))
@@ -279,7 +277,7 @@ async def test_each_request_is_a_line_in_the_log_without_its_query(
     assert lines[1].startswith("GET /v1/models 403 ")
 
 
-async def test_the_log_says_when_a_client_left_before_its_answer(
+async def test_the_log_shows_clients_that_left_before_their_answer(
     site: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def silent(scope: Any, receive: Any, send: Any) -> None:
@@ -290,7 +288,7 @@ async def test_the_log_says_when_a_client_left_before_its_answer(
     assert "GET /v1/models client left " in caplog.text
 
 
-async def test_an_answer_that_has_begun_is_not_followed_by_a_refusal(site: Application) -> None:
+async def test_no_refusal_follows_an_answer_that_has_begun(site: Application) -> None:
     async def hasty(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while (await receive()).get("more_body"):

@@ -1,4 +1,4 @@
-"""The API's ASGI handler: bodies, clients that leave, and answers that go out as they are."""
+"""The API's ASGI handler: bodies, clients that leave, and unchanged answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.http import HttpResponse, HttpResponseNotAllowed
 from proxy.handler import IN_MEMORY, ApiHandler, ApiRequest, RelayedResponse, WholeResponse
 from tests.unit.asgi import Exchange, http_scope
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 View = Callable[[ApiRequest], Awaitable[Any]]
 
@@ -34,11 +34,11 @@ async def echo(request: ApiRequest) -> HttpResponse:
 
 
 @pytest.mark.parametrize("pieces", [(b"",), (b"whole",), (b"in ", b"", b"pieces"), (bytes(IN_MEMORY), b"more")])
-async def test_a_body_arrives_whole_however_it_is_cut(pieces: tuple[bytes, ...]) -> None:
+async def test_a_body_in_any_pieces_arrives_whole(pieces: tuple[bytes, ...]) -> None:
     assert (await handle(echo, Exchange(*pieces))).body == b"".join(pieces)
 
 
-async def test_a_large_body_lies_in_a_file_that_the_view_can_read_again() -> None:
+async def test_a_large_body_is_a_file_that_the_view_can_reread() -> None:
     async def read_again(request: ApiRequest) -> HttpResponse:
         assert getattr(request.file, "_rolled")  # noqa: B009 - not in typeshed
         first = request.file.read()
@@ -49,18 +49,18 @@ async def test_a_large_body_lies_in_a_file_that_the_view_can_read_again() -> Non
     assert (await handle(read_again, Exchange(bytes(IN_MEMORY), b"x"))).body == str(IN_MEMORY + 1).encode()
 
 
-async def test_a_client_that_leaves_amid_its_body_is_not_answered() -> None:
+async def test_a_client_that_leaves_during_its_body_gets_no_answer() -> None:
     async def view(request: ApiRequest) -> HttpResponse:
         raise AssertionError("half a request was answered")
 
     assert (await handle(view, Exchange(b"half of", breaks_off=True))).sent == []
 
 
-async def test_a_client_that_leaves_ends_the_work_and_what_it_held_is_closed() -> None:
+async def test_a_client_that_leaves_cancels_the_work_and_its_resources_are_closed() -> None:
     exchange, seen = Exchange(), []
 
     async def close() -> None:
-        await asyncio.sleep(0.01)  # the handler waits for this
+        await asyncio.sleep(0.01)  # the handler must wait for this
         seen.append("closed")
 
     async def view(request: ApiRequest) -> HttpResponse:
@@ -78,7 +78,7 @@ async def test_a_client_that_leaves_ends_the_work_and_what_it_held_is_closed() -
     assert exchange.sent == []
 
 
-async def test_cancelling_a_request_ends_the_work_too() -> None:
+async def test_cancelling_a_request_cancels_the_work_too() -> None:
     begun, closed = asyncio.Event(), asyncio.Event()
 
     async def view(request: ApiRequest) -> HttpResponse:
@@ -95,7 +95,7 @@ async def test_cancelling_a_request_ends_the_work_too() -> None:
     assert closed.is_set()
 
 
-async def test_what_a_request_holds_is_closed_after_its_answer() -> None:
+async def test_resources_are_closed_after_the_answer() -> None:
     exchange = Exchange()
     sent_by_then = []
 
@@ -107,7 +107,7 @@ async def test_what_a_request_holds_is_closed_after_its_answer() -> None:
     assert sent_by_then == [2]
 
 
-async def test_an_error_in_sending_is_raised_and_closes_what_the_request_held() -> None:
+async def test_an_error_while_sending_is_raised_and_closes_resources() -> None:
     closed = asyncio.Event()
 
     async def view(request: ApiRequest) -> HttpResponse:
@@ -123,13 +123,13 @@ async def test_an_error_in_sending_is_raised_and_closes_what_the_request_held() 
     assert closed.is_set()
 
 
-async def test_nothing_waits_for_a_client_that_has_its_answer() -> None:
+async def test_no_task_waits_for_a_client_that_has_its_answer() -> None:
     await handle(echo, Exchange(b"hello"))
-    await asyncio.sleep(0)  # for the task that has been cancelled
+    await asyncio.sleep(0)  # lets the cancelled task end
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_no_middleware_stands_between_a_request_and_its_route() -> None:
+def test_requests_reach_their_route_without_middleware() -> None:
     handler: Any = ApiHandler()
     assert handler._view_middleware == handler._template_response_middleware == handler._exception_middleware == []
 
@@ -137,7 +137,7 @@ def test_no_middleware_stands_between_a_request_and_its_route() -> None:
 # --- responses ---
 
 
-async def test_a_whole_answer_keeps_its_headers_and_gains_its_length() -> None:
+async def test_a_complete_answer_keeps_its_headers_and_gains_its_length() -> None:
     headers = [(b"X-Twice", b"1"), (b"x-twice", b"2")]
     exchange = await handle(lambda _: _whole(headers), Exchange())
     assert exchange.status == 418
@@ -145,7 +145,7 @@ async def test_a_whole_answer_keeps_its_headers_and_gains_its_length() -> None:
     assert exchange.chunks == [b"answer"]
 
 
-async def test_a_length_that_an_answer_states_is_kept() -> None:
+async def test_a_stated_length_is_kept() -> None:
     headers = [(b"Content-Length", b"6")]
     assert (await handle(lambda _: _whole(headers), Exchange())).headers == headers
 
@@ -154,7 +154,7 @@ async def _whole(headers: list[tuple[bytes, bytes]]) -> HttpResponse:
     return WholeResponse(418, headers, b"answer")
 
 
-async def test_an_ordinary_response_of_django_goes_out_too() -> None:
+async def test_ordinary_django_responses_are_sent_too() -> None:
     async def view(request: ApiRequest) -> HttpResponse:
         return HttpResponse("grüße", status=201, headers={"X-Own": "ü"})
 
@@ -193,7 +193,7 @@ class Stream:
             self.closed = True
 
 
-async def test_a_relayed_stream_goes_out_chunk_by_chunk_with_its_headers_as_they_are() -> None:
+async def test_a_relayed_stream_is_sent_chunk_by_chunk_with_unchanged_headers() -> None:
     headers, stream = [(b"X-Twice", b"1"), (b"X-Twice", b"2")], Stream(b"one", b"", b"two")
 
     async def view(request: ApiRequest) -> RelayedResponse:
@@ -217,7 +217,7 @@ async def test_a_relayed_stream_is_closed_when_its_client_leaves() -> None:
     assert stream.closed
 
 
-async def test_a_relayed_stream_that_breaks_off_is_not_ended_as_if_it_were_whole() -> None:
+async def test_a_relayed_stream_that_breaks_off_gets_no_regular_end() -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"one"
         raise ConnectionResetError

@@ -1,4 +1,4 @@
-"""What is one text to a reader."""
+"""Which texts are equal to a reader."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from conversations.likeness import alike, spelled, without_thinking
         ("  a\n", "a"),
     ],
 )
-def test_spellings_of_one_text_are_one(text: str, same: str) -> None:
+def test_spellings_of_a_text_are_equal(text: str, same: str) -> None:
     assert spelled(text) == spelled(same)
 
 
 @pytest.mark.parametrize("text", ["a\n\nb", "    indented\n  less", "a  b", "日本語\nです"])
-def test_an_ordinary_text_is_spelled_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert spelled(text) == text.strip()
 
 
-def test_thinking_at_the_beginning_of_an_answer_is_no_part_of_it() -> None:
+def test_leading_thinking_is_not_part_of_an_answer() -> None:
     assert without_thinking("<think>\nHm.\n</think>\n\nYes.") == "Yes."
     assert without_thinking("Write <think>a</think> tags.") == "Write <think>a</think> tags."
     assert without_thinking("<think>never ends") == "<think>never ends"
@@ -47,7 +47,7 @@ def test_thinking_at_the_beginning_of_an_answer_is_no_part_of_it() -> None:
         ("tool", "a\n b", "a b"),
     ],
 )
-def test_what_a_client_changed_is_alike(role: str, stored: str, resent: str) -> None:
+def test_texts_that_a_client_changed_are_alike(role: str, stored: str, resent: str) -> None:
     assert alike(role, stored, resent)
 
 
@@ -62,5 +62,5 @@ def test_what_a_client_changed_is_alike(role: str, stored: str, resent: str) -> 
         ("user", "Where is Rex?", "Where is Rex? And Max?"),
     ],
 )
-def test_what_says_something_else_is_not_alike(role: str, stored: str, resent: str) -> None:
+def test_different_texts_are_not_alike(role: str, stored: str, resent: str) -> None:
     assert not alike(role, stored, resent)

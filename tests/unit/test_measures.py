@@ -35,7 +35,7 @@ def test_all_questions_have_the_same_weight() -> None:
     assert found["questions"] == 2
 
 
-def test_mrr_depends_on_the_first_piece_of_evidence_only() -> None:
+def test_mrr_depends_only_on_the_first_piece_of_evidence() -> None:
     assert figures([answer("cd", "abcd"), answer("z", "abcd")])["mrr"] == pytest.approx((1 / 3 + 0) / 2)
 
 

@@ -34,13 +34,13 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="model"\r\n\r\nRI
         (b"", ""),
     ],
 )
-def test_a_form_names_it_in_a_field(body: bytes, model: str) -> None:
+def test_a_form_has_the_model_in_a_field(body: bytes, model: str) -> None:
     assert model_name.in_form(body, KIND) == model
     assert model_name.in_form(body, KIND.replace(b"=b", b'="b"')) == model
     assert model_name.in_form(body, b"multipart/form-data") == ""
 
 
-def test_another_name_takes_its_place_in_a_form() -> None:
+def test_a_models_name_is_replaced_in_a_form() -> None:
     body = form(FILE, MODEL)
     assert model_name.renamed_in_form(body, KIND, "voxtral-mini") == body.replace(
         b"mistral/voxtral-mini", b"voxtral-mini"
@@ -52,10 +52,10 @@ def test_another_name_takes_its_place_in_a_form() -> None:
     ("rest", "model"),
     [("models/gpt-4o", "gpt-4o"), ("models/a%2Fb", "a/b"), ("models", ""), ("files/models/x", ""), ("models/", "")],
 )
-def test_a_path_names_it(rest: str, model: str) -> None:
+def test_a_path_has_the_model(rest: str, model: str) -> None:
     assert model_name.in_path(rest) == model
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 5}', b"[" * 100_000])
-def test_a_body_without_a_model_names_none(body: bytes) -> None:
+def test_a_body_without_a_model_has_none(body: bytes) -> None:
     assert model_name.in_json(body) == ""

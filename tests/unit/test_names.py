@@ -1,4 +1,4 @@
-"""Who a question is about, and how it reads in the first person."""
+"""Finds the participant in a question, and rewords it in the first person."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names_in(text: str, people: list[str]) -> list[str]:
         ("Caroline " * 10_000, []),
     ],
 )
-def test_named(text: str, names: list[str]) -> None:
+def test_a_name_is_found_in_a_question(text: str, names: list[str]) -> None:
     assert names_in(text, PEOPLE) == names
 
 
@@ -90,11 +90,11 @@ def test_brackets_do_not_make_two_people() -> None:
         ("Did  Jon paint?", "Did Jon paint?"),
     ],
 )
-def test_in_first_person(text: str, said: str) -> None:
+def test_a_question_is_reworded_in_the_first_person(text: str, said: str) -> None:
     assert in_first_person(text, mentions(text, ["Caroline", "Mary Ann Lee"]), "english") == said
 
 
-def test_in_other_languages_the_name_is_left_out() -> None:
+def test_questions_in_other_languages_drop_the_name() -> None:
     question = "Wann hat Caroline gemalt?"
     assert in_first_person(question, mentions(question, ["Caroline"]), "german") == "Wann hat gemalt?"
     assert in_first_person("Caroline", mentions("Caroline", ["Caroline"]), "german") == ""

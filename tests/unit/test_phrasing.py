@@ -24,7 +24,7 @@ from conversations.recall.phrasing import asks_what_the_assistant_said, is_quest
         "spare key",
     ],
 )
-def test_questions(text: str) -> None:
+def test_questions_become_queries(text: str) -> None:
     assert is_question(text)
 
 

@@ -23,12 +23,12 @@ def test_a_text_that_fits_is_one_piece() -> None:
     assert split("One. Two.\nThree.", words, 3) == [Piece(0, 16)]
 
 
-def test_white_space_around_a_text_is_no_part_of_its_piece() -> None:
+def test_pieces_have_no_surrounding_white_space() -> None:
     assert split("  \n one two \t", words) == [Piece(4, 11)]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \u3000" * 100])
-def test_nothing_but_white_space_has_no_pieces(text: str) -> None:
+def test_white_space_alone_has_no_pieces(text: str) -> None:
     assert split(text, words) == []
 
 
@@ -40,24 +40,24 @@ def test_a_long_text_is_cut_between_sentences() -> None:
     assert all(piece.startswith("Sentence") and piece.endswith("here.") for piece in pieces)
 
 
-def test_a_line_is_a_better_border_than_a_sentence() -> None:
+def test_lines_are_preferred_to_sentences_as_borders() -> None:
     text = "one two. three four. five six\nseven. eight nine ten eleven"
     assert texts(text, split(text, words, 7))[0].endswith("six")
 
 
-def test_a_sentence_too_long_is_cut_between_words() -> None:
+def test_a_sentence_that_is_too_long_is_cut_between_words() -> None:
     text = " ".join(f"word{number}" for number in range(100))
     pieces = texts(text, split(text, words, 10))
     assert [word for piece in pieces for word in piece.split()] == text.split()
 
 
-def test_a_word_too_long_is_cut_anywhere() -> None:
+def test_a_word_that_is_too_long_is_cut_anywhere() -> None:
     pieces = texts("x" * 1000, split("x" * 1000, characters, 128))
     assert "".join(pieces) == "x" * 1000
     assert all(len(piece) <= 128 for piece in pieces)
 
 
-def test_a_character_that_is_longer_than_the_limit_is_a_piece_of_its_own() -> None:
+def test_a_character_over_the_limit_is_its_own_piece() -> None:
     assert split("ab", lambda text: 500 * len(text), 128) == [Piece(0, 1), Piece(1, 2)]
 
 
@@ -86,7 +86,7 @@ def test_pieces_are_short_enough_in_order_and_lose_nothing(text: str, limit: int
 
 
 @pytest.mark.parametrize("unit", ["x", "x ", "x.", "Short. ", "x\n", "!", ".'", " " * 50 + "x", "。"])
-def test_every_character_of_a_megabyte_is_counted_a_few_times_only(unit: str) -> None:
+def test_characters_of_a_megabyte_are_counted_only_a_few_times(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     counted = 0
     longest = 0

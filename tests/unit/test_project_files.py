@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_latest_release_of_the_changelog_is_the_version() -> None:
+def test_the_latest_release_in_the_changelog_is_the_version() -> None:
     released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
     assert released[0] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 

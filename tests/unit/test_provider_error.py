@@ -1,4 +1,4 @@
-"""What providers say when they refuse, in whatever words."""
+"""Errors of providers, in any form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_error_in_any_words_is_one_line(body: object, line: str) -> None:
         (b"", ""),
     ],
 )
-def test_what_is_no_json_is_kept_as_text(body: bytes, line: str) -> None:
+def test_an_error_that_is_not_json_is_kept_as_text(body: bytes, line: str) -> None:
     assert error_line_of_body(body) == line
 
 

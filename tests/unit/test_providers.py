@@ -105,7 +105,7 @@ def test_a_models_name_selects_its_provider(model: str, provider: str, known_as:
         ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
     ],
 )
-def test_providers_that_are_built_in(name: str, base_url: str) -> None:
+def test_built_in_providers_have_their_addresses(name: str, base_url: str) -> None:
     provider = built_in().select(f"{name}/model").provider
     assert (provider.base_url, provider.memory_role, provider.key) == (base_url, None, None)
 
@@ -125,17 +125,17 @@ def test_providers_that_are_built_in(name: str, base_url: str) -> None:
         ("", "inside"),
     ],
 )
-def test_only_openais_own_models_get_a_late_system_message(model: str, role: str) -> None:
+def test_only_openais_own_models_get_the_block_as_a_system_message(model: str, role: str) -> None:
     assert built_in().select(model).memory_role == role
 
 
-def test_a_declared_place_holds_for_every_model_of_the_provider(configured: Providers) -> None:
+def test_a_declared_memory_role_applies_to_every_model_of_the_provider(configured: Providers) -> None:
     assert configured.select("groq/gpt-4o").memory_role == "user"
 
 
 @pytest.mark.parametrize("name", ["openai", "ollama", "mistral", "gemini"])
 @pytest.mark.parametrize("ending", ["", "/", "/chat/completions", "/chat/completions//"])
-def test_an_address_is_taken_with_or_without_its_ending(name: str, ending: str) -> None:
+def test_addresses_work_with_and_without_their_ending(name: str, ending: str) -> None:
     providers = built_in(**{f"RSV_{name.upper()}_BASE_URL": f" http://10.0.0.1:9/api/v1{ending}\n"})
     assert providers.select(f"{name}/model").provider.base_url == "http://10.0.0.1:9/api/v1"
 
@@ -145,7 +145,7 @@ def test_an_empty_address_counts_as_unset() -> None:
 
 
 @pytest.mark.parametrize("name", ["openai", "ollama", "mistral", "gemini"])
-def test_a_key_goes_to_the_provider_it_is_named_for_and_no_other(name: str) -> None:
+def test_a_key_goes_to_its_own_provider_only(name: str) -> None:
     providers = built_in(**{f"{name.upper()}_API_KEY": "sk-secret\n"})
     keys = {other: providers.select(f"{other}/m").provider.key for other in ("openai", "ollama", "mistral", "gemini")}
     assert keys.pop(name) == "sk-secret"
@@ -153,13 +153,13 @@ def test_a_key_goes_to_the_provider_it_is_named_for_and_no_other(name: str) -> N
 
 
 @pytest.mark.parametrize("key", ["sk-secret\nX-Header: 1", "sk-secret\x00", "sk-sécret"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(key: str) -> None:
+def test_a_key_that_is_no_valid_header_is_refused_without_quoting_it(key: str) -> None:
     with pytest.raises(ValueError, match=r"^MISTRAL_API_KEY: write the key alone") as caught:
         built_in(MISTRAL_API_KEY=key)
     assert "cret" not in str(caught.value)
 
 
-def test_keys_are_in_no_repr(configured: Providers) -> None:
+def test_keys_are_hidden_in_reprs(configured: Providers) -> None:
     for name in ("openai", "mistral", "gemini", "ollama", "groq"):
         target = configured.select(f"{name}/model")
         assert target.provider.key == f"sk-{name}"
@@ -180,12 +180,12 @@ def test_the_file_adds_providers_and_names_the_default(configured: Providers) ->
 
 
 @pytest.mark.parametrize("model", ["moonshotai/kimi-k2", "llama-guard-4", "deepseek:free", "ft:gpt-4o:free"])
-def test_patterns_of_the_file_are_tried_before_the_built_in_ones(configured: Providers, model: str) -> None:
+def test_the_files_patterns_precede_the_built_in_ones(configured: Providers, model: str) -> None:
     assert configured.select(model) == Target(configured.default, model)
     assert configured.select("llama3.2").provider.name == "ollama"
 
 
-def test_the_file_changes_a_provider_that_is_built_in_and_the_environment_wins(tmp_path: Path) -> None:
+def test_the_file_overrides_built_in_providers_and_the_environment_overrides_the_file(tmp_path: Path) -> None:
     openai = from_file(tmp_path, FILE, OPENAI_API_KEY="sk").select("openai/m").provider
     assert (openai.base_url, openai.key) == ("https://eu.api.openai.com/v1", "sk")
     openai = from_file(tmp_path, FILE, RSV_OPENAI_BASE_URL="http://me/v1").select("openai/m").provider
@@ -236,7 +236,7 @@ def test_costs_of_known_models() -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-unknown", "llama3.2:3b", "ollama/gpt-4o", "whisper-1", "gemini/gemma-3"])
-def test_an_unknown_price_is_none_and_not_zero(model: str) -> None:
+def test_an_unknown_price_is_none_rather_than_zero(model: str) -> None:
     providers = built_in()
     assert providers.cost(providers.select(model), 1000, 1000) is None
 
@@ -263,7 +263,7 @@ def test_prices_of_the_file_win(configured: Providers) -> None:
         "https://api.example.com/v1#sk-secret",
     ],
 )
-def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: Path) -> None:
+def test_an_invalid_address_is_refused_with_the_remedy(address: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^RSV_MISTRAL_BASE_URL: write an address such as https://") as caught:
         built_in(RSV_MISTRAL_BASE_URL=address)
     assert "secret" not in str(caught.value)
@@ -300,14 +300,14 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, tmp_path: P
         ("[prices]\nx = { input = 1, output = 1, outptu = 1 }", "'outptu' is not one of them"),
     ],
 )
-def test_a_wrong_file_is_refused_with_what_to_write(content: str, sentence: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_with_the_remedy(content: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         from_file(tmp_path, content)
     assert "providers.toml" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be read .*: name a TOML file"):
         built_in(RESERVOIR_PROVIDERS=str(tmp_path / "none.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
@@ -333,13 +333,13 @@ GATEWAY = {"RSV_OPENAI_BASE_URL": "https://gateway.example.com/v1"}
         "gemini/gemini-2.5-pro",
     ],
 )
-def test_a_gateway_gets_its_own_names_whole(model: str) -> None:
+def test_a_gateway_gets_its_model_names_whole(model: str) -> None:
     target = built_in(**GATEWAY).select(model)
     assert (target.provider.base_url, target.model) == (GATEWAY["RSV_OPENAI_BASE_URL"], model)
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-4o", "deepseek/deepseek-r1:free", "qwen/qwen3-32b", "a.b-v1:0"])
-def test_a_gateway_gets_its_own_names_whole_beside_providers_that_were_set_up(model: str) -> None:
+def test_a_gateway_gets_its_model_names_whole_beside_configured_providers(model: str) -> None:
     others = {f"RSV_{name}_BASE_URL": f"http://127.0.0.1:9/{name}" for name in ("OLLAMA", "MISTRAL", "GEMINI")}
     target = built_in(**GATEWAY, **others).select(model)
     assert (target.provider.name, target.model) == ("openai", model)
@@ -356,9 +356,7 @@ def test_a_gateway_gets_its_own_names_whole_beside_providers_that_were_set_up(mo
         ("gemini-2.5-flash", "gemini", "gemini-2.5-flash"),
     ],
 )
-def test_behind_a_gateway_providers_that_were_set_up_keep_their_prefix(
-    model: str, provider: str, known_as: str
-) -> None:
+def test_configured_providers_keep_their_prefix_behind_a_gateway(model: str, provider: str, known_as: str) -> None:
     set_up = {"RSV_OLLAMA_BASE_URL": "http://10.0.0.1:1/v1", "MISTRAL_API_KEY": "sk-mistral"}
     target = built_in(**GATEWAY, **set_up).select(model)
     assert (target.provider.name, target.model) == (provider, known_as)
@@ -376,12 +374,12 @@ def test_a_declared_provider_that_matches_everything_takes_everything(tmp_path: 
         assert (providers.select(model).provider.name, providers.select(model).model) == ("all", model)
 
 
-def test_a_tag_means_ollama_only_on_this_machine_or_where_it_was_set_up() -> None:
+def test_a_tag_means_ollama_only_when_it_is_local_or_configured() -> None:
     assert built_in().select("deepseek-r1:8b").provider.name == "ollama"
     assert built_in(RSV_OLLAMA_BASE_URL="http://10.0.0.1/v1").select("deepseek-r1:8b").provider.name == "ollama"
 
 
-def test_a_target_says_why_it_was_chosen() -> None:
+def test_a_target_explains_its_choice() -> None:
     assert built_in().select("qwen3").why == "it matches qwen*, a built-in pattern"
     assert "default" in built_in().select("gpt-4o").why
     assert "mistral/" in built_in().select("mistral/small").why

@@ -1,4 +1,4 @@
-"""proxy/demo/quoting.py: the provider without a model knows what the request says, and nothing else."""
+"""proxy/demo/quoting.py: the provider without a model knows only the request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_earlier_turn_is_quoted() -> None:
     assert "Miso" in answer(parts)
 
 
-def test_of_equals_the_later_one_is_quoted_and_the_user_before_the_assistant() -> None:
+def test_ties_quote_the_later_turn_and_the_user_first() -> None:
     turns = [user("I live in Bonn."), user("I live in Oslo."), {"role": "assistant", "content": "You live in Rome."}]
     assert "Oslo" in answer([*turns, user("Where do I live?")])
 
@@ -50,13 +50,13 @@ def test_questions_and_its_own_answers_are_not_quoted() -> None:
     )
 
 
-def test_of_a_long_note_one_sentence_is_quoted() -> None:
+def test_one_sentence_of_a_long_note_is_quoted() -> None:
     long = "Nothing of interest here. " * 20 + "My cat is called Miso. " + "And nothing more. " * 20
     assert len(long) > LONGEST_QUOTE
     assert answer([block(("user", long)), user("What is my cat called?")]).endswith('"My cat is called Miso."')
 
 
-def test_it_says_when_there_is_nothing() -> None:
+def test_an_empty_memory_is_admitted() -> None:
     assert answer([user("What is my cat called?")]) == (
         f"{SELF} Nothing in it (0 notes) shares a word with your question."
     )

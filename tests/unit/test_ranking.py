@@ -61,7 +61,7 @@ def parts(frame: Frame, asked: Asked | None = None) -> dict[str, Floats]:
     return ranking.parts(frame, asked or Asked())
 
 
-def test_bm25_is_what_the_formula_says() -> None:
+def test_bm25_follows_its_formula() -> None:
     counts, lengths = np.array([[2.0, 0.0, 1.0]]), np.array([10.0, 20.0, 30.0])
     rarity = idf(np.array([2]), 3)
     assert rarity[0] == pytest.approx(log(1 + (3 - 2 + 0.5) / (2 + 0.5)))
@@ -71,7 +71,7 @@ def test_bm25_is_what_the_formula_says() -> None:
     assert found[2] == pytest.approx(rarity[0] * 1 * 2.2 / (1 + 1.2 * (0.5 + 0.5 * 30 / 20)))
 
 
-def test_a_word_that_stands_everywhere_tells_next_to_nothing_and_never_less() -> None:
+def test_a_word_in_every_message_counts_little_but_never_negatively() -> None:
     assert 0 < idf(np.array([1000]), 1000)[0] < 0.001 < 6 < idf(np.array([1]), 1000)[0]
 
 
@@ -87,7 +87,7 @@ def test_each_part_is_at_most_its_weight() -> None:
     assert found["words"].max() == pytest.approx(WEIGHTS["words"])
 
 
-def test_a_message_without_a_vector_has_no_part_in_vector() -> None:
+def test_a_message_without_a_vector_scores_zero_for_vector() -> None:
     assert list(parts(frame(cosines=[0.5, nan]))["vector"]) == [WEIGHTS["vector"], 0]
 
 
@@ -102,12 +102,12 @@ def test_the_only_message_is_found_by_its_vector() -> None:
     assert from_baseline(np.array([-0.3])) == pytest.approx([0.0])
 
 
-def test_words_of_the_turn_before_and_after_count_less() -> None:
+def test_words_of_neighbouring_turns_count_less() -> None:
     words = parts(frame([0, 0, 1, 0, 0]))["words"]
     assert words[2] > words[3] > words[1] > words[0] == words[4] == 0
 
 
-def test_a_session_parts_neighbours() -> None:
+def test_sessions_separate_neighbours() -> None:
     words = parts(frame([0, 1, 0], sessions=[0, 0, 1]))
     assert words["words"][2] == words["nearby"][2] == 0 < words["words"][0]
 
@@ -133,17 +133,17 @@ def test_a_session_that_answers_lifts_all_of_its_messages() -> None:
     assert by_vector == pytest.approx(by_words)
 
 
-def test_nearby_is_the_share_of_what_the_query_says() -> None:
+def test_nearby_is_the_share_of_the_querys_words() -> None:
     near = parts(frame([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0] * 6))["nearby"]
     assert near == pytest.approx(np.array([0.5, 1.0, 1.0, 1.0, 0.5, 0.5]) * WEIGHTS["nearby"])
 
 
-def test_the_one_who_was_asked_about_is_preferred() -> None:
+def test_messages_of_the_participant_asked_about_are_preferred() -> None:
     assert list(parts(frame([0, 0, 0]), Asked(speakers=(2,)))["speaker"]) == [0, WEIGHTS["speaker"], 0]
     assert not parts(frame([0, 0, 0]))["speaker"].any()
 
 
-def test_an_answer_has_a_share_in_its_question() -> None:
+def test_an_answer_gets_a_share_of_its_question() -> None:
     found = parts(frame(cosines=[0.9, 0.1, 0.1, 0.1, 0.1], asks=[True, *[False] * 4], speakers=[1, 2, 2, 1, 2]))[
         "answer"
     ]
@@ -153,7 +153,7 @@ def test_an_answer_has_a_share_in_its_question() -> None:
     assert found[4] == 0
 
 
-def test_a_question_counts_less_than_what_tells() -> None:
+def test_questions_count_less_than_statements() -> None:
     assert list(parts(frame([0, 0], asks=[True, False]))["question"]) == [WEIGHTS["question"], 0]
 
 
@@ -201,12 +201,12 @@ def test_in_a_statement_words_count_less_and_a_name_counts_nothing() -> None:
     assert not statement["speaker"].any()
 
 
-def test_nothing_is_made_of_nothing() -> None:
+def test_an_empty_frame_gives_no_scores() -> None:
     assert all(not values.size for values in parts(frame(cosines=[])).values())
     assert not parts(frame([0, 0], cosines=[nan, nan]))["words"].any()
 
 
 @given(st.integers(1, 8), st.integers(-10, 10).filter(bool))
-def test_neighbours_reach_no_further_than_there_are_messages(size: int, distance: int) -> None:
+def test_neighbours_stop_at_the_first_and_last_message(size: int, distance: int) -> None:
     moved = Neighbours(np.zeros(size, np.int64)).of(np.arange(1.0, size + 1), distance)
     assert list(moved) == [i - distance + 1 if 0 <= i - distance < size else 0 for i in range(size)]

@@ -1,4 +1,4 @@
-"""proxy/answer/relay.py: in which order a stream is relayed, remembered and closed."""
+"""proxy/answer/relay.py: the order in which a stream is relayed, stored and closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BROKEN = ProviderUnreachable("The provider broke off.")
 
 
 class Stream:
-    """A provider's answer in pieces; an error among them is raised. `log` holds what happened, in order."""
+    """A provider's answer in pieces; errors among them are raised. `log` lists the events in order."""
 
     def __init__(self, pieces: Sequence[bytes | ProviderError], *, encoding: str = "identity") -> None:
         self.status = 200
@@ -43,7 +43,7 @@ class Stream:
         self.log.append(result.ended)
 
     async def relay(self, *, leave_after: int | None = None) -> list[Any]:
-        """Relay to a client that leaves after so many pieces; returns what happened, in order."""
+        """Relay to a client that leaves after this many pieces; returns the events in order."""
         async with aclosing(relay.stream(cast(Answer, self), self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 self.log.append(chunk)
@@ -66,19 +66,19 @@ async def test_half_an_event_of_a_stream_that_breaks_off_is_not_relayed() -> Non
     assert error.strip().startswith(b'data: {"error"')
 
 
-async def test_a_break_after_the_terminal_event_is_none() -> None:
+async def test_a_break_after_the_terminal_event_is_ignored() -> None:
     assert await Stream([HELLO + STOP + DONE, BROKEN]).relay() == [HELLO + STOP, Ended.ANSWERED, DONE, "closed"]
 
 
-async def test_a_client_that_leaves_ends_the_providers_work_before_anything_is_stored() -> None:
+async def test_a_client_that_leaves_stops_the_provider_before_anything_is_stored() -> None:
     assert await Stream([HELLO, STOP + DONE]).relay(leave_after=1) == [HELLO, "closed", Ended.GONE]
 
 
-async def test_a_client_that_leaves_between_the_answer_and_its_end_has_been_answered() -> None:
+async def test_a_client_that_leaves_before_the_terminal_event_has_been_answered() -> None:
     assert await Stream([HELLO + STOP + DONE]).relay(leave_after=2) == [HELLO + STOP, Ended.ANSWERED, DONE, "closed"]
 
 
-async def test_a_compressed_stream_is_relayed_as_it_is_and_kept() -> None:
+async def test_a_compressed_stream_is_relayed_unchanged_and_stored() -> None:
     packed = gzip.compress(HELLO + STOP + DONE)
     assert await Stream([packed], encoding="gzip").relay() == [Ended.ANSWERED, packed, "closed"]
 

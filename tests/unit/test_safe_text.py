@@ -1,4 +1,4 @@
-"""Stored text shown as HTML: laid out where that is safe, and text in any case."""
+"""Stored text as HTML: formatted where that is safe, plain text otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HARMLESS = {"div", "span", "bdi", "mark", "p", "br", "hr", "em", "strong", "s", 
 HARMLESS |= {"ul", "ol", "li", "h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 
 
-def test_markdown_is_laid_out() -> None:
+def test_markdown_is_rendered() -> None:
     html = safe_text.formatted("# Bees\n\n- *one*\n- **two**\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n```py\nx < 1\n```")
     for piece in ("<h1>Bees</h1>", "<em>one</em>", "<strong>two</strong>", "<td>1</td>", "<code>x &lt; 1\n</code>"):
         assert piece in html, html
@@ -64,7 +64,7 @@ def test_hidden_characters_are_shown() -> None:
     assert safe_text.shown("one\r\ntwo\rthree\ttab") == "one\ntwo\nthree\ttab"
 
 
-def test_scripts_keep_the_characters_they_are_written_with() -> None:
+def test_scripts_keep_the_characters_that_they_need() -> None:
     for text in ("می‌خواهم", "👩‍👩‍👧", "שלום\u200f!", "ไทย", "日本語"):
         assert safe_text.shown(text) == text
 
@@ -80,7 +80,7 @@ def test_an_excerpt_begins_near_the_first_hit() -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_text_makes_markup_of_its_own(text: str) -> None:
+def test_no_text_produces_markup(text: str) -> None:
     for html in (
         safe_text.formatted(text),
         safe_text.plain(text),
@@ -91,7 +91,7 @@ def test_no_text_makes_markup_of_its_own(text: str) -> None:
         assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", html)
 
 
-def test_parts_of_a_message_are_told_apart() -> None:
+def test_parts_of_a_message_are_distinguished() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://e.example/cat.png"}}
     payload = (
         '{"content": [{"type": "text", "text": "Look"}, %s, {"type": "input_audio", "input_audio": {"data": "AA"}}]}'
@@ -109,16 +109,16 @@ def test_parts_of_a_message_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("payload", ["", "[]", "null", "{", '{"content": [1, null]}', '{"tool_calls": 3}'])
-def test_a_payload_that_is_none_shows_the_text(payload: str) -> None:
+def test_an_invalid_payload_shows_the_text(payload: str) -> None:
     assert [part.kind for part in parts("user", "Hello", payload)] == ["text"]
 
 
-def test_a_script_address_in_an_image_part_is_no_link() -> None:
+def test_a_script_address_in_an_image_part_is_not_a_link() -> None:
     payload = '{"content": [{"type": "image_url", "image_url": {"url": "javascript:alert(1)"}}]}'
     assert [(part.kind, part.url) for part in parts("user", "", payload)] == [("note", "")]
 
 
-def test_what_markdown_makes_of_references_is_shown_as_well() -> None:
+def test_references_in_markdown_are_shown_too() -> None:
     html = safe_text.formatted("a &#x202e;gnp.exe &shy;b [x](https://a.example/ '&#8203;')")
     assert "⟦U+202E⟧gnp.exe" in html and "⟦U+00AD⟧b" in html and "⟦U+200B⟧" in html
 
@@ -128,7 +128,7 @@ def test_variation_selectors_that_hide_a_text_are_shown_and_those_of_ideographs_
     assert safe_text.shown("葛\U000e0100城") == "葛\U000e0100城"
 
 
-def test_json_with_hidden_characters_escaped_says_the_same() -> None:
+def test_json_with_escaped_hidden_characters_has_the_same_value() -> None:
     text = json.dumps({"a": "x\u202e\x7f\U000e0041\n"}, ensure_ascii=False, indent=1)
     assert "\u202e" not in safe_text.escaped(text)
     assert json.loads(safe_text.escaped(text)) == json.loads(text)

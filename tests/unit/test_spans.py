@@ -1,4 +1,4 @@
-"""Which part of a long message is shown."""
+"""Excerpts of long messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_best_piece_is_widened_by_two_sentences_on_each_side() -> None:
     assert shown(pieces) == "".join(SENTENCES[8:22]).strip()
 
 
-def test_a_piece_that_cuts_sentences_is_widened_to_whole_ones_first() -> None:
+def test_a_piece_that_cuts_sentences_is_first_widened_to_whole_ones() -> None:
     start, end, _ = piece(10, 20)
     assert shown([piece(0, 10), Scored(start - 20, end + 20, 0.9)]) == "".join(SENTENCES[7:23]).strip()
 
@@ -50,11 +50,11 @@ def test_words_of_the_query_count_as_much_as_the_vector() -> None:
     assert "topic2," in shown(pieces, "number")
 
 
-def test_without_vectors_words_decide() -> None:
+def test_words_decide_without_vectors() -> None:
     assert "topic42" in shown([], "topic42")
 
 
-def test_the_borders_of_the_text_are_borders_of_sentences() -> None:
+def test_the_ends_of_the_text_are_borders_of_sentences() -> None:
     assert shown([piece(0, 10, 0.9), piece(10, 60)]).startswith("Sentence number 0 ")
     assert shown([piece(0, 50), piece(50, 60, 0.9)]).endswith(SENTENCES[-1].strip())
 
@@ -64,7 +64,7 @@ def test_text_without_sentences_is_shown_as_it_was_cut() -> None:
 
 
 @given(st.text(min_size=1, max_size=3000), st.data())
-def test_a_span_holds_its_piece_and_little_more(text: str, data: st.DataObject) -> None:
+def test_a_span_holds_its_piece_and_little_else(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
     first, last = best_span(text, [Scored(start, end, 0.9), Scored(0, 1, 0.1)], [])
@@ -75,7 +75,7 @@ def test_a_span_holds_its_piece_and_little_more(text: str, data: st.DataObject) 
 
 
 @given(st.text("abi ß\n", max_size=80), st.lists(st.text("abi1", min_size=1, max_size=6), min_size=1, max_size=4))
-def test_a_share_is_that_of_the_words_that_begin_so(text: str, stems: list[str]) -> None:
+def test_shares_count_words_by_their_prefix(text: str, stems: list[str]) -> None:
     words = re.findall(r"\w+", text.casefold())
 
     def held(stem: str) -> bool:
@@ -85,7 +85,7 @@ def test_a_share_is_that_of_the_words_that_begin_so(text: str, stems: list[str])
     assert spans._share(text, stems) == pytest.approx(sum(map(held, stems)) / len(stems))
 
 
-def test_of_a_very_long_text_the_nearest_pieces_are_read() -> None:
+def test_only_the_nearest_pieces_of_a_very_long_text_are_read() -> None:
     text = "".join(f"Sentence number {number:04}. " for number in range(2000))
     pieces = [Scored(at, at + 22, 0.9 if at == 2200 else 0.1) for at in range(0, 40_000, 22)]
     start, end = best_span(text, pieces, ["number"])

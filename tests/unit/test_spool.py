@@ -141,14 +141,14 @@ def read_back(data: bytes) -> list[bytes | None]:
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda b: b.hex().encode()), min_size=1, max_size=4), st.data())
-def test_a_segment_cut_at_any_byte_keeps_every_whole_record(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_segment_truncated_at_any_byte_keeps_every_whole_record(payloads: list[bytes], data: st.DataObject) -> None:
     whole = segment(*payloads)
     cut = data.draw(st.integers(0, len(whole)))
     ends = [len(segment(*payloads[: i + 1])) for i in range(len(payloads))]
     assert read_back(whole[:cut]) == [p for p, end in zip(payloads, ends, strict=True) if end <= cut]
 
 
-def test_a_last_record_cut_at_any_byte_loses_only_itself() -> None:
+def test_a_last_record_truncated_at_any_byte_loses_only_itself() -> None:
     first, whole = segment(b"one"), segment(b"one", b"two")
     for cut in range(len(first), len(whole)):
         assert read_back(whole[:cut]) == [b"one"], cut
@@ -206,7 +206,7 @@ def test_records_of_concurrent_processes_are_replayed_in_the_order_that_clients_
     assert stored(folder) == texts
 
 
-def test_a_scope_is_held_until_its_records_of_all_processes_are_stored(folder: Path) -> None:
+def test_a_scope_is_blocked_until_its_records_of_all_processes_are_stored(folder: Path) -> None:
     mine, other = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
     assert not mine.holds(HOME)
     keep(other, "hello")
@@ -233,7 +233,7 @@ def test_an_interrupted_replay_continues_where_it_stopped(spool: Spool, folder: 
     assert found == ["one", "", "two", "three"]
 
 
-def test_a_refused_record_delays_no_other_and_is_set_aside(spool: Spool, folder: Path) -> None:
+def test_a_refused_record_is_set_aside_and_delays_no_other(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "bad", "three")
     found: list[str] = []
 
@@ -262,7 +262,7 @@ def test_refused_records_can_be_discarded(spool: Spool, folder: Path) -> None:
     assert discard_rejected(folder) == 0
 
 
-def test_a_damaged_record_is_counted_and_delays_no_other(spool: Spool, folder: Path) -> None:
+def test_a_damaged_record_is_counted_and_skipped(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "two", "three")
     (path,) = folder.glob("*.spool")
     at = path.read_bytes().index(b"two")
@@ -299,7 +299,7 @@ def test_a_record_over_the_limit_is_refused_and_earlier_ones_stay(folder: Path) 
     assert stored(folder) == ["one", "two"]
 
 
-def test_an_entry_that_cannot_be_made_fails_alone(spool: Spool, folder: Path) -> None:
+def test_an_entry_that_cannot_be_encoded_fails_alone(spool: Spool, folder: Path) -> None:
     def broken() -> Entry:
         raise ValueError
 
@@ -309,7 +309,7 @@ def test_an_entry_that_cannot_be_made_fails_alone(spool: Spool, folder: Path) ->
     assert stored(folder) == ["fine"]
 
 
-def test_concurrent_records_share_flushes_and_none_is_lost(
+def test_concurrent_records_share_flushes_without_loss(
     spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushes: list[int] = []
@@ -384,7 +384,7 @@ def test_scopes_are_stored_in_turn_each_with_the_records_added_meanwhile(spool: 
 
 
 def test_a_process_that_starts_writing_during_a_replay_is_not_overtaken_by_an_older_one(folder: Path) -> None:
-    """A client's connection moves from a new worker to an old one during a replay that knows only the old one."""
+    """During a replay that knows only the old worker, a client's connection moves from a new worker to the old one."""
     old, new = Spool(folder, limit=2**30), Spool(folder, limit=2**30)
     bob = Scope("home", "bob")
     keep(old, "alice 0")

@@ -1,4 +1,4 @@
-"""proxy/answer/stream_copy.py: the bytes that are relayed are those that arrived, and the copy adds up."""
+"""proxy/answer/stream_copy.py: the relayed bytes are those that arrived, and the copy adds up."""
 
 import json
 from typing import Any
@@ -81,7 +81,7 @@ STREAMS = {
 }
 
 
-def test_a_streamed_text_adds_up_to_its_message() -> None:
+def test_streamed_text_adds_up_to_its_message() -> None:
     copy = copy_of(TEXT_STREAM)
     reply = copy.reply()
     assert [message.payload for message in reply.messages] == [
@@ -163,7 +163,7 @@ stream_pieces = st.lists(
 @given(stream_pieces)
 @example([b"data: [DONE]", b"\r", b"\n", b"more"])
 @example([b"data: x\r", b"\ndata: [DONE]\n", b"\n"])
-def test_no_input_is_ever_lost_or_reordered(pieces: list[bytes]) -> None:
+def test_input_is_never_lost_or_reordered(pieces: list[bytes]) -> None:
     copy = StreamCopy()
     given_out = b""
     for i, piece in enumerate(pieces):
@@ -189,7 +189,7 @@ def test_no_input_is_ever_lost_or_reordered(pieces: list[bytes]) -> None:
         b"data: [DONE]\n\n: after\n\ndata: {}\n\n",
     ],
 )
-def test_the_terminal_event_and_what_follows_it_is_held_back(last: bytes) -> None:
+def test_the_terminal_event_and_everything_after_it_is_held_back(last: bytes) -> None:
     before = chunk(delta(content="Hi", finish_reason="stop"))
     copy = StreamCopy()
     assert copy.feed(before + last) == before
@@ -201,7 +201,7 @@ def test_the_terminal_event_and_what_follows_it_is_held_back(last: bytes) -> Non
     assert copy.feed(b"and more") == b"and more"
 
 
-def test_what_comes_after_the_terminal_event_is_not_part_of_the_answer() -> None:
+def test_data_after_the_terminal_event_is_not_part_of_the_answer() -> None:
     after = chunk(delta(content="more")) + event({"error": {"message": "late"}})
     copy = copy_of(TEXT_STREAM + after, after)
     copy.close()
@@ -226,7 +226,7 @@ def test_a_line_that_only_resembles_the_terminal_event_is_relayed(line: bytes) -
     assert not copy.done
 
 
-def test_the_terminal_mark_inside_a_text_is_text() -> None:
+def test_the_terminal_mark_inside_text_is_text() -> None:
     stream = chunk(delta(content="say data: [DONE]\n\ndata: [DONE]\n\n"))
     copy = StreamCopy()
     assert copy.feed(stream) == stream
@@ -234,7 +234,7 @@ def test_the_terminal_mark_inside_a_text_is_text() -> None:
     assert copy.reply().messages[0].payload["content"] == "say data: [DONE]\n\ndata: [DONE]\n\n"
 
 
-def test_a_line_beginning_is_held_only_as_long_as_it_may_become_the_end() -> None:
+def test_the_start_of_a_line_is_held_only_while_it_may_become_the_end() -> None:
     copy = StreamCopy()
     assert copy.feed(b"data: ") == b""
     assert copy.held == b"data: "
@@ -242,7 +242,7 @@ def test_a_line_beginning_is_held_only_as_long_as_it_may_become_the_end() -> Non
     assert copy.held == b""
 
 
-def test_a_line_of_spaces_is_not_held_back_without_limit() -> None:
+def test_a_line_of_spaces_is_held_back_up_to_a_limit() -> None:
     copy = StreamCopy()
     out = b"".join(copy.feed(part) for part in [b"data:"] + [b" "] * 1000)
     assert out + copy.held == b"data:" + b" " * 1000
@@ -273,7 +273,7 @@ def test_a_last_event_without_its_empty_line_counts_when_the_stream_has_ended() 
     assert copy.reply().messages[0].payload["content"] == "Hi there"
 
 
-def test_tool_calls_are_put_together_by_index() -> None:
+def test_tool_calls_are_assembled_by_index() -> None:
     assert payload_of(TOOL_STREAM) == {
         "role": "assistant",
         "content": None,
@@ -321,7 +321,7 @@ def test_unknown_fields_of_a_tool_call_are_kept() -> None:
     assert call["extra_content"] == signature
 
 
-def test_a_custom_tool_call_and_a_legacy_function_call_are_put_together() -> None:
+def test_custom_tool_calls_and_legacy_function_calls_are_assembled() -> None:
     custom = [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "sh", "input": "l"}}]
     assert payload_of(
         chunk(delta(tool_calls=custom, function_call={"name": "f", "arguments": "{"})),
@@ -353,7 +353,7 @@ def test_an_answer_is_complete_without_a_terminal_event_once_all_choices_have_fi
     assert not copy.done
 
 
-def test_an_answer_that_only_reasons_is_kept() -> None:
+def test_an_answer_with_only_reasoning_is_kept() -> None:
     assert payload_of(
         chunk(delta(role="assistant", reasoning_content="Let ")),
         chunk(delta(reasoning_content="me", reasoning="think", odd="a")),
@@ -391,7 +391,7 @@ def test_content_that_comes_as_parts_is_joined_part_by_part() -> None:
     ]
 
 
-def test_a_refusal_and_audio_are_put_together() -> None:
+def test_refusals_and_audio_are_assembled() -> None:
     assert payload_of(
         chunk(delta(refusal="I ca", audio={"id": "audio_1", "transcript": "He"})),
         chunk(delta(refusal="nnot", audio={"transcript": "llo", "data": "AA"})),
@@ -404,7 +404,7 @@ def test_a_refusal_and_audio_are_put_together() -> None:
     }
 
 
-def test_a_stream_of_usage_only_has_no_message() -> None:
+def test_a_stream_with_only_usage_has_no_message() -> None:
     assert copy_of(chunk(usage=USAGE), DONE).reply() == Reply(usage=USAGE, complete=True)
 
 
@@ -416,7 +416,7 @@ def test_an_error_frame_is_kept_and_the_answer_is_not_complete() -> None:
     assert not reply.complete
 
 
-def test_the_answer_can_be_asked_for_at_any_time() -> None:
+def test_the_answer_can_be_read_at_any_time() -> None:
     copy = copy_of(chunk(delta(content="Hal")))
     assert copy.reply().messages[0].payload["content"] == "Hal"
     copy.feed(chunk(delta(content="lo")))
@@ -434,36 +434,36 @@ def test_an_event_that_is_not_a_chunk_is_skipped_and_counted(bad: bytes) -> None
     assert copy.reply().messages[0].payload["content"] == "ab"
 
 
-def test_comments_other_fields_and_empty_events_are_not_malformed() -> None:
+def test_comments_and_other_fields_and_empty_events_are_not_malformed() -> None:
     copy = copy_of(b": PROCESSING\n\nevent: ping\n\ndata\n\nid: 1\ndata:\n\n", chunk(delta(content="a")))
     assert copy.malformed == 0
     assert copy.reply().messages[0].payload["content"] == "a"
 
 
-def test_a_character_that_was_cut_into_two_escapes_is_whole_again() -> None:
+def test_a_character_split_into_two_escapes_is_joined() -> None:
     stream = rb'data: {"choices":[{"delta":{"content":"%s"}}]}' + b"\n\n"
     message = copy_of(stream % rb"\ud83d", stream % rb"\udc4b").reply().messages[0]
     assert message.payload["content"] == "\N{WAVING HAND SIGN}"
     assert json.loads(message.raw)["content"] == "\N{WAVING HAND SIGN}"
 
 
-def test_half_a_character_is_replaced() -> None:
+def test_a_lone_surrogate_is_replaced() -> None:
     message = copy_of(rb'data: {"choices":[{"delta":{"content":"a\ud83d"}}]}' + b"\n\n").reply().messages[0]
     message.payload["content"].encode()
 
 
-def test_numbers_that_json_does_not_know_become_null() -> None:
+def test_numbers_outside_json_become_null() -> None:
     reply = copy_of(b'data: {"usage": {"a": NaN, "b": 1e999, "c": 1.5}}\n\n').reply()
     assert reply.usage == {"a": None, "b": None, "c": 1.5}
 
 
-def test_values_nested_deeper_than_any_answer_needs_are_left_out() -> None:
+def test_absurdly_nested_values_are_dropped() -> None:
     deep = b"[" * 500 + b"]" * 500
     payload = payload_of(b'data: {"choices":[{"delta":{"content":"a","odd":' + deep + b"}}]}\n\n")
     assert payload == {"role": "assistant", "content": "a"}
 
 
-def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_copy_stops_at_its_limit_and_the_relay_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deltas, "COPY_LIMIT", 10_000)
     copy = StreamCopy()
     parts = [chunk(delta(content="x" * 1000)) for _ in range(20)] + [chunk(delta(content="x", finish_reason="stop"))]
@@ -475,7 +475,7 @@ def test_the_copy_stops_growing_at_its_limit_and_the_relay_goes_on(monkeypatch: 
     assert reply.finish_reasons == ("stop",)
 
 
-def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
+def test_a_full_copy_takes_no_later_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deltas, "COPY_LIMIT", 2000)
@@ -483,7 +483,7 @@ def test_a_copy_that_is_full_takes_no_later_pieces_as_if_nothing_were_missing(
     assert payload_of(*stream)["content"] == "start"
 
 
-def test_an_event_that_is_too_large_is_left_out_and_the_next_one_is_read(
+def test_an_event_that_is_too_large_is_skipped_and_the_next_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(frames, "EVENT_LIMIT", 1000)

@@ -1,4 +1,4 @@
-"""Streams that are not quite as the protocol says are added up as what they mean."""
+"""Streams that deviate from the protocol are added up by their meaning."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WEATHER, CLOCK = ("weather", '{"c":1}'), ("clock", '{"t":2}')
         ),
     ],
 )
-def test_calls_without_ids_or_with_a_shifted_index_are_told_apart(
+def test_calls_without_ids_or_with_a_shifted_index_are_distinguished(
     events: list[list[dict[str, Any]]], calls: list[tuple[str, str]]
 ) -> None:
     assert calls_of(*events) == calls
@@ -81,7 +81,7 @@ def test_events_ended_by_one_line_break_are_relayed_as_they_come() -> None:
     assert events.rest() == b"data: {3}\n"
 
 
-def test_a_whole_message_in_the_place_of_a_delta_counts() -> None:
+def test_a_whole_message_instead_of_a_delta_counts() -> None:
     copy = StreamCopy()
     copy.feed(chunk({"role": "assistant", "content": "Hello"}, "stop", key="message") + b"\n\n")
     copy.close()
@@ -103,5 +103,5 @@ def test_a_whole_message_in_the_place_of_a_delta_counts() -> None:
         (b"dash", False),
     ],
 )
-def test_a_body_is_known_for_a_stream_by_its_first_bytes(beginning: bytes, result: bool | None) -> None:
+def test_a_stream_is_recognized_by_its_first_bytes(beginning: bytes, result: bool | None) -> None:
     assert are_events(beginning) is result

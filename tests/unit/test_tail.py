@@ -1,4 +1,4 @@
-"""The tail of the spool: records are found in the order of their exchanges, also those that come meanwhile."""
+"""The tail of the spool: records come in the order of their exchanges, including records written meanwhile."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from proxy.spool.tail import Tail
 
 
 class Segments:
-    """Segments on disk, and what a tail finds in them: the texts of one exchange after the other."""
+    """Segments on disk and their tail, which returns the texts of one exchange after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.handles: dict[str, int] = {}
-        self.begun: list[str] = []  # known to the tail once it looks for new ones
+        self.begun: list[str] = []  # the tail learns of it when it looks for new segments
         self.when_looking: Callable[[], None] = lambda: None
         self._folder = folder
         self._sequence = count(1)
@@ -75,33 +75,33 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
     segments.close()
 
 
-def test_nothing_waits_in_no_segments(segments: Segments) -> None:
+def test_an_empty_folder_has_nothing_to_replay(segments: Segments) -> None:
     tail = segments.tail()
     assert tail.next_exchange() == tail.next_exchange() == []
 
 
-def test_a_question_and_its_answer_come_together_wherever_they_were_written(segments: Segments) -> None:
+def test_a_question_and_its_answer_come_together_from_any_segments(segments: Segments) -> None:
     segments.write("b", "question 1", exchange="1")
     segments.write("b", "question 2", exchange="2")
     segments.write("a", "answer 1", exchange="1")
     assert segments.all_taken(segments.tail()) == [["question 1", "answer 1"], ["question 2"]]
 
 
-def test_exchanges_of_a_scope_come_in_the_order_of_their_sequence_not_of_their_segments(segments: Segments) -> None:
+def test_exchanges_of_a_scope_follow_their_sequence_rather_than_their_segments(segments: Segments) -> None:
     segments.write("a", "third", exchange="3", sequence=30)
     segments.write("b", "first", exchange="1", sequence=10)
     segments.write("c", "second", exchange="2", sequence=20)
     assert segments.all_taken(segments.tail()) == [["first"], ["second"], ["third"]]
 
 
-def test_one_scope_is_worked_off_before_the_next(segments: Segments) -> None:
+def test_scopes_are_finished_one_after_the_other(segments: Segments) -> None:
     for number in range(3):
         for scope in ("x", "y"):
             segments.write("a", f"{scope}{number}", scope=scope, exchange=str(number))
     assert segments.all_taken(segments.tail()) == [[text] for text in ("x0", "x1", "x2", "y0", "y1", "y2")]
 
 
-def test_what_is_stored_is_not_handed_out(segments: Segments) -> None:
+def test_stored_records_are_not_returned(segments: Segments) -> None:
     for number in range(3):
         segments.write("a", str(number), exchange=str(number))
     segments.open_new()
@@ -109,7 +109,7 @@ def test_what_is_stored_is_not_handed_out(segments: Segments) -> None:
     assert segments.all_taken(segments.tail()) == [["0"], ["2"]]
 
 
-def test_nothing_is_handed_out_twice_and_what_is_added_is_found(segments: Segments) -> None:
+def test_nothing_is_returned_twice_and_new_records_are_found(segments: Segments) -> None:
     segments.write("a", "before", exchange="1")
     tail = segments.tail()
     assert segments.all_taken(tail) == [["before"]]
@@ -119,7 +119,7 @@ def test_nothing_is_handed_out_twice_and_what_is_added_is_found(segments: Segmen
     assert segments.all_taken(tail) == []
 
 
-def test_a_record_that_is_half_written_is_left_until_it_is_whole(segments: Segments, tmp_path: Path) -> None:
+def test_a_half_written_record_waits_until_it_is_whole(segments: Segments, tmp_path: Path) -> None:
     segments.write("a", "whole", exchange="1")
     data = frame(b"slow", sequence=9, scope=b"s       ", exchange=b"2       ")
     with (tmp_path / "a").open("ab", buffering=0) as file:
@@ -130,7 +130,7 @@ def test_a_record_that_is_half_written_is_left_until_it_is_whole(segments: Segme
     assert segments.all_taken(tail) == [["slow"]]
 
 
-def test_records_written_during_a_look_do_not_overtake_those_before_them(segments: Segments) -> None:
+def test_records_written_during_a_scan_do_not_overtake_earlier_ones(segments: Segments) -> None:
     """The first of two is written into a segment that has been read, the second into one that has not been."""
     segments.write("a", "0", exchange="0")
     segments.write("b", "0 of b", exchange="0 of b")
@@ -145,15 +145,15 @@ def test_records_written_during_a_look_do_not_overtake_those_before_them(segment
     assert segments.all_taken(segments.tail()) == [["0"], ["0 of b"], ["1"], ["2"]]
 
 
-def test_the_end_of_a_look_has_found_what_precedes_all_that_it_found(segments: Segments, tmp_path: Path) -> None:
-    """While segment b is read, its predecessor is added to a, which has been read."""
+def test_a_scan_finds_everything_that_precedes_its_records(segments: Segments, tmp_path: Path) -> None:
+    """While the tail reads segment b, a predecessor is written to segment a, which it has read."""
     segments.write("a", "0", exchange="0")
     segments.write("b", "2", exchange="2", sequence=102)
     segments.open_new()
     wrote: list[str] = []
 
     class Meanwhile(dict[str, int]):
-        """Segments in which something is written between the look at `a` and the look at `b`."""
+        """Segments that are written to between the reading of `a` and of `b`."""
 
         def items(self) -> Iterator[tuple[str, int]]:  # type: ignore[override]
             for name, handle in super().items():
@@ -171,7 +171,7 @@ written = st.lists(st.tuples(st.sampled_from("abc"), scopes, st.integers(0, 3), 
 
 
 @given(written)
-def test_every_record_is_handed_out_once_and_each_scope_in_its_order(
+def test_every_record_is_returned_once_and_in_its_scopes_order(
     tmp_path_factory: pytest.TempPathFactory, written: list[tuple[str, str, int, bool]]
 ) -> None:
     segments = Segments(tmp_path_factory.mktemp("spool"))

@@ -1,4 +1,4 @@
-"""The thread pool: deadlines that pass before, during and just after the work."""
+"""The thread pool: deadlines that expire before, during and just after the work."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 
-ENOUGH = 300.0  # seconds for what happens at once on any machine
+ENOUGH = 300.0  # seconds; an ample bound for immediate events
 
 
 class Hanging:
-    """Work that hangs until it is let go."""
+    """Work that hangs until it is released."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -43,7 +43,7 @@ def pool_of(size: int) -> ThreadPool:
 
 
 def held(pool: ThreadPool) -> int:
-    """How many threads are held by late work."""
+    """The number of threads held by late work."""
     return len(pool._late)
 
 
@@ -60,7 +60,7 @@ async def test_work_runs_on_a_thread_of_the_pool_and_its_result_comes_back() -> 
 
 
 @pytest.mark.parametrize("error", [ValueError("of the work"), TimeoutError("of the work"), KeyboardInterrupt("odd")])
-async def test_an_error_of_the_work_is_raised_as_it_is(error: BaseException) -> None:
+async def test_an_error_of_the_work_is_raised_unchanged(error: BaseException) -> None:
     def failing() -> None:
         raise error
 
@@ -81,26 +81,26 @@ async def test_work_past_its_deadline_holds_one_thread_and_the_others_serve(hang
     await until_none_is_held(pool)
 
 
-async def test_once_late_work_holds_every_thread_more_is_refused_at_once(hanging: Hanging) -> None:
+async def test_work_is_refused_immediately_while_late_work_holds_every_thread(hanging: Hanging) -> None:
     pool = pool_of(2)
     for _ in range(2):
         hanging.begun.clear()
         running = asyncio.create_task(pool.run(hanging, None))
         await hanging.until_begun()
-        running.cancel()  # a client that leaves is as late as a deadline that passes
+        running.cancel()  # a client that leaves counts like an expired deadline
         with pytest.raises(asyncio.CancelledError):
             await running
     assert held(pool) == 2
     ran = threading.Event()
     with pytest.raises(DeadlineExceeded):
-        await pool.run(ran.set, None)  # without a deadline: it would wait as long as the others hang
+        await pool.run(ran.set, None)  # without a deadline, it would wait as long as the others hang
     hanging.go.set()
     await until_none_is_held(pool)
     assert await pool.run(lambda: "serves again", ENOUGH) == "serves again"
     assert not ran.is_set()
 
 
-async def test_work_that_has_not_begun_by_its_deadline_never_runs(hanging: Hanging) -> None:
+async def test_work_that_has_not_started_by_its_deadline_never_runs(hanging: Hanging) -> None:
     pool = pool_of(1)
     first = asyncio.create_task(pool.run(hanging, None))
     await hanging.until_begun()
@@ -114,7 +114,7 @@ async def test_work_that_has_not_begun_by_its_deadline_never_runs(hanging: Hangi
     assert not ran.is_set()
 
 
-async def test_work_whose_caller_leaves_before_it_begins_never_runs(hanging: Hanging) -> None:
+async def test_work_whose_caller_has_left_never_starts(hanging: Hanging) -> None:
     pool = pool_of(1)
     first = asyncio.create_task(pool.run(hanging, None))
     await hanging.until_begun()
@@ -132,7 +132,7 @@ async def test_work_whose_caller_leaves_before_it_begins_never_runs(hanging: Han
 
 @pytest.mark.parametrize("error", [None, ValueError("of the work")])
 async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hanging, error: Exception | None) -> None:
-    """The loop learns of the deadline and of the result in one turn, as after a moment in which it stood still."""
+    """The loop learns of deadline and result in the same iteration, as after a pause."""
     pool, followed = pool_of(1), threading.Event()
 
     def work() -> str:
@@ -142,7 +142,7 @@ async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hang
         return "in time"
 
     running = asyncio.create_task(pool.run(work, 0.05))
-    await asyncio.sleep(0)  # it is queued, its deadline runs
+    await asyncio.sleep(0)  # it is queued and its deadline is running
     pool.leave(followed.set)  # runs after the work is done
     hanging.go.set()
     assert followed.wait(ENOUGH)
@@ -155,7 +155,7 @@ async def test_work_done_at_the_very_moment_of_its_deadline_counts(hanging: Hang
     assert held(pool) == 0
 
 
-async def test_a_thread_lets_go_of_work_that_is_done() -> None:
+async def test_a_thread_keeps_no_reference_to_finished_work() -> None:
     class Request:
         def __call__(self) -> None:
             pass
@@ -182,7 +182,7 @@ async def test_stopping_finishes_what_is_queued(hanging: Hanging) -> None:
     assert not any(thread.name == "tested-0" and thread.is_alive() for thread in pool._threads)
 
 
-async def test_stopping_leaves_behind_what_hangs(hanging: Hanging) -> None:
+async def test_stopping_abandons_hanging_work(hanging: Hanging) -> None:
     pool = pool_of(2)
     with pytest.raises(DeadlineExceeded):
         await pool.run(hanging, 0.01)
@@ -193,7 +193,7 @@ async def test_stopping_leaves_behind_what_hangs(hanging: Hanging) -> None:
     assert all(thread.daemon for thread in pool._threads), "what hangs keeps the process from ending"
 
 
-def test_leaving_does_the_last_work_and_ends_the_threads() -> None:
+def test_exiting_the_context_finishes_the_work_and_the_threads() -> None:
     pool, done = pool_of(3), threading.Event()
     pool.leave(done.set)
     assert done.wait(ENOUGH)

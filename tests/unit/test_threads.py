@@ -15,7 +15,7 @@ def near(one: Vector, other: Vector, cosine: float) -> Vector:
     return np.asarray(cosine * one + np.sqrt(1 - cosine**2) * other, dtype=np.float32)
 
 
-def test_a_long_gap_parts_two_sessions() -> None:
+def test_a_long_gap_separates_two_sessions() -> None:
     times = [START + timedelta(hours=hours) for hours in (0, 1, 4.9, 9, 9.1)]
     assert sessions(times) == [0, 0, 0, 3, 3]
     assert sessions([]) == []
@@ -26,25 +26,25 @@ def test_consecutive_messages_stay_together_while_they_are_similar() -> None:
     assert threads([A, near(A, B, 0.5)], similar=0.6) == [0, 1]
 
 
-def test_a_message_belongs_to_a_thread_by_what_the_thread_is_about_too() -> None:
+def test_a_message_may_join_a_thread_by_its_topic() -> None:
     aside = near(A, C, 0.35)
     back = near(A, B, 0.8)
     assert float(aside @ back) < 0.3 < float(back @ A)
     assert threads([A, A, aside, back]) == [0, 0, 0, 0]
 
 
-def test_an_answer_belongs_to_its_question_whatever_it_says() -> None:
+def test_an_answer_always_joins_its_question() -> None:
     assert threads([A, B, C, C], begins=[True, False, True, False]) == [0, 0, 2, 2]
 
 
-def test_what_has_no_vector_stays_where_it_is_found() -> None:
+def test_a_message_without_a_vector_joins_its_neighbours() -> None:
     assert threads([None, A, None, B, None]) == [0, 0, 0, 3, 3]
 
 
-def test_a_break_ends_a_thread_in_any_case() -> None:
+def test_a_break_always_ends_a_thread() -> None:
     assert threads([A, A, A, A], breaks=[0, 2]) == [0, 0, 2, 2]
     assert threads([A, A, B], begins=[False, False, False], breaks=[1]) == [0, 1, 1]
 
 
-def test_nothing_has_no_threads() -> None:
+def test_no_messages_have_no_threads() -> None:
     assert threads([]) == []

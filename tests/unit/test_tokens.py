@@ -45,7 +45,7 @@ def tables(folder: Path) -> dict[str, str]:
 TABLES = {table.name: table.sha256 for table in tokens.TABLES}
 
 
-def test_tables_are_named_as_tiktoken_looks_for_them() -> None:
+def test_tables_have_the_names_that_tiktoken_expects() -> None:
     for table in tokens.TABLES:
         name = table.source.removesuffix(".gz")
         url = f"https://openaipublic.blob.core.windows.net/encodings/{name}"
@@ -62,7 +62,7 @@ def test_tables_are_unpacked_into_a_private_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unset")
-def test_tables_that_are_there_are_left_and_damaged_ones_replaced(tmp_path: Path) -> None:
+def test_intact_tables_are_kept_and_damaged_ones_replaced(tmp_path: Path) -> None:
     tokens.prepare(tmp_path)
     whole, damaged = (tmp_path / table.name for table in tokens.TABLES)
     os.utime(whole, (1, 1))
@@ -72,7 +72,7 @@ def test_tables_that_are_there_are_left_and_damaged_ones_replaced(tmp_path: Path
     assert tables(tmp_path) == TABLES
 
 
-def test_a_folder_that_the_user_has_set_is_used_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_set_by_the_user_is_used_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = tmp_path / "theirs"
     monkeypatch.setenv(tokens.CACHE_VARIABLE, str(theirs))
     tokens.prepare(tmp_path / "ours")
@@ -86,7 +86,7 @@ def prepare_in_a_process(folder: Path) -> None:
     tokens.prepare(folder)
 
 
-def test_several_processes_may_prepare_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_prepare_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=prepare_in_a_process, args=(tmp_path / "new",)) for _ in range(4)]
     for process in processes:
@@ -98,7 +98,7 @@ def test_several_processes_may_prepare_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unset")
-def test_a_package_with_other_tables_is_refused_and_leaves_nothing_behind(
+def test_a_package_with_other_tables_is_refused_without_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "package" / "data").mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_package_with_other_tables_is_refused_and_leaves_nothing_behind(
 
 
 @pytest.mark.usefixtures("unset")
-def test_a_disk_that_fails_leaves_no_half_table_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_leaves_no_partial_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> NoReturn:
         raise OSError("disk full")
 
@@ -151,7 +151,7 @@ def test_a_count_is_exact_where_the_models_encoding_is_known(model: str, exact: 
 
 
 @pytest.mark.usefixtures("cache")
-def test_known_counts() -> None:
+def test_counts_match_known_values() -> None:
     assert tokens.counter("gpt-4").count("tiktoken is great!") == 6
     assert tokens.counter("gpt-4o").count("") == 0
 
@@ -180,7 +180,7 @@ def test_a_long_text_with_spaces_is_counted_exactly(unit: str) -> None:
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "\t", "😀", "!", "記", "a1", "\x00", "\ud800", "12", "lorem"])
-def test_a_megabyte_without_a_place_to_cut_is_counted_in_linear_time(unit: str) -> None:
+def test_a_megabyte_without_a_place_to_cut_is_not_counted_in_quadratic_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     short = text[: 2 * tokens.SLICE].encode("utf-8", "replace").decode()
     for model, encoding in (("gpt-4o", "o200k_base"), ("gpt-4", "cl100k_base")):
@@ -193,7 +193,7 @@ def test_a_megabyte_without_a_place_to_cut_is_counted_in_linear_time(unit: str) 
 
 
 @pytest.mark.usefixtures("cache")
-def test_threads_may_count_at_once() -> None:
+def test_threads_can_count_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(lambda _: tokens.counter("gpt-4o").count("hello world " * 100), range(32)))
     assert len(set(counts)) == 1

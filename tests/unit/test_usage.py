@@ -1,4 +1,4 @@
-"""Tokens and cost in the words of several providers."""
+"""Tokens and cost, as different providers report them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proxy.providers.cost import exchange_cost
         ),
     ],
 )
-def test_tokens_count_in_any_words(fields: dict[str, object], counts: tuple[int, int, int | None]) -> None:
+def test_tokens_are_read_under_any_names(fields: dict[str, object], counts: tuple[int, int, int | None]) -> None:
     usage = usage_in(fields)
     assert usage is not None
     details = usage.get("prompt_tokens_details") or {}
@@ -32,12 +32,12 @@ def test_tokens_count_in_any_words(fields: dict[str, object], counts: tuple[int,
 
 
 @pytest.mark.parametrize("fields", [{}, {"usage": None}, {"usage": []}, {"usage": {}}, {"x_groq": 1}])
-def test_no_usage_is_none(fields: dict[str, object]) -> None:
+def test_missing_usage_is_unknown(fields: dict[str, object]) -> None:
     assert usage_in(fields) is None
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "7", True, 2**40])
-def test_absurd_counts_are_not_taken(wrong: object) -> None:
+def test_absurd_counts_are_ignored(wrong: object) -> None:
     assert usage_in({"usage": {"input_tokens": wrong}}) == {"input_tokens": wrong}
 
 
@@ -45,6 +45,6 @@ def test_absurd_counts_are_not_taken(wrong: object) -> None:
     ("cost", "dollars"),
     [(0.00123, Decimal("0.00123")), ({"total_cost": 0.006}, Decimal("0.006")), (-1, None), (True, None), ("1", None)],
 )
-def test_a_cost_that_the_provider_states_is_taken(cost: object, dollars: Decimal | None) -> None:
+def test_a_cost_stated_by_the_provider_is_used(cost: object, dollars: Decimal | None) -> None:
     providers = configuration.from_environment({})
     assert exchange_cost(providers, providers.select("some-model"), {"prompt_tokens": 5, "cost": cost}) == dollars

@@ -1,4 +1,4 @@
-"""A relayed stream hands on whole events, and says at its end how it went."""
+"""A relayed stream delivers whole events and ends with the reason if it breaks off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ended = Exchange.Ended
 
 DONE = b"data: [DONE]\n\n"
 BROKEN = ProviderUnreachable("The connection broke.")
-HALF_EVENT = 2**16  # bytes of one event; of a longer one its beginning goes on too
+HALF_EVENT = 2**16  # bytes of one event; the beginning of a longer one is relayed early
 
 
 def event(text: str, end: bytes = b"\n\n") -> bytes:
@@ -33,7 +33,7 @@ STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 
 
 class Provider:
-    """A provider's answer in these chunks, which may break off; and what the client and the store got of it."""
+    """A provider's answer in these chunks, which may break off; records what client and store got."""
 
     def __init__(
         self, *chunks: bytes, breaks: ProviderError | None = None, status: int = 200, encoding: str = ""
@@ -66,7 +66,7 @@ class Provider:
         self.closed_when_stored.append(self.closed)
 
     async def relay(self, *, leaves_after: int | None = None) -> bytes:
-        """All that the client got; it leaves after so many chunks."""
+        """Everything that the client got; it leaves after this many chunks."""
         answer: Any = self
         async with aclosing(relay.stream(answer, self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
@@ -111,7 +111,7 @@ async def test_a_whole_stream_arrives_to_the_byte_however_it_is_cut(
 
 
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4), line_ends, st.integers(0, 2**16), places)
-async def test_of_a_stream_that_breaks_off_whole_events_arrive_and_then_the_error(
+async def test_a_stream_that_breaks_off_delivers_whole_events_and_then_the_error(
     said: list[str], end: bytes, broken_at: int, at: list[int]
 ) -> None:
     events = [event(text, end) for text in said]
@@ -130,14 +130,14 @@ async def test_of_a_stream_that_breaks_off_whole_events_arrive_and_then_the_erro
     assert all(frame.startswith(b"data: ") for frame in frames)
 
 
-async def test_an_event_arrives_as_soon_as_it_is_whole_and_not_before() -> None:
+async def test_an_event_arrives_when_it_is_whole() -> None:
     first, second = event("first"), event("second")
     provider = Provider(first[:10], first[10:] + second[:5], second[5:-1], second[-1:], STOP, DONE)
     await provider.relay()
     assert provider.got == [first, second, STOP, DONE]
 
 
-async def test_of_an_event_that_is_very_long_its_beginning_arrives_too() -> None:
+async def test_the_beginning_of_a_very_long_event_arrives_early() -> None:
     long = event("x" * (3 * HALF_EVENT))
     chunks = [long[start : start + HALF_EVENT // 2] for start in range(0, len(long), HALF_EVENT // 2)]
     provider = Provider(*chunks, STOP, DONE)
@@ -163,7 +163,7 @@ async def test_an_event_that_lacks_its_empty_line_stays_before_the_last_event() 
     assert await Provider(data[:20], data[20:]).relay() == data
 
 
-async def test_a_client_that_leaves_frees_the_provider_before_what_it_read_is_stored() -> None:
+async def test_a_client_that_leaves_stops_the_provider_before_its_part_is_stored() -> None:
     provider = Provider(event("one"), event("two"), STOP, DONE)
     await provider.relay(leaves_after=1)
     assert provider.closed_when_stored == [True]
@@ -171,7 +171,7 @@ async def test_a_client_that_leaves_frees_the_provider_before_what_it_read_is_st
     assert provider.said == "one"
 
 
-async def test_a_stream_that_breaks_off_is_stored_once_before_its_error_arrives() -> None:
+async def test_a_broken_stream_is_stored_once_before_its_error_arrives() -> None:
     provider = Provider(event("half"), event("never whole")[:20], breaks=BROKEN)
     got = await provider.relay()
     assert provider.seen_when_stored == [event("half")]
@@ -180,7 +180,7 @@ async def test_a_stream_that_breaks_off_is_stored_once_before_its_error_arrives(
     assert (provider.ended, provider.results[0].error) == (Ended.CUT, BROKEN.message)
 
 
-async def test_compressed_bytes_go_on_as_they_come_and_are_read_for_the_store() -> None:
+async def test_compressed_bytes_are_relayed_as_they_come_and_decoded_for_storage() -> None:
     data = gzip.compress(event("packed") + STOP + DONE)
     chunks = [data[:15], data[15:40], data[40:]]
     provider = Provider(*chunks, encoding="gzip")
@@ -189,7 +189,7 @@ async def test_compressed_bytes_go_on_as_they_come_and_are_read_for_the_store() 
     assert (provider.ended, provider.said) == (Ended.ANSWERED, "packed")
 
 
-async def test_no_error_is_put_into_a_compressed_stream_that_breaks_off() -> None:
+async def test_a_broken_compressed_stream_gets_no_error_event() -> None:
     data = gzip.compress(event("packed") * 50)[:30]
     provider = Provider(data, breaks=BROKEN, encoding="gzip")
     with pytest.raises(ProviderUnreachable):

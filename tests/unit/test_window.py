@@ -1,4 +1,4 @@
-"""proxy/prompt/counting.py and window.py: how many tokens a request has, and what is dropped when they are too many."""
+"""proxy/prompt/counting.py and window.py: a request's tokens, and what is dropped to fit the window."""
 
 import json
 import re
@@ -221,11 +221,11 @@ def test_a_last_message_longer_than_the_window_is_refused_with_both_numbers() ->
 
 
 @pytest.mark.parametrize("limit", [Limit(150, exact=True), Limit(100, exact=False), UNKNOWN])
-def test_a_last_message_is_admitted_if_it_fits_or_the_window_is_unknown(limit: Limit) -> None:
+def test_a_last_message_is_admitted_when_it_fits_or_the_window_is_unknown(limit: Limit) -> None:
     admit(chat_of(say("user", 5000), say("user", 150)), limit, words)
 
 
-def test_a_request_that_fits_by_its_bytes_is_not_counted() -> None:
+def test_a_request_whose_bytes_fit_is_not_counted() -> None:
     chat = chat_of(say("user", 10), tools=[{"type": "function", "function": {"name": "f"}}])
     added = Additions(turns(say("user", 10)), memories("one", "two"))
     admit(chat, Limit(8192, exact=True), never)
@@ -237,12 +237,12 @@ def test_a_request_that_fits_by_its_bytes_is_not_counted() -> None:
         assert kept.dropped == {}
 
 
-def test_without_additions_and_a_known_limit_nothing_is_counted() -> None:
+def test_requests_without_additions_or_a_known_limit_are_not_counted() -> None:
     chat = chat_of(say("user", 10_000))
     assert fit(chat, Additions(), UNKNOWN, never, render=render).chat is chat
 
 
-def test_a_request_that_fits_is_the_same_request() -> None:
+def test_a_request_that_fits_is_returned_unchanged() -> None:
     chat = chat_of(say("system", 50), say("user", 30))
     added = Additions(turns(say("user", 10)), memories("one", "two"))
     block = words(render(added.memories)) + 4
@@ -314,14 +314,14 @@ def test_the_clients_turns_stay_where_dropping_them_would_not_help() -> None:
     assert result.additions == Additions()
 
 
-def test_room_asked_for_that_is_larger_than_the_window_is_left_to_the_provider() -> None:
+def test_a_reservation_larger_than_the_window_is_left_to_the_provider() -> None:
     chat = chat_of(named("user", "q1"), named("user", "q2"), max_completion_tokens=1000)
     result = fitted(chat, Additions((), memories("a")), 500)
     assert result.chat is chat
     assert result.additions == Additions()
 
 
-def test_room_asked_for_the_answer_is_kept_free_of_the_clients_turns() -> None:
+def test_the_reservation_for_the_answer_is_kept_free_of_the_clients_turns() -> None:
     messages = [named("user", "q1"), named("user", "q2")]
     assert left(fitted(chat_of(*messages, max_tokens=77), Additions(), 100)) == ["q1", "q2"]
     assert left(fitted(chat_of(*messages, max_tokens=78), Additions(), 100)) == ["q2"]
@@ -373,7 +373,7 @@ def test_a_call_is_dropped_with_its_results() -> None:
     assert left(fitted(chat, Additions(), total - 1)) == ["q2"]
 
 
-def test_in_a_tool_loop_the_question_and_the_last_call_stay_and_older_calls_go() -> None:
+def test_a_tool_loop_keeps_its_question_and_last_call_and_drops_older_calls() -> None:
     chat = chat_of(
         named("user", "q1"),
         named("assistant", "a1"),
@@ -392,7 +392,7 @@ def test_in_a_tool_loop_the_question_and_the_last_call_stay_and_older_calls_go()
     assert fitted(chat, Additions(), least - 1).chat is chat
 
 
-def test_a_result_apart_from_its_call_is_dropped_with_it() -> None:
+def test_a_separated_result_is_dropped_with_its_call() -> None:
     chat = chat_of(named("user", "q1"), call("a"), named("user", "q2"), result("a"), named("user", "q3"))
     total = request_tokens(chat, words)
     assert left(fitted(chat, Additions(), total - 1)) == ["q2", "q3"]
@@ -432,7 +432,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     st.integers(0, 100),
     st.booleans(),
 )
-def test_any_cut_leaves_a_valid_request_that_fits_if_one_can(
+def test_fitting_leaves_a_valid_request_that_fits_if_possible(
     messages: list[dict[str, Any]],
     roles: Sequence[str],
     texts: Sequence[str],

@@ -1,4 +1,4 @@
-"""Asking for the admin's pages without a browser."""
+"""Requests pages of the admin without a browser."""
 
 from __future__ import annotations
 

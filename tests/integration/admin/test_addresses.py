@@ -1,4 +1,4 @@
-"""What a data folder of an earlier version relies on: addresses, permissions and content types keep their names."""
+"""Data folders of earlier versions rely on these: addresses, permissions and content types keep their names."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_pages_keep_their_addresses() -> None:
         assert reverse(f"admin:conversations_{model}_change", args=[7]) == f"/admin/conversations/{model}/7/change/"
 
 
-def test_content_types_and_permissions_stay_with_the_conversations() -> None:
+def test_content_types_and_permissions_keep_their_app() -> None:
     types = ContentType.objects.filter(app_label="conversations")
     assert set(types.values_list("model", flat=True)) == MODELS
     assert not ContentType.objects.filter(app_label="console").exists()
@@ -55,7 +55,7 @@ def test_content_types_and_permissions_stay_with_the_conversations() -> None:
 
 
 def test_a_permission_of_an_earlier_version_still_opens_the_pages() -> None:
-    """Of a folder from before the admin was an app of its own: rows of content types and permissions stay in use."""
+    """Rows of content types and permissions from before the admin became an app of its own stay in use."""
     one = exchange(HOME, "I keep bees.", "Lovely.")
     before = set(Permission.objects.values_list("pk", "codename")), set(ContentType.objects.values_list("pk", "model"))
     user = User.objects.create_user("vera", is_staff=True)

@@ -1,4 +1,4 @@
-"""What the pages of the admin ask of a large database, and what they leave for later."""
+"""How many queries the admin's pages make on a large database, and what they load later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.integration.admin.pages import HOME, change, every_page, text
 pytestmark = pytest.mark.django_db
 
 
-def test_no_page_counts_a_large_table_and_all_take_few_queries(root: Client) -> None:
+def test_pages_take_few_queries_and_count_no_large_table(root: Client) -> None:
     for i in range(3):
         one = exchange(HOME, f"I keep bees {i}.", "Lovely.", minutes=i)
     count = re.compile(
@@ -39,7 +39,7 @@ def test_no_page_counts_a_large_table_and_all_take_few_queries(root: Client) -> 
         assert not [sql for sql in asked if "SELECT DISTINCT" in sql], url
 
 
-def test_more_rows_take_no_more_queries(root: Client) -> None:
+def test_the_number_of_queries_does_not_grow_with_the_rows(root: Client) -> None:
     def queries(url: str) -> int:
         with CaptureQueriesContext(connection) as asked:
             text(root.get(url))
@@ -63,7 +63,7 @@ def test_more_rows_take_no_more_queries(root: Client) -> None:
         ("message", "role=tool", "message_of_tool"),
     ],
 )
-def test_what_is_rare_is_listed_by_an_index(root: Client, model: str, query: str, index: str) -> None:
+def test_rare_values_are_listed_through_an_index(root: Client, model: str, query: str, index: str) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     with CaptureQueriesContext(connection) as queries:
         text(root.get(reverse(f"admin:conversations_{model}_changelist") + "?" + query))
@@ -74,7 +74,7 @@ def test_what_is_rare_is_listed_by_an_index(root: Client, model: str, query: str
         assert index in "".join(line for (line,) in cursor.fetchall())
 
 
-def test_no_list_is_sorted_by_a_column_that_does_not_offer_it(root: Client) -> None:
+def test_lists_sort_only_by_columns_that_offer_it(root: Client) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     for model in ("partition", "instance", "exchange", "message"):
         for column in range(9):
@@ -85,7 +85,7 @@ def test_no_list_is_sorted_by_a_column_that_does_not_offer_it(root: Client) -> N
             assert '"model"' not in sorts
 
 
-def test_figures_come_after_the_dashboard_and_are_kept_for_a_while(root: Client) -> None:
+def test_the_dashboards_figures_load_later_and_are_cached(root: Client) -> None:
     cache.clear()
     exchange(HOME, "I keep bees.", "Lovely.", minutes=0)
     page = text(root.get(reverse("admin:index"), {"window": "month"}))
@@ -98,7 +98,7 @@ def test_figures_come_after_the_dashboard_and_are_kept_for_a_while(root: Client)
     assert len(fewer) == len(queries) - 2
 
 
-def test_the_map_comes_after_its_page(root: Client) -> None:
+def test_the_map_loads_after_its_page(root: Client) -> None:
     one = exchange(HOME, "I keep bees.", "Lovely.")
     url = reverse("admin:map", args=[one.instance_id])
     with CaptureQueriesContext(connection) as queries:
@@ -118,7 +118,7 @@ def test_a_list_offers_a_limited_number_of_pages(root: Client, monkeypatch: pyte
     assert "question 3" in second and "question 5" not in second
 
 
-def test_a_resent_history_of_thousands_is_not_laid_out_to_show_some_of_it(
+def test_a_long_resent_history_is_not_laid_out_whole_to_show_a_part(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid_out: list[str] = []

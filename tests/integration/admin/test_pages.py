@@ -38,7 +38,7 @@ def test_an_exchange_shows_the_answer_the_memory_it_came_from_and_why(root: Clie
     assert change(bees.question) in page
 
 
-def test_an_exchange_says_which_of_the_app_s_turns_the_window_had_no_room_for(root: Client) -> None:
+def test_an_exchange_shows_which_turns_did_not_fit_the_window(root: Client) -> None:
     history = (said("user", "I keep bees."), said("assistant", "How lovely."), said("user", "And goats."))
     asked = exchange(HOME, "What do I keep?", "Goats.", history=history, left_out=(0, 1), injected=(BLOCK,))
     page = text(root.get(change(asked)))
@@ -51,7 +51,7 @@ def test_an_exchange_says_which_of_the_app_s_turns_the_window_had_no_room_for(ro
     assert "How lovely." not in got
 
 
-def test_the_copied_curl_asks_the_same_without_memory_and_keeps_nothing(root: Client) -> None:
+def test_the_copied_curl_repeats_the_request_without_memory_and_stores_nothing(root: Client) -> None:
     asked = exchange(Scope("it's", "a/b c"), "What's $5 in `yen`?", "Much.", injected=(BLOCK,))
     page = text(root.get(change(asked)))
     found = re.search(r'<pre id="curl">(.*?)</pre>', page, re.DOTALL)
@@ -98,7 +98,7 @@ def test_the_error_of_a_failure_is_escaped_once(root: Client) -> None:
     assert "The provider&#x27;s &lt;b&gt;" in page and "&amp;#x27;" not in page
 
 
-def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None:
+def test_nothing_added_is_told_apart_from_nothing_found(root: Client) -> None:
     bees = exchange(HOME, "I keep bees.", "How lovely.")
     asked = exchange(HOME, "What do I keep?", "Who knows.", minutes=9, shown=(question_of(bees),))
     assert "Recall found nothing relevant in this scope" in text(root.get(change(bees)))
@@ -106,13 +106,13 @@ def test_nothing_was_added_is_not_said_to_be_nothing_found(root: Client) -> None
     assert "of each of the 1 message that" in text(root.get(change(asked)))
 
 
-def test_a_table_that_postgresql_has_not_looked_at_has_no_number_of_rows() -> None:
+def test_a_table_without_statistics_shows_no_number_of_rows() -> None:
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE conversations_ledger")
     assert {table.name: table.rows for table in storage.tables()}["ledgers"] is None
 
 
-def test_a_failed_exchange_says_what_went_wrong(root: Client) -> None:
+def test_a_failed_exchange_shows_its_error(root: Client) -> None:
     failed = exchange(HOME, "Hello?", "", ended="failed", error="rate_limit: slow down")
     assert "rate_limit: slow down" in text(root.get(change(failed)))
     assert "rate_limit: slow down" not in text(root.get(reverse("admin:conversations_exchange_changelist")))
@@ -164,7 +164,7 @@ HOSTILE = (
 )
 
 
-def test_hostile_text_stays_text_on_every_page(root: Client) -> None:
+def test_hostile_text_is_shown_as_text_on_every_page(root: Client) -> None:
     scope = Scope('"><script>alert(5)</script>', "\u202e<img src=x onerror=alert(6)>")
     kept = exchange(scope, HOSTILE + " bees", HOSTILE)
     block = json.dumps({"role": "system", "content": "<memory>" + HOSTILE})
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text_on_every_page(root: Client) -> None:
     assert kept.instance_id == one.instance_id
     for url in [*every_page(one), reverse("admin:search") + "?q=red"]:
         response = root.get(url)
-        # A field to type a name into holds the name itself.
+        # An input field holds the unchanged name.
         page = re.sub(r'(name="(instance|partition)_name" value=")[^"]*"', r"\1", text(response))
         for markup in (
             "<script>alert",
@@ -191,14 +191,14 @@ def test_hostile_text_stays_text_on_every_page(root: Client) -> None:
         assert " style=" not in page and " onclick=" not in page, url
 
 
-def test_an_exchange_in_progress_has_its_page_and_no_timings_yet(root: Client) -> None:
+def test_an_exchange_in_progress_has_a_page_without_timings(root: Client) -> None:
     one = exchange(HOME, "I keep bees.", "Lovely.")
     Exchange.objects.filter(pk=one.pk).update(timings={}, ended=Exchange.Ended.OPEN)
     assert "in progress" in text(root.get(change(one)))
     assert "in progress" in text(root.get(reverse("admin:conversations_exchange_changelist")))
 
 
-def test_an_image_of_megabytes_is_named_and_not_shown(root: Client) -> None:
+def test_a_large_image_is_named_but_not_shown(root: Client) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 3_000_000}}
     one = exchange(HOME, [{"type": "text", "text": "What is this?"}, image], "A bee.")
     page = text(root.get(change(one)))
@@ -219,9 +219,7 @@ def test_hidden_characters_are_escaped_in_the_curl(root: Client) -> None:
     assert sent["messages"][1]["content"] == question
 
 
-def test_words_are_searched_for_in_the_conversation_that_is_listed(
-    root: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_inside_a_conversation_stays_in_it(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("console.searching.MOST_QUESTIONS", 1)
     here = exchange(HOME, "My bees are well.", "Good.")
     exchange(WORK, "The bees are late.", "Oh.", minutes=1)
@@ -232,7 +230,7 @@ def test_words_are_searched_for_in_the_conversation_that_is_listed(
 
 @pytest.mark.parametrize("model", ["exchange", "message"])
 @pytest.mark.parametrize("place", ["instance", "partition"])
-def test_of_a_place_that_is_gone_nothing_is_listed(root: Client, model: str, place: str) -> None:
+def test_a_deleted_conversation_lists_nothing(root: Client, model: str, place: str) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     url = reverse(f"admin:conversations_{model}_changelist")
     page = text(root.get(f"{url}?{place}=999999"))
@@ -240,7 +238,7 @@ def test_of_a_place_that_is_gone_nothing_is_listed(root: Client, model: str, pla
     assert "bees" in text(root.get(url))
 
 
-def test_a_session_is_continued_only_when_it_is(root: Client) -> None:
+def test_a_session_is_marked_as_continued_only_when_it_continues(root: Client) -> None:
     first = exchange(HOME, "One", "1")
     exchange(HOME, "Two", "2", minutes=24 * 60)
     url = change(first.instance)
@@ -249,7 +247,7 @@ def test_a_session_is_continued_only_when_it_is(root: Client) -> None:
     assert "continued" in text(root.get(url, {"after": answer_of(later).pk - 2}))
 
 
-def test_who_does_not_see_a_chart_is_told_its_figures(root: Client) -> None:
+def test_charts_have_a_text_alternative(root: Client) -> None:
     cache.clear()
     one = exchange(HOME, "I keep bees.", "Lovely.")
     Exchange.objects.filter(pk=one.pk).update(created=timezone.now())
@@ -257,7 +255,7 @@ def test_who_does_not_see_a_chart_is_told_its_figures(root: Client) -> None:
     assert 'aria-label="Exchanges: answered 1, failed or cut 0"' in page
 
 
-def test_a_server_that_stopped_is_no_failure_of_the_provider(root: Client) -> None:
+def test_an_exchange_whose_server_stopped_is_not_counted_as_a_providers_failure(root: Client) -> None:
     cache.clear()
     one = exchange(HOME, "I keep bees.", "")
     Exchange.objects.filter(pk=one.pk).update(created=timezone.now(), ended=Exchange.Ended.INTERRUPTED)
@@ -265,12 +263,12 @@ def test_a_server_that_stopped_is_no_failure_of_the_provider(root: Client) -> No
     assert "100.0% of exchanges" in page and "none failed" in page
 
 
-def test_a_date_after_the_end_shows_the_end(root: Client) -> None:
+def test_a_date_after_the_last_message_shows_the_end(root: Client) -> None:
     one = exchange(HOME, "One", "1")
     assert "One" in text(root.get(change(one.instance), {"date": "2030-01-01"}))
 
 
-def test_numbers_of_a_memory_are_marked_too(root: Client) -> None:
+def test_numbers_from_a_memory_are_marked_too(root: Client) -> None:
     told = exchange(HOME, "My number is +49 170 5550123.", "Noted.")
     block = BLOCK.replace("I keep bees.", "My number is +49 170 5550123.")
     asked = exchange(
@@ -279,7 +277,7 @@ def test_numbers_of_a_memory_are_marked_too(root: Client) -> None:
     assert "<mark>5550123</mark>" in text(root.get(change(asked)))
 
 
-def test_what_one_forgotten_memory_leaves_is_still_explained(root: Client) -> None:
+def test_remaining_memories_are_explained_after_one_was_forgotten(root: Client) -> None:
     bees, goats = exchange(HOME, "I keep bees.", "Good."), exchange(HOME, "I keep goats.", "Good.", minutes=1)
     shown = (question_of(bees), question_of(goats))
     asked = exchange(HOME, "What do I keep?", "Goats and bees.", minutes=5, shown=shown, injected=(BLOCK,))

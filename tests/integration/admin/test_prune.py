@@ -1,4 +1,4 @@
-"""Forgetting in the admin: a dry run first, and then what it showed."""
+"""Forgetting in the admin: a dry run first, then exactly what it showed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.admin.pages import HOME, WORK, browser, change, text
 pytestmark = pytest.mark.django_db
 
 
-def test_forgetting_shows_first_and_then_removes_exactly_that(root: Client) -> None:
+def test_forgetting_deletes_exactly_what_the_dry_run_showed(root: Client) -> None:
     one = exchange(HOME, "My code is 1234.", "Noted.")
     exchange(HOME, "And bees?", "Bees too.", minutes=5)
     url = reverse("admin:prune")
@@ -35,7 +35,7 @@ def test_forgetting_shows_first_and_then_removes_exactly_that(root: Client) -> N
     assert "1234" not in json.dumps(entry.criteria)
 
 
-def test_what_has_changed_since_it_was_shown_is_shown_again(root: Client) -> None:
+def test_a_selection_that_changed_since_its_dry_run_is_shown_again(root: Client) -> None:
     exchange(HOME, "One", "1")
     url = reverse("admin:prune")
     asked = {"partition_name": "home", "instance_name": "kitchen", "whole": "on", "counted": "1"}
@@ -72,7 +72,7 @@ def test_a_seal_is_for_the_user_it_was_shown_to(root: Client) -> None:
         ({"before": "2026-05-02"}, 2),
     ],
 )
-def test_criteria_narrow_what_is_forgotten(root: Client, criteria: dict[str, str], goes: int) -> None:
+def test_criteria_narrow_the_selection(root: Client, criteria: dict[str, str], goes: int) -> None:
     exchange(HOME, "x" * 300, "Yes.")
     exchange(HOME, "Honey?", "No.", minutes=60 * 24)
     exchange(WORK, "Honey?", "At work.")
@@ -83,7 +83,7 @@ def test_criteria_narrow_what_is_forgotten(root: Client, criteria: dict[str, str
     assert f"<b>{goes}</b> messages" in text(root.get(url + unescape(link[1])))
 
 
-def test_forgetting_asks_back_where_nothing_says_what(root: Client) -> None:
+def test_forgetting_without_a_selection_asks_for_one(root: Client) -> None:
     exchange(HOME, "One", "1")
     page = text(root.get(reverse("admin:prune"), {"partition_name": "home"}))
     assert "No messages are selected" in page and 'name="sealed"' not in page
@@ -131,13 +131,13 @@ def test_retention_is_set_for_a_partition(root: Client) -> None:
 @pytest.mark.parametrize(
     "criteria", [{"older_than": "999999"}, {"larger_than": "2147483648"}, {"search": "x" * 1001}, {"before": "0000"}]
 )
-def test_what_cannot_be_is_said_at_its_field(root: Client, criteria: dict[str, str]) -> None:
+def test_invalid_criteria_are_reported_at_their_field(root: Client, criteria: dict[str, str]) -> None:
     exchange(HOME, "One", "1")
     page = text(root.get(reverse("admin:prune"), {"partition_name": "home", "counted": "1", **criteria}))
     assert "errorlist" in page and 'name="sealed"' not in page
 
 
-def test_an_exchange_without_a_message_goes_too(root: Client) -> None:
+def test_an_exchange_without_a_message_is_deleted_too(root: Client) -> None:
     one = exchange(HOME, "One", "1")
     empty = exchange(HOME, "Two", "2", minutes=1)
     Message.objects.filter(content__in=("Two", "2")).delete()
@@ -149,7 +149,7 @@ def test_an_exchange_without_a_message_goes_too(root: Client) -> None:
     assert Message.objects.count() == 2
 
 
-def test_an_emptied_conversation_is_not_the_latest(root: Client) -> None:
+def test_an_emptied_conversation_does_not_come_first(root: Client) -> None:
     emptied, other = exchange(HOME, "One", "1"), exchange(WORK, "Two", "2", minutes=5)
     Instance.objects.filter(pk=emptied.instance_id).update(created=emptied.created)
     forget(Selection(partition="home", role="user"), by="tests")

@@ -1,4 +1,4 @@
-"""Who sees and forgets what in the admin."""
+"""Which users see and forget what in the admin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.admin.pages import HOME, WORK, browser, change, every_pag
 pytestmark = pytest.mark.django_db
 
 
-def test_partitions_that_are_there_to_measure_with_are_nowhere_to_be_seen(root: Client) -> None:
+def test_scratch_partitions_are_invisible(root: Client) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     scratch = exchange(Scope(f"{SCRATCH}{'0' * 32}", "measured"), "I keep zebras.", "Lovely.", minutes=9)
     for url in every_page(Exchange.objects.get(instance__name="kitchen")):
@@ -46,16 +46,16 @@ def test_a_viewer_reads_everything_and_forgets_nothing() -> None:
 
 def test_a_user_without_permissions_sees_no_conversation() -> None:
     one = exchange(HOME, "I keep bees.", "Lovely.")
-    nobody = browser(User.objects.create_user("nobody", is_staff=True))
+    outsider = browser(User.objects.create_user("outsider", is_staff=True))
     for url in every_page(one)[2:]:
-        assert nobody.get(url).status_code == 403, url
-    assert "bees" not in text(nobody.get(reverse("admin:index")))
+        assert outsider.get(url).status_code == 403, url
+    assert "bees" not in text(outsider.get(reverse("admin:index")))
     visitor = Client(headers={"host": "localhost"})
     for url in every_page(one):
         assert visitor.get(url).status_code == 302, url
 
 
-def test_a_limited_user_meets_only_what_lies_in_those_partitions() -> None:
+def test_a_limited_user_sees_those_partitions_only() -> None:
     theirs, hidden = exchange(HOME, "I keep bees.", "Lovely bees."), exchange(WORK, "The secret bees.", "Secret bees.")
     limited = browser(staff("lea", "Pruner", only=("home",)))
     for url in every_page(theirs):
@@ -75,7 +75,7 @@ def test_a_limited_user_meets_only_what_lies_in_those_partitions() -> None:
     assert "home" not in text(nothing.get(reverse("admin:conversations_partition_changelist")))
 
 
-def test_a_limit_that_came_after_the_dry_run_holds(root: Client) -> None:
+def test_a_limit_set_after_the_dry_run_applies(root: Client) -> None:
     one = exchange(HOME, "One", "1")
     user = staff("pia", "Pruner")
     client = browser(user)
@@ -89,7 +89,7 @@ def test_a_limit_that_came_after_the_dry_run_holds(root: Client) -> None:
     assert Message.objects.count() == 2
 
 
-def test_what_was_said_is_only_for_those_who_may_read_messages() -> None:
+def test_messages_are_shown_only_to_users_who_may_read_them() -> None:
     one = exchange(HOME, "The secret bees.", "Secret bees.")
     user = User.objects.create_user("figures", is_staff=True)
     names = ("view_partition", "view_instance", "view_exchange", "view_ledger")
@@ -105,14 +105,14 @@ def test_what_was_said_is_only_for_those_who_may_read_messages() -> None:
     assert counting.get(exchanges, {"q": "secret"}).status_code == 403
 
 
-def test_a_limited_user_is_not_told_how_much_waits_elsewhere() -> None:
+def test_a_limited_user_does_not_learn_the_size_of_other_backlogs() -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     assert "wait for a vector" in text(browser(staff("vera", "Viewer")).get(reverse("admin:index")))
     limited = text(browser(staff("lea", "Viewer", only=("home",))).get(reverse("admin:index")))
     assert "wait for a vector" not in limited
 
 
-def test_a_limit_to_no_partition_is_set_with_a_tick(root: Client) -> None:
+def test_a_tick_limits_a_user_to_no_partition(root: Client) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     user = staff("nil", "Viewer")
     url = reverse("admin:auth_user_change", args=[user.pk])
@@ -132,7 +132,7 @@ def test_a_limit_to_no_partition_is_set_with_a_tick(root: Client) -> None:
     assert "limited" in text(root.get(url))
 
 
-def test_thousands_of_partitions_are_no_list_to_choose_from(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_partitions_are_not_offered_as_one_list(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange(HOME, "I keep bees.", "Lovely.")
     url = reverse("admin:auth_user_change", args=[staff("lea", "Viewer", only=("home",)).pk])
     assert ">home</option>" in text(root.get(url))
@@ -141,7 +141,7 @@ def test_thousands_of_partitions_are_no_list_to_choose_from(root: Client, monkey
     assert ">home</option>" not in page and "vManyToManyRawIdAdminField" in page
 
 
-def test_a_partition_to_choose_shows_what_its_name_hides(root: Client) -> None:
+def test_hidden_characters_of_partition_names_are_shown_in_the_choice(root: Client) -> None:
     exchange(Scope("\u202eevil", "kitchen"), "I keep bees.", "Lovely.")
     page = text(root.get(reverse("admin:auth_user_change", args=[staff("lea", "Viewer").pk])))
     assert "⟦U+202E⟧evil" in page and "\u202e" not in page

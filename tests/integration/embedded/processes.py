@@ -1,4 +1,4 @@
-"""Finds, asks and kills processes of the embedded PostgreSQL and of its holders."""
+"""Finds, queries and kills processes of the embedded PostgreSQL and of its holders."""
 
 from __future__ import annotations
 

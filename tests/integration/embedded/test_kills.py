@@ -24,7 +24,7 @@ from tests.integration.embedded.processes import (
 )
 
 
-def test_a_clean_exit_stops_it_although_another_holder_was_killed(home: Path, start: Callable[[Path], Holder]) -> None:
+def test_a_clean_exit_stops_it_even_if_another_holder_was_killed(home: Path, start: Callable[[Path], Holder]) -> None:
     killed = start(home).wait_until_it_holds()
     other = start(home).wait_until_it_holds()
     killed.kill()
@@ -33,9 +33,7 @@ def test_a_clean_exit_stops_it_although_another_holder_was_killed(home: Path, st
     assert processes_of(home) == set()
 
 
-def test_a_server_left_by_killed_holders_is_found_and_stopped_by_the_next(
-    home: Path, start: Callable[[Path], Holder]
-) -> None:
+def test_the_next_holder_stops_a_server_that_killed_holders_left(home: Path, start: Callable[[Path], Holder]) -> None:
     start(home).wait_until_it_holds().kill()
     postmaster = postmaster_of(home)
     following = start(home).wait_until_it_holds()
@@ -44,7 +42,7 @@ def test_a_server_left_by_killed_holders_is_found_and_stopped_by_the_next(
     assert processes_of(home) == set()
 
 
-def test_a_killed_postgres_restarts_with_its_rows(home: Path) -> None:
+def test_a_killed_postgres_restarts_and_keeps_its_rows(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     try:
@@ -66,7 +64,9 @@ def test_a_killed_recovery_leads_to_a_restart_and_a_long_recovery_does_not(
     server = EmbeddedPostgres(home)
     server.hold()
     monkeypatch.setattr(postgres_processes, "CHECK_EVERY", 0.05)
-    monkeypatch.setattr(postgres_processes, "STUCK_SECONDS", 1.0)  # less than ending the processes may take
+    monkeypatch.setattr(
+        postgres_processes, "STUCK_SECONDS", 1.0
+    )  # less than the time that ending the processes may take
     query(home, "CREATE TABLE t AS SELECT 42 AS answer")
 
     def named(what: str) -> list[int]:
@@ -88,7 +88,7 @@ def test_a_killed_recovery_leads_to_a_restart_and_a_long_recovery_does_not(
     server.release()
 
 
-def test_a_query_that_outlives_its_killed_postgres_is_ended_before_the_next_start(home: Path) -> None:
+def test_a_query_that_outlives_its_killed_postgres_ends_before_the_next_start(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     try:
@@ -107,7 +107,7 @@ def test_a_query_that_outlives_its_killed_postgres_is_ended_before_the_next_star
     assert processes_of(home) == set()
 
 
-def test_the_exit_after_a_killed_postgres_leaves_nothing_behind(home: Path) -> None:
+def test_an_exit_after_a_killed_postgres_leaves_no_process(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     os.kill(postmaster_of(home), signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_a_supervisor_also_restarts_a_server_of_another_process(home: Path, star
     assert processes_of(home) == set()
 
 
-def test_after_everything_was_killed_at_once_the_rows_are_there(home: Path, start: Callable[[Path], Holder]) -> None:
+def test_rows_survive_a_kill_of_every_process(home: Path, start: Callable[[Path], Holder]) -> None:
     holder = start(home).wait_until_it_holds()
     query(home, "CREATE TABLE t AS SELECT 7 AS n")
     for pid in processes_of(home) | {holder.process.pid}:
@@ -160,9 +160,7 @@ def test_a_stale_file_with_the_process_id_of_another_program_is_not_trusted(home
 
 
 @pytest.mark.parametrize("also_initdb", [True, False])
-def test_a_first_start_that_was_killed_is_repeated(
-    home: Path, start: Callable[[Path], Holder], also_initdb: bool
-) -> None:
+def test_a_killed_first_start_is_repeated(home: Path, start: Callable[[Path], Holder], also_initdb: bool) -> None:
     holder = start(home)
     unfinished = home / "postgres" / "data.unfinished"
     assert eventually((unfinished / "base").exists)

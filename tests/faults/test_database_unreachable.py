@@ -1,4 +1,4 @@
-"""PostgreSQL killed, frozen, full and locked under a running server: clients hardly notice, and nothing is lost."""
+"""PostgreSQL is killed, frozen, full or locked under a running server: clients hardly notice, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 from conversations.embedding import NOTICED_WITHIN
 from proxy.memory.service import CATCH_UP_SECONDS
 from reservoir_site.postgres_folder import embedded_location
-from tests.fake_provider import Answer, FakeProvider, Gate, Request
+from tests.fake_provider.answers import Answer, Gate, Request
+from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import KEY, App
-from tests.faults.breaking import frozen, kill, locked, no_room, postgres_away, standing_still
+from tests.faults.breaking import frozen, kill, locked, no_room, postgres_down, standing_still
 from tests.faults.conftest import StartServer
 from tests.faults.stored import recovered, rows, waiting
 from tests.faults.watching import children, command_line, eventually, postmaster, report
@@ -28,19 +29,19 @@ from tests.server import ROOT, Server, clean_environment
 
 pytestmark = pytest.mark.alone
 
-SETTINGS = {"RESERVOIR_RECALL_DEADLINE_MS": "300"}  # the default: what hangs is to cost no more
+SETTINGS = {"RESERVOIR_RECALL_DEADLINE_MS": "300"}  # the default; hangs must cost no more
 
 
 @pytest.fixture
 def app(server: Server) -> App:
-    """An app whose exchanges are remembered, whatever the test before has done."""
+    """An app with working memory, whatever the previous test did."""
     recovered(server)
     return App(server)
 
 
-def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost(app: App) -> None:
+def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_lost(app: App) -> None:
     before = [app.timed(f"before {n}") for n in range(30)]
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         first = app.timed("away 0")
         away = [app.timed(f"away {n}", stream=n % 2 == 0) for n in range(1, 30)]
         assert app.memory("away 30") == "degraded"
@@ -49,7 +50,7 @@ def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost
         assert KEY.encode() not in spooled
     extra = statistics.median(away) - statistics.median(before)
     report(f"away: {extra:+.1f} ms median, {max(away):.0f} ms slowest, {first:.0f} ms the first")
-    # Without recall they take less than before; the one that finds out does not wait for a connection either.
+    # They are faster without recall; even the first one does not wait for a connection.
     assert statistics.median(away) < 3 * statistics.median(before)
     assert first < 20 * statistics.median(before)
     recovered(app.server)
@@ -57,8 +58,8 @@ def test_clients_are_served_at_once_while_postgresql_is_away_and_nothing_is_lost
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_what_waits_in_the_spool_is_stored_after_a_restart(app: App) -> None:
-    with postgres_away(app.server.home):
+def test_the_spool_is_stored_after_a_restart(app: App) -> None:
+    with postgres_down(app.server.home):
         for n in range(5):
             app.ask(f"away {n}")
         app.server.kill()
@@ -67,8 +68,8 @@ def test_what_waits_in_the_spool_is_stored_after_a_restart(app: App) -> None:
     assert app.said() == ["warm", *(f"away {n}" for n in range(5))]
 
 
-def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
-    with postgres_away(app.server.home):
+def test_the_spool_is_stored_by_a_command(app: App) -> None:
+    with postgres_down(app.server.home):
         app.ask("away")
         app.server.kill()
 
@@ -83,15 +84,15 @@ def test_what_waits_in_the_spool_is_stored_by_a_command(app: App) -> None:
     assert app.said() == ["warm", "away"]
 
 
-def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App) -> None:
-    """Or clients that ask without a pause would add to it faster than it is stored."""
+def test_clients_wait_briefly_for_a_replay_of_the_spool(app: App) -> None:
+    """Otherwise clients that ask without a pause would fill the spool faster than it is replayed."""
     home = app.server.home
     with ExitStack() as replaying:
-        with postgres_away(home):
+        with postgres_down(home):
             for n in range(5):
                 app.ask(f"away {n}")
             lock = replaying.enter_context((home / "spool" / "replay.lock").open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)  # as a replay by another process that takes long
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as a long replay by another process does
         eventually(lambda: httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 200)
         assert app.timed("back") >= CATCH_UP_SECONDS * 1000
         assert app.said() == ["warm"]
@@ -99,7 +100,7 @@ def test_who_asks_on_while_the_spool_is_stored_waits_a_moment_for_that(app: App)
     assert app.said() == ["warm", *(f"away {n}" for n in range(5)), "back"]
 
 
-def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(app: App) -> None:
+def test_a_frozen_database_briefly_delays_one_request_only(app: App) -> None:
     calm = [app.timed(f"calm {n}") for n in range(10)]
     with frozen(postmaster(app.server.home) or 0):
         begun = len(app.server.log)
@@ -116,8 +117,8 @@ def test_a_database_that_stands_still_delays_one_request_briefly_and_then_none(a
     assert [text for text in app.said() if text != "frozen"] == ["warm", *texts]
 
 
-def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
-    time.sleep(NOTICED_WITHIN)  # whoever embeds next asks the database first
+def test_a_server_stops_while_its_database_is_frozen(app: App) -> None:
+    time.sleep(NOTICED_WITHIN)  # the next embedding asks the database first
     with frozen(postmaster(app.server.home) or 0):
         app.ask("frozen")
         begun = time.monotonic()
@@ -131,11 +132,11 @@ def test_a_server_ends_although_its_database_stands_still(app: App) -> None:
     assert app.said() == ["warm", "frozen"]
 
 
-def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(app: App) -> None:
+def test_clients_are_served_during_a_long_recovery_of_postgresql(app: App) -> None:
     home = app.server.home
 
     def startup_process() -> list[int]:
-        """Killed, PostgreSQL is started again; its process that recovers is caught as soon as it is there."""
+        """Kill PostgreSQL, and catch the recovery process of the restarted one as soon as it exists."""
         kill(postmaster(home) or 0)
         for _ in range(20_000):
             found = [pid for pid in children(postmaster(home) or 0) if b"startup" in command_line(pid)]
@@ -147,7 +148,7 @@ def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(ap
     for _ in range(10):
         with standing_still(startup_process()) as still:
             if not still:
-                continue  # the recovery was over before it could be held
+                continue  # the recovery ended before it could be stopped
             begun = len(app.server.log)
             assert [app.memory(f"recovering {n}") for n in range(20)][-1] == "degraded"
             assert httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300).status_code == 503
@@ -160,11 +161,11 @@ def test_clients_are_served_while_postgresql_recovers_however_long_that_takes(ap
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app: App) -> None:
+def test_locked_tables_skip_recall_within_its_deadline_and_lose_nothing(app: App) -> None:
     with locked(app.server.home), ThreadPoolExecutor(16) as clients:
         first = app.timed("locked 0")
         took = list(clients.map(lambda n: app.timed(f"locked {n}"), range(1, 33)))
-        # By now the storing threads hang, all of them; nobody waits for one.
+        # By now all storing threads hang; no request waits for one.
         later = [app.timed("later") for _ in range(3)]
     report(f"locked: {first:.0f} ms the first, {max(took):.0f} at 16 clients, {max(later):.0f} later")
     assert statistics.median(later) < first, "requests still wait for threads that hang"
@@ -174,7 +175,7 @@ def test_locked_tables_leave_recall_out_within_its_deadline_and_lose_nothing(app
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> None:
+def test_a_database_without_a_free_connection_counts_as_unreachable(app: App) -> None:
     where = embedded_location(app.server.home)
     mine: list[psycopg.Connection[tuple[object, ...]]] = []
 
@@ -186,7 +187,7 @@ def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> N
     try:
         take_all()
         with psycopg.connect(host=where.host, port=where.port, user="postgres", dbname="postgres") as admin:
-            # Those that the server holds would go on; cut off, it finds no others.
+            # The server's open connections would still work; once they are cut, it gets no new ones.
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND pid <> ALL(%s)",
                 [where.user, [connection.info.backend_pid for connection in mine]],
@@ -202,9 +203,9 @@ def test_a_database_without_a_free_connection_is_one_that_is_away(app: App) -> N
     assert app.said() == ["warm", *(f"full {n}" for n in range(6))]
 
 
-def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_server: StartServer) -> None:
+def test_a_full_spool_delays_no_client_and_keeps_its_records(start_server: StartServer) -> None:
     app = App(start_server({"RESERVOIR_SPOOL_LIMIT": str(2**20)}))
-    with postgres_away(app.server.home):
+    with postgres_down(app.server.home):
         for n in range(5):
             app.ask(f"{n} " + "x" * 300_000)
         assert app.memory("small") == "degraded"
@@ -215,17 +216,17 @@ def test_a_full_spool_keeps_no_client_waiting_and_what_was_kept_stays(start_serv
     assert kept[:2] == ["warm", "0"] and "4" not in kept
 
 
-def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_was_said(
+def test_a_full_disk_costs_memory_but_loses_no_message(
     start_server: StartServer,
 ) -> None:
-    app = App(start_server())  # whose log of changes has grown by the first migrations alone
+    app = App(start_server())  # its write-ahead log holds only the first migrations
     server = app.server
     with no_room(server):
         app.ask("full 0")
         eventually(lambda: app.memory("full") == "degraded")
         for n in range(1, 20):
             app.ask(f"full {n}")
-        eventually(lambda: "does not start" in server.log)  # and is tried again and again
+        eventually(lambda: "does not start" in server.log)  # and keeps retrying
         assert app.memory("full 20") == "degraded"
         assert waiting(server.home)
     recovered(server)
@@ -233,7 +234,7 @@ def test_a_disk_that_is_full_for_postgresql_costs_memory_alone_and_nothing_that_
     eventually(lambda: app.memory("after") == "on")
 
 
-def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
+def test_an_embedder_that_hangs_or_fails_costs_at_most_the_deadline(
     start_server: StartServer, provider: FakeProvider
 ) -> None:
     gate, broken = Gate(), False
@@ -254,13 +255,13 @@ def test_an_embedder_that_hangs_or_throws_costs_no_more_than_the_deadline(
     assert later < max(took), "requests still wait for threads that hang"
     broken, begun = True, len(app.server.log)
     gate.open()
-    # As long as threads of recall hang it is left out; then it goes by words alone.
+    # Recall is skipped while its threads hang; then it uses words only.
     eventually(lambda: app.memory("broken") == "degraded" and "words alone" in app.server.log[begun:])
     eventually(lambda: waiting(app.server.home) == 0)
     assert set(app.said()) >= {f"hung {n}" for n in range(17)}
 
 
-def test_vectors_of_a_wrong_length_and_corrupted_rows_are_left_out_of_a_request_that_goes_on(app: App) -> None:
+def test_vectors_of_wrong_length_and_corrupted_rows_do_not_stop_a_request(app: App) -> None:
     mine = """WHERE instance_id = (SELECT i.id FROM conversations_instance i JOIN conversations_partition p
                                    ON p.id = i.partition_id WHERE p.name = %s AND i.name = %s)"""
     count = f"SELECT count(*) FROM conversations_embedding {mine}"
@@ -274,9 +275,7 @@ def test_vectors_of_a_wrong_length_and_corrupted_rows_are_left_out_of_a_request_
     eventually(lambda: app.said() == ["warm", "warm?"])
 
 
-def test_two_servers_that_start_at_once_on_one_folder_share_its_postgresql(
-    provider: FakeProvider, tmp_path: Path
-) -> None:
+def test_servers_that_start_together_on_one_folder_share_its_postgresql(provider: FakeProvider, tmp_path: Path) -> None:
     servers = [Server(tmp_path / "reservoir", provider.base_url) for _ in range(2)]
     try:
         for server in servers:
@@ -297,19 +296,19 @@ def test_two_servers_that_start_at_once_on_one_folder_share_its_postgresql(
             server.__exit__()
 
 
-def test_a_question_whose_server_died_is_kept_and_marked(app: App, provider: FakeProvider) -> None:
+def test_a_question_whose_server_died_is_stored_and_marked(app: App, provider: FakeProvider) -> None:
     gate = Gate()
     provider.answer(Answer(before=[gate]))
-    with postgres_away(app.server.home), ThreadPoolExecutor(1) as client:
-        asking = client.submit(app.ask, "nobody answered")
+    with postgres_down(app.server.home), ThreadPoolExecutor(1) as client:
+        asking = client.submit(app.ask, "unanswered")
         assert gate.reached.wait(300)
         spool = app.server.home / "spool"
-        eventually(lambda: any(b"nobody answered" in path.read_bytes() for path in spool.iterdir()))
+        eventually(lambda: any(b"unanswered" in path.read_bytes() for path in spool.iterdir()))
         app.server.kill()
         with pytest.raises(httpx.TransportError):
             asking.result()
     gate.open()
     app.server.start()
     recovered(app.server)
-    assert app.said() == ["warm", "nobody answered"]
+    assert app.said() == ["warm", "unanswered"]
     assert rows(app.server.home, "SELECT ended FROM conversations_exchange ORDER BY id")[-1] == ("interrupted",)
