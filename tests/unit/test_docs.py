@@ -17,7 +17,7 @@ CODE = ("reservoir_site", "console", "proxy", "conversations")
 PROSE = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Phrases that mark translated English; CONTRIBUTING asks for plain English.
 BANNED = ("whoever", "nobody", "somebody", "is away", "in vain", "of itself", "for ever")
-SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
+SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_(?:DIRECT_)?URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
 # Django settings that look like environment variables; the table lists the variables they are derived from.
 DERIVED = {"RESERVOIR_BIND"}
 
