@@ -29,9 +29,9 @@ def held(key: int, name: str | None = None, *, wait: bool = False) -> Iterator[b
     try:
         with connection.wrap_database_errors:
             lock.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # any other level keeps its snapshot
-            lock.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             # Polls instead of waiting: CREATE INDEX CONCURRENTLY waits for every waiting transaction.
             while not (free := _take(lock, key, name)) and wait:
+                lock.rollback()  # a pooler can lend the connection to the process that has the lock
                 time.sleep(POLL_SECONDS)
         yield free
     finally:
@@ -41,6 +41,7 @@ def held(key: int, name: str | None = None, *, wait: bool = False) -> Iterator[b
 
 
 def _take(lock: Any, key: int, name: str | None) -> bool:
+    lock.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     if name is None:
         row = lock.execute("SELECT pg_try_advisory_xact_lock(%s)", [key]).fetchone()
     else:
