@@ -1,16 +1,15 @@
-"""A real PgBouncer in transaction mode, Debian's, in front of a PostgreSQL."""
+"""A real PgBouncer in transaction mode, Debian's, in front of the embedded PostgreSQL of a home."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from reservoir_site.postgres_folder import Location
+from reservoir_site.postgres_folder import Folder, embedded_location
 from tests.server import PATIENCE, free_port
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -19,9 +18,10 @@ PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin
 class PgBouncer:
     """Runs while the context lasts. `pool` is the most connections to PostgreSQL: fewer than a server's own."""
 
-    def __init__(self, folder: Path, to: Location, *, pool: int) -> None:
+    def __init__(self, folder: Path, home: Path, *, pool: int) -> None:
         self.port = free_port()
-        self._to = to
+        self._home = home
+        self._to = embedded_location(home)
         self._folder = folder
         self._pool = pool
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,17 +46,10 @@ pool_mode = transaction
 default_pool_size = {self._pool}
 """
         )
-        for file in (users, settings):
-            file.chmod(0o644)
-        # It refuses to run as root, and only PostgreSQL's own user reaches the socket.
-        owner = Path(self._to.host).stat()
-        as_user: dict[str, Any] = (
-            {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-        )
         with (self._folder / "pgbouncer.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [PROGRAM, str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **as_user
-            )
+            # As PostgreSQL's user: PgBouncer refuses to run as root, and no other user reaches the socket.
+            command = [*Folder(self._home).as_user(), PROGRAM, str(settings)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
         while True:
             with socket.socket() as probe:

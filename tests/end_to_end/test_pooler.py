@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +40,9 @@ def where(server: Server) -> Iterator[Location]:
 
 
 @pytest.fixture
-def pooler(where: Location) -> Iterator[PgBouncer]:
-    folder = Path(tempfile.mkdtemp(prefix="reservoir-pooler-"))
-    folder.chmod(0o755)  # PostgreSQL's user reads it
-    with PgBouncer(folder, where, pool=POOL) as running:
+def pooler(server: Server, tmp_path: Path) -> Iterator[PgBouncer]:
+    with PgBouncer(tmp_path, server.home, pool=POOL) as running:
         yield running
-    shutil.rmtree(folder)
 
 
 def direct_url(where: Location) -> str:
