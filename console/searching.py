@@ -157,11 +157,13 @@ def _nearest(request: HttpRequest, term: str, instance: Instance | None, partiti
     of = OF_ALL if instances is None else OF_INSTANCES
     if isinstance(instances, QuerySet):  # too many to list
         of, values["instances"] = OF_PARTITIONS, None
-    statement = NEAREST.format(of=of)
+    statement, search_settings = NEAREST.format(of=of), ""
     if instance and (model := nearest.searchable(instance.pk, embedder.name)):
         statement = INDEXED.format(expression=model.expression, type=model.type, instance=instance.pk, model=model.id)
+        search_settings = model.search_settings
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(nearest.SEARCH)
+        if search_settings:
+            cursor.execute(search_settings)
         cursor.execute(statement, values)
         likeness = dict(cursor.fetchall())
     rows = {message.pk: message for message in _rows(request, instance, partition).filter(pk__in=likeness)}

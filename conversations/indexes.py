@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
 from conversations import nearest
+from conversations.direct import direct_connection, is_pooled
+from conversations.locks import held
 from conversations.models import EmbeddingModel
 from conversations.querysets import Scope
 from conversations.recall.retrieval import READ_WHOLE
@@ -79,16 +83,13 @@ def create(instance_id: int, model: EmbeddingModel) -> bool:
 
     Returns False at once if another process is creating an index.
     """
-    with _alone() as alone:
+    with held(ONE_AT_A_TIME) as alone:
         if not alone:
             return False
-        with connection.cursor() as cursor:
+        with direct_connection() as direct, direct.cursor() as cursor:
             cursor.execute(nearest.drop_index_sql(instance_id, model.pk))
-            cursor.execute(f"SET maintenance_work_mem = '{MEMORY}'")
-            try:
+            with _memory(direct, cursor):
                 cursor.execute(nearest.create_index_sql(instance_id, nearest.Model(model.pk, model.dimensions)))
-            finally:
-                cursor.execute("RESET maintenance_work_mem")
     return True
 
 
@@ -124,7 +125,8 @@ def measure(instance_id: int, model: EmbeddingModel, *, queries: int = 100, near
 
     The index must exist.
     """
-    form = nearest.Model(model.pk, model.dimensions)
+    form = nearest.searchable(instance_id, model.name) or nearest.Model(model.pk, model.dimensions)
+    ways = {"index": form.search_settings, "exact": "SET LOCAL enable_indexscan = off"}
     near = f"""
         SELECT id FROM conversations_embedding WHERE instance_id = %(instance)s AND model_id = %(model)s
         ORDER BY {form.expression} <=> %(vector)s::{form.type} LIMIT %(limit)s
@@ -136,9 +138,9 @@ def measure(instance_id: int, model: EmbeddingModel, *, queries: int = 100, near
         cursor.execute(_SPREAD, {"instance": instance_id, "model": model.pk, "queries": queries})
         for (vector,) in cursor.fetchall():
             answers: dict[str, set[int]] = {}
-            for way in ("index", "exact"):
+            for way, search_settings in ways.items():
                 with transaction.atomic():
-                    cursor.execute(_WAYS[way])
+                    cursor.execute(search_settings)
                     started = time.perf_counter()
                     cursor.execute(near, parameters | {"vector": vector})
                     answers[way] = {row[0] for row in cursor.fetchall()}
@@ -161,11 +163,6 @@ SELECT vector::text FROM (
 ) v WHERE number %% greatest(all_of_them / %(queries)s, 1) = 0 LIMIT %(queries)s
 """
 
-_WAYS = {
-    "index": nearest.SEARCH,
-    "exact": "SET LOCAL enable_indexscan = off",
-}
-
 
 def _median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
@@ -181,12 +178,13 @@ def _drop_named(pattern: str, more: str = "") -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [ONE_AT_A_TIME])
-        alone = cursor.fetchone() == (True,)
-        try:
-            yield alone
-        finally:
-            if alone and connection.connection and not connection.connection.closed:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [ONE_AT_A_TIME])
+def _memory(direct: BaseDatabaseWrapper, cursor: CursorWrapper) -> Iterator[None]:
+    """More memory for one build. Behind a pooler the setting would remain with another client's connection."""
+    if is_pooled(direct):
+        yield
+        return
+    cursor.execute(f"SET maintenance_work_mem = '{MEMORY}'")
+    try:
+        yield
+    finally:
+        cursor.execute("RESET maintenance_work_mem")

@@ -23,6 +23,7 @@ from conversations import indexes
 from conversations.backlog import add_vectors, embed
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
+from conversations.locks import held
 from conversations.models import Embedding, EmbeddingModel, Message
 from conversations.nearest import MOST_DIMENSIONS
 from conversations.querysets import MessageQuerySet
@@ -44,14 +45,10 @@ class ReembeddingError(Exception):
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold the lock that lets one process at a time change models. Raises ReembeddingError if another has it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [ONE_AT_A_TIME])
-        if cursor.fetchone() != (True,):
+    with held(ONE_AT_A_TIME) as free:
+        if not free:
             raise ReembeddingError("Another process is changing the embedding model: wait until it is done.")
-        try:
-            yield
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [ONE_AT_A_TIME])
+        yield
 
 
 def begin(embedder: Embedder, spec: str) -> EmbeddingModel:

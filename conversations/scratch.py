@@ -6,8 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection
-
+from conversations.locks import held
 from conversations.models import Embedding, Partition
 from conversations.querysets import SCRATCH
 
@@ -23,37 +22,24 @@ def scratch_partition() -> Iterator[str]:
     """
     remove_leftovers()
     name = f"{SCRATCH}{uuid.uuid4().hex}"
-    _lock(name)
-    try:
-        yield name
-    finally:
-        _remove(name)
-        _unlock(name)
+    with held(LOCKS, name):
+        try:
+            yield name
+        finally:
+            _remove(name)
 
 
 def remove_leftovers() -> int:
     """Remove the scratch partitions of dead processes. Returns their number."""
     removed = 0
     for name in Partition.objects.filter(name__regex=f"^{SCRATCH}[0-9a-f]{{32}}$").values_list("name", flat=True):
-        if _lock(name):
-            _remove(name)
-            _unlock(name)
-            removed += 1
+        with held(LOCKS, name) as is_left_over:
+            if is_left_over:
+                _remove(name)
+                removed += 1
     return removed
 
 
 def _remove(name: str) -> None:
     Embedding.objects.filter(instance__partition__name=name).delete()
     Partition.objects.filter(name=name).delete()
-
-
-def _lock(name: str) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCKS, name])
-        (locked,) = cursor.fetchone() or (False,)
-        return bool(locked)
-
-
-def _unlock(name: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [LOCKS, name])

@@ -17,8 +17,12 @@ async def live(request: HttpRequest) -> HttpResponse:
 
 
 async def ready(request: HttpRequest) -> HttpResponse:
-    """200 if every part is ready, otherwise 503; each part is "ready" or says its problem."""
-    parts = await runtime.current().memory.health()
+    """200 if every part is ready, otherwise 503; each part is "ready" or says its problem. Names the versions."""
+    parts, versions = await runtime.current().memory.health()
     ok = all(problem is None for problem in parts.values())
-    body = {"status": "ready" if ok else "not ready"} | {k: v or "ready" for k, v in parts.items()}
+    body = {
+        "status": "ready" if ok else "not ready",
+        **{part: problem or "ready" for part, problem in parts.items()},
+        "versions": {"reservoir": settings.RESERVOIR_VERSION, **versions},
+    }
     return HttpResponse(json.dumps(body), status=200 if ok else 503, content_type="application/json")

@@ -8,7 +8,6 @@ import os
 import resource
 import secrets
 import socket
-import time
 from collections.abc import Callable
 
 import uvicorn
@@ -17,14 +16,17 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, connection
-from django.db.backends.utils import CursorWrapper
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from console.roles import make_groups
 from conversations.actions import interrupt_open_exchanges
+from conversations.direct import DIRECT, direct_connection
 from conversations.embedders.factory import make_embedder
+from conversations.locks import held
 from proxy.providers import configuration
 from proxy.rules import rules_file
-from reservoir_site import database, env
+from reservoir_site import database, database_check, env
+from reservoir_site.postgres_folder import PostgresError
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +84,30 @@ def prepare(say: Callable[[str], object]) -> None:
 def prepare_database(then: Callable[[], object] = lambda: None) -> None:
     """Start the database if needed, migrate it and call `then`, one process at a time. Raises PostgresError."""
     database.reach()
-    with connection.cursor() as cursor:
-        # Polls instead of waiting: CREATE INDEX CONCURRENTLY waits for every waiting transaction.
-        while not _got_migration_lock(cursor):
-            time.sleep(0.2)
-        try:
-            call_command("migrate", verbosity=0, interactive=False)
-            then()
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
+    with held(MIGRATION_LOCK, wait=True):
+        _migrate()
+        then()
     connection.close()
+
+
+def _migrate() -> None:
+    """Migrate, past a pooler if DATABASE_DIRECT_URL leads past it. Raises PostgresError."""
+    with direct_connection() as direct:
+        found = database.facts(direct)
+        if direct.alias == DIRECT and _is_free(direct, MIGRATION_LOCK):
+            raise PostgresError(
+                "DATABASE_DIRECT_URL names another database than DATABASE_URL: name the same one, without the pooler."
+            )
+        database_check.create_vector(direct, found)
+        with database_check.privileges_explained(found):
+            call_command("migrate", database=direct.alias, verbosity=0, interactive=False)
+
+
+def _is_free(direct: BaseDatabaseWrapper, key: int) -> bool:
+    """Whether the lock is free in the database of this connection."""
+    with direct.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [key])
+        return bool(cursor.fetchone() == (True,))
 
 
 def _check_language() -> None:
@@ -105,12 +121,6 @@ def _check_language() -> None:
             raise ImproperlyConfigured(
                 f"RESERVOIR_LANGUAGE is {settings.RESERVOIR_LANGUAGE!r}: write one of {languages}."
             ) from None
-
-
-def _got_migration_lock(cursor: CursorWrapper) -> bool:
-    cursor.execute("SELECT pg_try_advisory_lock(%s)", [MIGRATION_LOCK])
-    (got,) = cursor.fetchone() or (False,)
-    return bool(got)
 
 
 def announce(say: Callable[[str], object]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from reservoir_site import env, installation
-from reservoir_site.database import database_settings
+from reservoir_site.database import databases
 
 # The release, shown by `version`, /live and /v1/docs.
 RESERVOIR_VERSION = installation.version()
@@ -74,7 +74,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATA_UPLOAD_MAX_MEMORY_SIZE = None  # the guard limits bodies, even those without a length
 
 try:
-    DATABASES: dict[str, dict[str, Any]] = {"default": database_settings(env.text("DATABASE_URL"), RESERVOIR_HOME)}
+    # The second URL leads past a connection pooler, for migrations and for building indexes.
+    DATABASES: dict[str, dict[str, Any]] = databases(
+        env.text("DATABASE_URL"), env.text("DATABASE_DIRECT_URL"), RESERVOIR_HOME
+    )
 except ValueError as error:
     raise ImproperlyConfigured(str(error)) from None
 

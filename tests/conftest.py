@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_django
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
@@ -41,11 +42,15 @@ def provider() -> Iterator[FakeProvider]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> Iterator[None]:
-    """Start PostgreSQL before Django creates its test database there."""
+def django_db_modify_db_settings(django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
+    """Start PostgreSQL before Django creates its test database there; check that of DATABASE_URL."""
+    from django.db import connection
+
     from reservoir_site import database
 
-    database.reach()
+    with django_db_blocker.unblock():
+        database.reach()
+        connection.close()
     yield
     if server := database.embedded():
         server.release()

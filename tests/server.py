@@ -18,7 +18,7 @@ import httpx
 from reservoir_site.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("RESERVOIR_", "RSV_", "DATABASE_URL", "DJANGO_")
+OURS = ("RESERVOIR_", "RSV_", "DATABASE_", "DJANGO_")
 KEYS = ("OPENAI_API_KEY", "MISTRAL_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_KEY")
 
 PATIENCE = 300.0  # seconds: ample on a machine ten times slower, and still a bound

@@ -153,7 +153,7 @@ def _find_by_vector(request: RetrievalRequest) -> Ints:
     if model is None:
         return np.zeros(0, np.int64)
     with connection.cursor() as cursor:
-        cursor.execute(nearest.SEARCH)
+        cursor.execute(model.search_settings)
         cursor.execute(
             f"""
             SELECT message_id FROM conversations_embedding
@@ -229,10 +229,11 @@ def _follows(ids: Ints, numbers: Ints, seen: Ints) -> Bools:
 # The same condition as MessageQuerySet.recallable().
 _RECALLABLE = "m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''"
 
+# PostgreSQL 15 hashes texts but no bytes.
 _MESSAGES = """
     string_agg(int8send(m.id), ''),
     string_agg(float8send(date_part('epoch', m.created)), ''),
-    string_agg(int8send(hashbyteaextended(m.digest, 0)), ''),
+    string_agg(int8send(hashtextextended(encode(m.digest, 'hex'), 0)), ''),
     string_agg(int8send(hashtextextended(CASE WHEN m.name = '' THEN m.role ELSE m.name END, 0)), ''),
     string_agg(boolsend(m.role = 'user'), ''),
     string_agg(boolsend(m.name <> ''), ''),

@@ -17,17 +17,19 @@ log = logging.getLogger(__name__)
 
 
 async def answers() -> bool:
-    """Whether the database accepts a connection and answers within PROBE_TIMEOUT.
+    """Whether the database accepts a connection, answers and takes writes within PROBE_TIMEOUT.
 
-    Occupies no thread, and leaves no connection open.
+    Connects as requests do, with every parameter of the URL: with `target_session_attrs`, another of its hosts may be
+    the right one now. Occupies no thread, and leaves no connection open.
     """
-    wanted = ("host", "port", "user", "password", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey", "service")
-    given = {key: value for key, value in connection.get_connection_params().items() if key in wanted}
+    given = connection.get_connection_params()
+    for of_django in ("context", "cursor_factory"):
+        given.pop(of_django, None)
     try:
         async with asyncio.timeout(PROBE_TIMEOUT):
             async with await AsyncConnection.connect(**given, autocommit=True) as probing:
-                await probing.execute("SELECT 1")
-        return True
+                row = await (await probing.execute("SHOW transaction_read_only")).fetchone()
+        return row == ("off",)
     except Exception:  # any error means that the database is not ready
         return False
 

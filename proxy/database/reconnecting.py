@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 __all__ = ["DatabaseUnavailable", "error_name", "on_database"]
 
@@ -24,7 +24,7 @@ def on_database(work: Callable[[], T]) -> T:
     for _ in range(2):
         try:
             return work()
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:
             if not _has_lost_connection(error):
                 raise
             connection.close()
@@ -33,9 +33,12 @@ def on_database(work: Callable[[], T]) -> T:
 
 
 def _has_lost_connection(error: Exception) -> bool:
-    """Before it closes, a server that shuts down, has crashed or is starting up sends an error of class 57P."""
+    """Before it closes, a server that shuts down, has crashed or is starting up sends an error of class 57P.
+
+    A server that takes no writes (25006) has become a replica, or the connection went to one: the primary is elsewhere.
+    """
     state = getattr(error.__cause__, "sqlstate", None) or ""
-    return connection.connection is None or connection.connection.closed or state.startswith(("57P", "08"))
+    return connection.connection is None or connection.connection.closed or state.startswith(("57P", "08", "25006"))
 
 
 def error_name(error: BaseException) -> str:

@@ -149,10 +149,14 @@ def _shortened(question: str) -> str:
 
 @contextmanager
 def _transaction(milliseconds: int) -> Iterator[None]:
-    """One transaction, in which PostgreSQL cancels each query after `milliseconds` (0: never)."""
+    """One transaction, in which PostgreSQL cancels each query after `milliseconds` (0: never).
+
+    Compiling a query takes longer than running it. The settings go with the transaction, as behind a connection pooler
+    the next one may run on another connection.
+    """
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}")
+            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}; SET LOCAL jit = off")
         yield
 
 

@@ -31,7 +31,7 @@ from conversations.repetition import is_repeated
 from conversations.states import MemoryState
 from conversations.turns import digest, plain_text
 from proxy.database.circuit_breaker import CircuitBreaker
-from proxy.database.health import NO_ANSWER, database_health
+from proxy.database.health import NO_ANSWER, database_health, recall_health
 from proxy.database.reconnecting import DatabaseUnavailable, error_name, on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.memory.polls import SUSPICIOUS, Seen
@@ -57,6 +57,7 @@ REPLAY_SECONDS_AFTER_FAILURE = 5.0
 # working meanwhile. It also slows down clients that send requests without a pause: otherwise a busy server would fill
 # the spool faster than replaying empties it.
 CATCH_UP_SECONDS = 0.25
+LOSS_SHOWN_SECONDS = 60.0
 STOP_SECONDS = 5.0  # a thread that has not finished by then is abandoned
 
 
@@ -82,6 +83,7 @@ class MemoryService:
         self._worker = Worker(self.embedder)
         self._seen = Seen()
         self._unfinished: set[asyncio.Future[Any]] = set()
+        self._lost_until = float("-inf")  # until then, /ready tells of an exchange that is neither stored nor spooled
 
     async def start(self) -> None:
         """Load the embedder, so that the first request does not wait for it, and start the background work."""
@@ -155,19 +157,30 @@ class MemoryService:
             log.error("recall for %s failed and was skipped (%s)", trace_id, error_name(error))
         return Recollection(MemoryState.DEGRADED)
 
-    async def health(self) -> dict[str, str | None]:
-        """Each part and what is wrong with it, None for nothing."""
+    async def health(self) -> tuple[dict[str, str | None], dict[str, str]]:
+        """Each part and what is wrong with it, None for nothing; and the versions that the database runs."""
         parts: dict[str, str | None] = {"database": NO_ANSWER, "migrations": None}
+        versions: dict[str, str] = {}
         if not self._breaker.is_open:
             with suppress(DeadlineExceeded):
-                parts = await self._storing.run(database_health, STORE_SECONDS)
+                parts, versions = await self._storing.run(database_health, STORE_SECONDS)
+        if time.monotonic() < self._lost_until:
+            parts["storing"] = "an exchange was lost in the last minute: see the log"
+        vector, model = None, ""
         try:
-            await self._recalling.run(lambda: self.embedder().embed(["ready"]), STORE_SECONDS)
-            return parts | {"embedder": None}
+            used = self.embedder()
+            vector = (await self._recalling.run(lambda: used.embed(["ready"]), STORE_SECONDS))[0].tolist()
+            parts["embedder"], model = None, used.name
         except DeadlineExceeded:
-            return parts | {"embedder": "it does not answer in time"}
+            parts["embedder"] = "it does not answer in time"
         except EmbedderError as error:
-            return parts | {"embedder": str(error)}
+            parts["embedder"] = str(error)
+        if not any(parts.values()):
+            try:
+                parts["recall"] = await self._recalling.run(partial(recall_health, vector, model), STORE_SECONDS)
+            except DeadlineExceeded:
+                parts["recall"] = "its query does not end in time"
+        return parts, versions
 
     def track(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
         """Have `stop` wait for the task. Returns the task."""
@@ -205,6 +218,7 @@ class MemoryService:
             log.error("exchange %s is not stored: %s", trace_id, error)
         except TimeoutError:
             log.error("exchange %s may be lost: the disk takes too long", trace_id)
+        self._lost_until = time.monotonic() + LOSS_SHOWN_SECONDS
         return StoredIn.NEITHER
 
     async def _may_store(self, scope: Scope) -> bool:

@@ -480,7 +480,8 @@ class TestProbes:
         assert httpx.get(f"{server.url}/live").status_code == 200
         ready = httpx.get(f"{server.url}/ready")
         assert ready.status_code == 200
-        assert {"database", "migrations", "embedder"} <= set(ready.json())
+        assert {"database", "migrations", "storing", "embedder", "recall"} <= set(ready.json())
+        assert ready.json()["versions"]["postgresql"].startswith("18.") and ready.json()["versions"]["pgvector"]
 
 
 def shape(answer: httpx.Response) -> set[str]:

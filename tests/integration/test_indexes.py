@@ -95,7 +95,7 @@ def test_measuring_notices_what_an_index_misses(monkeypatch: pytest.MonkeyPatch)
     # Make the search read far too little of a well-built graph, and make PostgreSQL use it although it could sort so
     # few rows.
     one_step = "SET LOCAL hnsw.ef_search = 1; SET LOCAL hnsw.iterative_scan = off; SET LOCAL enable_sort = off"
-    monkeypatch.setitem(indexes._WAYS, "index", one_step)
+    monkeypatch.setattr(nearest.Model, "search_settings", one_step)
     assert indexes.measure(instance.pk, active_model(), queries=20).recall < 0.5
 
 

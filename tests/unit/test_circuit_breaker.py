@@ -125,6 +125,7 @@ class Connecting:
         self.given: dict[str, Any] = {}
         self.executed: list[str] = []
         self.closed = False
+        self.read_only = "off"
         self._connect = connect
         monkeypatch.setattr("proxy.database.circuit_breaker.AsyncConnection.connect", self.connect)
 
@@ -133,8 +134,12 @@ class Connecting:
         await self._connect()
         return self
 
-    async def execute(self, query: str) -> None:
+    async def execute(self, query: str) -> Self:
         self.executed.append(query)
+        return self
+
+    async def fetchone(self) -> tuple[str]:
+        return (self.read_only,)
 
     async def __aenter__(self) -> Self:
         return self
@@ -156,12 +161,21 @@ async def hang() -> None:
 
 
 async def test_a_database_that_accepts_and_answers_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = {"host": "db", "user": "me", "password": "mine", "cursor_factory": object(), "context": object()}
+    wanted = {"host": "db1,db2", "user": "me", "password": "mine", "target_session_attrs": "read-write"}
+    params = wanted | {"cursor_factory": object(), "context": object()}
     monkeypatch.setattr(circuit_breaker, "connection", SimpleNamespace(get_connection_params=lambda: params))
     connecting = Connecting(monkeypatch, let_in)
     assert await answers()
-    assert connecting.given == {"host": "db", "user": "me", "password": "mine", "autocommit": True}
-    assert connecting.executed == ["SELECT 1"] and connecting.closed
+    assert connecting.given == wanted | {"autocommit": True}
+    assert connecting.executed == ["SHOW transaction_read_only"] and connecting.closed
+
+
+async def test_a_replica_is_not_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = SimpleNamespace(get_connection_params=lambda: {})
+    monkeypatch.setattr(circuit_breaker, "connection", params)
+    connecting = Connecting(monkeypatch, let_in)
+    connecting.read_only = "on"
+    assert not await answers()
 
 
 async def test_a_database_that_refuses_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ BANNED = (
     "of itself",
     "for ever",
 )
-SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
+SETTING = re.compile(r"RESERVOIR_[A-Z_]+|RSV_[A-Z_]+|DATABASE_(?:DIRECT_)?URL|[A-Z]+_API_KEY|TIKTOKEN_CACHE_DIR")
 # Django settings that look like environment variables; the table lists the variables they are derived from.
 DERIVED = {"RESERVOIR_BIND"}
 

@@ -80,13 +80,20 @@ async def test_allowed_hosts_are_admitted(guard: Guard, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "localhost.evil.example", "local host", "localhost@evil.example"])
-@pytest.mark.parametrize("path", ["/v1/models", "/partition/p", "/ready", "/admin/"])
+@pytest.mark.parametrize("path", ["/v1/models", "/partition/p", "/ready/", "/admin/"])
 async def test_other_hosts_are_refused_on_every_path(
     guard: Guard, api: Application, site: Application, host: str, path: str
 ) -> None:
     refused = await ask(guard, http_scope(path, {"host": host}))
     assert (refused.status, error_code(refused)) == (403, "host_not_allowed")
     assert not api.scopes and not site.scopes
+
+
+@pytest.mark.parametrize("headers", [{"host": ""}, {"host": "10.0.0.7:3017"}, {"host": "any.example"}])
+@pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/healthz"])
+async def test_probes_answer_any_host_but_no_foreign_page(guard: Guard, path: str, headers: dict[str, str]) -> None:
+    assert (await ask(guard, http_scope(path, headers))).status == 200
+    assert (await ask(guard, http_scope(path, headers | {"origin": "https://evil.example"}))).status == 403
 
 
 @pytest.mark.parametrize(
