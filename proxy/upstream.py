@@ -17,6 +17,8 @@ from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 
 Headers = list[tuple[bytes, bytes]]
 
+BEGINNING = 2**16  # bytes of a body that a test of its kind may look at
+
 # RFC 9110, section 7.6.1, and other headers of one connection.
 HOP_BY_HOP = frozenset(
     [
@@ -110,10 +112,12 @@ class Answer:
     async def begins(self, test: Callable[[bytes], bool | None]) -> bool:
         """Whether the body begins as `test` says; waits for more bytes while it says None. Those bytes are not lost.
 
-        Raises ProviderError when the body breaks off.
+        A test that BEGINNING bytes do not decide counts as failed. Raises ProviderError when the body breaks off.
         """
         try:
             while (result := test(self._beginning)) is None:
+                if len(self._beginning) > BEGINNING:
+                    return False
                 self._beginning += await anext(self._raw)
         except StopAsyncIteration:
             return False
