@@ -25,6 +25,7 @@ from conversations.embedders.factory import make_embedder
 from proxy.providers import configuration
 from proxy.rules import rules_file
 from reservoir_site import database, env
+from reservoir_site.http_protocol import IDLE_SECONDS, DeadlineProtocol
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ def run() -> None:
         port=settings.RESERVOIR_PORT,
         workers=settings.RESERVOIR_WORKERS if settings.RESERVOIR_WORKERS > 1 else None,
         loop="auto",
+        http=DeadlineProtocol,
+        timeout_keep_alive=IDLE_SECONDS,
         lifespan="on",
         ws="none",
         access_log=False,  # the guard writes one without query strings
