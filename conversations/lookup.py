@@ -97,7 +97,7 @@ def message(pk: int) -> Json | None:
 def messages(rows: MessageQuerySet, *, limit: int, cursor: str | None) -> Page:
     """A page of messages, latest first. Raises BadCursor."""
     if cursor:
-        created, pk = _read_cursor(cursor, datetime.fromisoformat, int)
+        created, pk = _read_cursor(cursor, datetime.fromisoformat, _row_id)
         rows = rows.filter(Q(created__lt=created) | Q(created=created, pk__lt=pk)).filter(created__lte=created)
     chosen = list(rows.select_related("instance__partition", "exchange").defer("lexemes").recent(limit + 1))
     last = chosen[limit - 1] if len(chosen) > limit else None
@@ -253,11 +253,28 @@ def figures() -> Figures:
 
 def _by_name(rows: Any, limit: int, cursor: str | None) -> Page:
     if cursor:
-        (name,) = _read_cursor(cursor, str)
+        (name,) = _read_cursor(cursor, _name)
         rows = rows.filter(name__gt=name)
     chosen = list(rows[: limit + 1])
     more = len(chosen) > limit
     return Page(chosen[:limit], _cursor(chosen[limit - 1]["name"]) if more else None)
+
+
+def _name(value: Any) -> str:
+    """A name that PostgreSQL can compare. Raises ValueError."""
+    name = str(value)
+    if "\0" in name:
+        raise ValueError(name)
+    name.encode()
+    return name
+
+
+def _row_id(value: Any) -> int:
+    """An id that fits PostgreSQL's bigint. Raises ValueError."""
+    number = int(value)
+    if not 0 <= number < 2**63:
+        raise ValueError(number)
+    return number
 
 
 def _cursor(*values: Any) -> str:
@@ -268,5 +285,5 @@ def _read_cursor(cursor: str, *kinds: Callable[[Any], Any]) -> list[Any]:
     try:
         given = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return [kind(value) for kind, value in zip(kinds, given, strict=True)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadCursor("The cursor did not come from a page.") from None

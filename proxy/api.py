@@ -12,6 +12,7 @@ from typing import cast
 from urllib.parse import unquote
 
 from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import register_converter
 from ninja import NinjaAPI, Path, Router
@@ -21,7 +22,7 @@ from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
-from proxy.memory_api import at_most, original_form
+from proxy.memory_api import Text, at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
 from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, NO_MEMORY, RECALL, VERSION, spelled
@@ -86,7 +87,7 @@ async def search(
     partition: Path[str],
     instance: Path[str],
     count: Path[int],
-    term: str,
+    term: Text,
     semantic: bool = False,
 ) -> HttpResponseBase:
     """Messages with these words, or similar in meaning, in the original Reservoir's format."""
@@ -140,6 +141,12 @@ def fail(request: HttpRequest, error: Exception) -> HttpResponseBase:
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s %s failed (%s)\n%s", request.method, request.path, type(error).__name__, where)
     return refuse(request, ReservoirError("Internal error in Reservoir: see the server's log."))
+
+
+@api.exception_handler(SuspiciousOperation)
+def refuse_suspicious(request: HttpRequest, error: Exception) -> HttpResponseBase:
+    """Django refuses to read more than 1,000 parameters."""
+    return refuse(request, BadRequest("The parameters of this request cannot be read.", code="invalid_parameter"))
 
 
 @api.exception_handler(ValidationError)

@@ -7,6 +7,7 @@
     ├── NotFound                404    the route does not exist
     ├── MethodNotAllowed        405    the route does not take the method
     ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
+    ├── HeadersTooLarge         431    too many header fields, or too many bytes of them
     ├── Overloaded              503    too many requests at once; carries Retry-After
     ├── Unavailable             503    the memory API while the database is unreachable; carries Retry-After
     └── ProviderError                  the provider gave no answer
@@ -76,6 +77,12 @@ class BodyTooLarge(ReservoirError):
     status = 413
     type = "invalid_request_error"
     default_code = "request_too_large"
+
+
+class HeadersTooLarge(ReservoirError):
+    status = 431
+    type = "invalid_request_error"
+    default_code = "headers_too_large"
 
 
 class Overloaded(ReservoirError):

@@ -23,6 +23,7 @@ BY = "api"
 Name = Annotated[
     str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00]*$")
 ]  # PostgreSQL's texts hold no NUL
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 
 router = Router(tags=["memory"])
@@ -46,7 +47,7 @@ class Part(Schema):
 
 class Filter(Part):
     role: Name | None = None
-    search: str | None = Field(None, description='words that the message must contain; "phrases", -exclusions')
+    search: Text | None = Field(None, description='words that the message must contain; "phrases", -exclusions')
 
 
 class Forget(Filter):
@@ -198,7 +199,7 @@ async def messages(request: HttpRequest, which: Query[Filter], page: Query[Pagin
 @router.get("/nearest", response=MessagePage)
 async def nearest(
     request: HttpRequest,
-    text: Annotated[str, Field(min_length=1)],
+    text: Annotated[Text, Field(min_length=1)],
     partition: Name | None = None,
     instance: Name | None = None,
     limit: Limit = 10,
@@ -258,10 +259,7 @@ async def export(
     history = runtime.current().history
     chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
     disposition = (b"content-disposition", b'attachment; filename="reservoir.jsonl"')
-    return RelayedResponse(200, [(b"content-type", b"application/jsonl"), disposition, _NOSNIFF], chunks)
-
-
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
+    return RelayedResponse(200, [(b"content-type", b"application/jsonl"), disposition], chunks)
 
 
 def at_most(count: int) -> int:
@@ -305,4 +303,4 @@ def _page(page: Page) -> HttpResponseBase:
 
 def _json(value: Any) -> HttpResponseBase:
     body = json.dumps(value, cls=DjangoJSONEncoder).encode()
-    return WholeResponse(200, [(b"content-type", b"application/json"), _NOSNIFF], body)
+    return WholeResponse(200, [(b"content-type", b"application/json")], body)

@@ -7,6 +7,7 @@ read from the environment. Answers are handed on as raw bytes; the caller of `se
 from __future__ import annotations
 
 import http.cookiejar
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import aiohttp
@@ -16,6 +17,8 @@ from httpx_aiohttp import AiohttpTransport
 from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 
 Headers = list[tuple[bytes, bytes]]
+
+BEGINNING = 2**16  # bytes of a body that a test of its kind may look at
 
 # RFC 9110, section 7.6.1, and other headers of one connection.
 HOP_BY_HOP = frozenset(
@@ -33,7 +36,26 @@ HOP_BY_HOP = frozenset(
 )
 NOT_SENT = HOP_BY_HOP | {b"host", b"cookie", b"content-length", b"expect"}
 # Cookies, and headers about the provider's own host, which clients would apply to ours.
-NOT_RELAYED = HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"server", b"strict-transport-security", b"alt-svc"}
+NOT_RELAYED = HOP_BY_HOP | {
+    b"set-cookie",
+    b"set-cookie2",
+    b"server",
+    b"strict-transport-security",
+    b"alt-svc",
+    b"service-worker-allowed",
+    b"clear-site-data",
+    b"www-authenticate",
+    b"refresh",
+    b"link",
+    b"nel",
+    b"report-to",
+    b"content-security-policy",
+    b"content-security-policy-report-only",
+    b"x-content-type-options",  # ours is sent
+}
+# Bytes that may not stand in a field: a server refuses to send them.
+_NO_NAME = re.compile(rb"[^!#$%&\x27*+.^_`|~0-9A-Za-z-]")
+_NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
@@ -79,7 +101,11 @@ def relayed(headers: Iterable[tuple[bytes, bytes]], *, parsed: bool = False) -> 
     return [
         (name, value)
         for name, value in headers
-        if (low := name.lower()) not in dropped and not low.startswith((b"access-control-", b"x-reservoir-"))
+        if (low := name.lower()) not in dropped
+        and not low.startswith((b"access-control-", b"x-reservoir-"))
+        and name
+        and not _NO_NAME.search(name)
+        and not _NO_VALUE.search(value)
     ]
 
 
@@ -110,10 +136,12 @@ class Answer:
     async def begins(self, test: Callable[[bytes], bool | None]) -> bool:
         """Whether the body begins as `test` says; waits for more bytes while it says None. Those bytes are not lost.
 
-        Raises ProviderError when the body breaks off.
+        A test that BEGINNING bytes do not decide counts as failed. Raises ProviderError when the body breaks off.
         """
         try:
             while (result := test(self._beginning)) is None:
+                if len(self._beginning) > BEGINNING:
+                    return False
                 self._beginning += await anext(self._raw)
         except StopAsyncIteration:
             return False
@@ -178,9 +206,9 @@ class Upstream:
         request.extensions["timeout"] = self._timeout.as_dict()
         try:
             answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
             raise _translated(error, f"{name} at {_host(url)}") from error
-        if answer.status > 599:
+        if not 200 <= answer.status <= 599:
             await answer.close()
             raise ProviderUnreachable(f"The provider {name} at {_host(url)} answered with an invalid HTTP status.")
         return answer

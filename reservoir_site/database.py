@@ -89,7 +89,7 @@ def reach() -> None:
 
 
 def facts(reached: BaseDatabaseWrapper) -> Facts:
-    """What the database says of itself. Raises PostgresError, with the remedy, if it cannot be reached."""
+    """What the database reports about itself. Raises PostgresError, with the remedy, if it cannot be reached."""
     try:
         return database_check.facts(reached)
     except OperationalError as error:

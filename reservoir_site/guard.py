@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +17,9 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from conversations.numbers import whole_number
-from proxy.errors import BadRequest, BodyTooLarge, Forbidden, NotFound, Overloaded, ReservoirError
-from proxy.routes import PARSED, PREFIXES, PROBES
+from proxy.errors import BadRequest, BodyTooLarge, Forbidden, HeadersTooLarge, NotFound, ReservoirError
+from proxy.routes import PARSED, PREFIXES, PROBES, VERSION
+from reservoir_site.slots import slots
 
 Event = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -26,6 +28,17 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 NOT_ENCODED = "".join(map(chr, range(33, 127)))
+
+Headers = list[tuple[bytes, bytes]]
+
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+DOCS = f"{VERSION}/docs"
+DOCS_POLICY = (
+    b"default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+MOST_FIELDS = 100  # header fields of a request
+MOST_HEADER_BYTES = 2**16
 
 log = logging.getLogger("reservoir.access")
 
@@ -36,7 +49,6 @@ class Guard:
     def __init__(self, *, api: App, site: App) -> None:
         self._api = api
         self._site = site
-        self._running = 0  # requests to the API
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
@@ -49,8 +61,7 @@ class Guard:
             nonlocal status
             if event["type"] == "http.response.start":
                 status = event["status"]
-                if origin:
-                    event["headers"] = [*event["headers"], *_cors(origin)]
+                event["headers"] = [*event["headers"], *_no_page(path), *(_cors(origin) if origin else ())]
             await send(event)
 
         try:
@@ -78,18 +89,30 @@ class Guard:
             log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed)
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or refuse it at once so that the others stay fast. Raises Overloaded."""
-        if self._running >= settings.RESERVOIR_MAX_REQUESTS:
-            raise Overloaded("Too many requests are running: try again in a second.")
-        self._running += 1
-        try:
-            await self._api(scope, receive, send)
-        finally:
-            self._running -= 1
+        """Serve the request, or refuse it at once so that the others stay fast. Raises Overloaded.
+
+        It takes a slot when its body is complete: a client that sends half a body costs others nothing.
+        """
+        slots.check()
+        with ExitStack() as holding:
+            complete = False
+
+            async def receive_and_hold() -> Event:
+                nonlocal complete
+                event = await receive()
+                if event["type"] == "http.request" and not event.get("more_body") and not complete:
+                    complete = True
+                    holding.enter_context(slots.held())
+                return event
+
+            await self._api(scope, receive_and_hold, send)
 
 
 def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
-    """Raises Forbidden or BadRequest for a request that must not enter."""
+    """Raises Forbidden, BadRequest or HeadersTooLarge for a request that must not enter."""
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    if len(scope["headers"]) > MOST_FIELDS or size > MOST_HEADER_BYTES:
+        raise HeadersTooLarge(f"A request may have {MOST_FIELDS} header fields of {MOST_HEADER_BYTES} bytes in all.")
     host = headers.get(b"host", b"").decode("latin-1")
     domain, _ = split_domain_port(host)
     # Load balancers ask the probes by address, or without a host.
@@ -102,7 +125,8 @@ def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
         origin = headers.get(b"origin", b"").decode("latin-1")
         own = origin.partition("://")[2] == host
         cross_site = headers.get(b"sec-fetch-site") == b"cross-site"
-        if origin not in settings.RESERVOIR_ALLOWED_ORIGINS and (cross_site or not own):
+        foreign = origin not in settings.RESERVOIR_ALLOWED_ORIGINS and (cross_site or not own)
+        if foreign and not _follows_link(scope, headers, path):
             raise Forbidden(
                 "Requests from other web origins are refused: list the origin in RESERVOIR_ALLOWED_ORIGINS.",
                 code="origin_not_allowed",
@@ -111,6 +135,17 @@ def _admit(scope: Scope, headers: dict[bytes, bytes], path: str) -> None:
         raise BadRequest("WebSockets are not supported here: use HTTP.", code="websocket_not_supported")
     if not scope.get("query_string", b"").isascii():
         raise BadRequest("The query string must be percent-encoded.", code="invalid_query")
+
+
+def _follows_link(scope: Scope, headers: dict[bytes, bytes], path: str) -> bool:
+    """Whether a person follows a link into the admin, from a chat or a ticket. A form sends Origin, or is no GET."""
+    return (
+        scope["method"] == "GET"
+        and b"origin" not in headers
+        and headers.get(b"sec-fetch-mode") == b"navigate"
+        and headers.get(b"sec-fetch-dest") == b"document"
+        and path.startswith("/admin/")
+    )
 
 
 def _limit(path: str) -> int:
@@ -151,6 +186,15 @@ def _preflight(headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         (b"access-control-allow-headers", headers.get(b"access-control-request-headers", b"")),
         (b"access-control-max-age", b"600"),
     ]
+
+
+def _no_page(path: str) -> Headers:
+    """Headers that keep a provider's HTML from acting as a page of ours. The admin's pages have their own."""
+    if path == DOCS:
+        return [(b"content-security-policy", DOCS_POLICY), (b"x-frame-options", b"DENY"), NOSNIFF]
+    if path.startswith(PREFIXES) or path in PROBES:
+        return [(b"content-security-policy", b"sandbox; default-src 'none'"), NOSNIFF]
+    return []
 
 
 def _cors(origin: bytes) -> list[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
 from proxy import runtime
+from reservoir_site.slots import slots
 
 
 async def live(request: HttpRequest) -> HttpResponse:
@@ -19,6 +20,7 @@ async def live(request: HttpRequest) -> HttpResponse:
 async def ready(request: HttpRequest) -> HttpResponse:
     """200 if every part is ready, otherwise 503; each part is "ready" or says its problem. Names the versions."""
     parts, versions = await runtime.current().memory.health()
+    parts |= {"slots": slots.problem}
     ok = all(problem is None for problem in parts.values())
     body = {
         "status": "ready" if ok else "not ready",

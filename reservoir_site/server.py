@@ -26,6 +26,7 @@ from conversations.locks import held
 from proxy.providers import configuration
 from proxy.rules import rules_file
 from reservoir_site import database, database_check, env
+from reservoir_site.http_protocol import IDLE_SECONDS, DeadlineProtocol
 from reservoir_site.postgres_folder import PostgresError
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ def run() -> None:
         port=settings.RESERVOIR_PORT,
         workers=settings.RESERVOIR_WORKERS if settings.RESERVOIR_WORKERS > 1 else None,
         loop="auto",
+        http=DeadlineProtocol,
+        timeout_keep_alive=IDLE_SECONDS,
         lifespan="on",
         ws="none",
         access_log=False,  # the guard writes one without query strings

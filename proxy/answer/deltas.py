@@ -12,6 +12,7 @@ from io import StringIO
 from itertools import groupby
 from typing import Any
 
+from proxy.answer.json_cost import is_costly
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
 
@@ -37,6 +38,8 @@ class Deltas:
 
     def add(self, data: bytes | None) -> None:
         """Add the data of one event; None stands for an event that was too large to keep."""
+        if data is not None and is_costly(data):
+            data = None
         chunk = None if data is None else _decoded(data)
         if isinstance(chunk, dict):
             self._add_chunk(chunk)

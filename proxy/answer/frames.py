@@ -5,6 +5,7 @@ The standard: https://html.spec.whatwg.org/multipage/server-sent-events.html#par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 EVENT_LIMIT = 16 * 1024 * 1024  # bytes; the data of a larger event is not kept
@@ -14,6 +15,9 @@ _BOM = b"\xef\xbb\xbf"
 _LAST = b"[DONE]"
 _LONGEST_LAST_LINE = 32
 _COST_OF_A_LINE = 256  # bytes that a list entry takes beside its text
+# A line with its end, or a run of line ends. Linear: the alternatives begin with different bytes.
+_LINES = re.compile(rb"[^\r\n]+(?:\r\n|\r|\n)?|[\r\n]+")
+_LINE_ENDS = b"\r\n"
 _EMPTY_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -55,10 +59,12 @@ class Frames:
             self._held.append(data)
             return b""
         data, self._tail = self._tail + data, b""
-        at = 0
-        for piece in data.splitlines(keepends=True):  # bytes are split at CR, LF and CRLF only, as in the standard
-            if at == 0 and self._after_cr and piece == b"\n":
-                at = 1
+        at = self._finish_line(data)
+        for match in _LINES.finditer(data, at):
+            piece = match.group()
+            if piece[0] in _LINE_ENDS:  # the event's end, perhaps several times
+                self._dispatch()
+                at += len(piece)
                 continue
             line = piece.rstrip(b"\r\n")
             ended = len(line) < len(piece)
@@ -75,6 +81,18 @@ class Frames:
             at += len(piece)
         self._after_cr = data.endswith(b"\r")
         return data[:at]
+
+    def _finish_line(self, data: bytes) -> int:
+        """End the line that earlier bytes began, if `data` begins with its end; returns the length of that end.
+
+        Line ends are CR, LF and CRLF, as in the standard.
+        """
+        if self._after_cr and data.startswith(b"\n"):
+            return 1
+        if not self._in_line or data[0] not in _LINE_ENDS:
+            return 0
+        self._end_line()
+        return 2 if data.startswith(b"\r\n") else 1
 
     @property
     def held(self) -> bytes:
@@ -129,9 +147,6 @@ class Frames:
         return line.startswith(b"data:") and line[5:].strip(b" \t") == _LAST
 
     def _take(self, line: bytes, *, ended: bool) -> None:
-        if ended and not line and not self._in_line:
-            self._dispatch()
-            return
         self._keep(line)
         self._in_line = True
         if ended:

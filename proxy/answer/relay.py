@@ -20,6 +20,8 @@ from proxy.upstream import Answer
 Remember = Callable[[Result], Awaitable[None]]
 
 QUICKLY_READ = 2**18  # bytes of JSON that can be parsed in a few milliseconds
+QUICKLY_COPIED = 2**11  # bytes of a stream that can be parsed in a millisecond
+EXPANDS = "The compressed answer expands to more than is kept: only its beginning is kept."
 
 
 def failed(error: ProviderError) -> Result:
@@ -56,13 +58,14 @@ async def receive(answer: Answer) -> tuple[bytes, AsyncIterator[bytes] | None]:
 
 async def whole(answer: Answer, body: bytes) -> Result:
     """The result of an answer that was not streamed."""
-    if len(body) > QUICKLY_READ:
-        return await asyncio.to_thread(_read, answer, body)
+    decoder = Decoder(answer.encoding)
+    if decoder.active or len(body) > QUICKLY_READ:
+        return await asyncio.to_thread(lambda: _read(answer, decoder.feed(body)))
     return _read(answer, body)
 
 
 def _read(answer: Answer, body: bytes) -> Result:
-    body = Decoder(answer.encoding).feed(body)
+    """The result of a whole answer, whose `body` is plain."""
     reply = _events_in(body) if are_events(body[:100]) else decode_reply(body)
     if answer.status < 400 and reply.complete:
         return Result(Ended.ANSWERED, answer.status, reply)
@@ -114,7 +117,7 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
         async with aclosing(answer.chunks()) as chunks:  # type: ignore[type-var]
             try:
                 async for chunk in chunks:
-                    if ready := relay.feed(chunk):
+                    if ready := await relay.feed(chunk):
                         yield ready
                     if relay.is_complete and (ready := await relay.complete()):
                         yield ready
@@ -148,24 +151,37 @@ class _StreamRelay:
         """Whether the terminal event has arrived and the answer is still to be remembered."""
         return self._copy.done and not self._remembered
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Take the provider's next bytes; returns the bytes to relay now."""
-        data = self._decoder.feed(chunk)
-        if not self._begun and data.strip():
-            self._begun = True
-            self._json = [] if data.lstrip().startswith((b"{", b"[")) else None
+    async def feed(self, chunk: bytes) -> bytes:
+        """Take the provider's next bytes; returns the bytes to relay now.
+
+        Gives way to other requests after each piece: buffered chunks follow each other without a pause.
+        """
+        ready = b""
+        for piece in self._decoder.pieces(chunk):
+            ready += self._take(piece)
+            if len(piece) > QUICKLY_COPIED:
+                await asyncio.sleep(0)
         if self._json is not None:
-            self._size += len(data)
-            if self._size <= COPY_LIMIT:
-                self._json.append(data)
             self._last, chunk = chunk, self._last
             return chunk
-        ready = self._copy.feed(data)
         if self._decoder.active:
             if self.is_complete:
                 self._last, chunk = chunk, b""
             return chunk
-        if self._remembered:
+        return ready
+
+    def _take(self, piece: bytes) -> bytes:
+        """Add plain bytes to the copy; returns those to relay now, unless the answer is compressed or JSON."""
+        if not self._begun and piece.strip():
+            self._begun = True
+            self._json = [] if piece.lstrip().startswith((b"{", b"[")) else None
+        if self._json is not None:
+            self._size += len(piece)
+            if self._size <= COPY_LIMIT:
+                self._json.append(piece)
+            return b""
+        ready = self._copy.feed(piece)
+        if self._decoder.active or self._remembered:
             return ready
         ready = self._events.feed(ready)
         return ready + self._events.rest() if self._copy.done else ready
@@ -196,14 +212,18 @@ class _StreamRelay:
     async def remember(self) -> None:
         """Remember what has arrived, once. Before the end of the stream this means that the client has left."""
         if not self._remembered:
-            await self._remember(self._result())
+            await self._remember(await self._result())
             self._remembered = True
 
-    def _result(self) -> Result:
+    async def _result(self) -> Result:
         status = self._answer.status
         if self._json is not None and self._ended and not self.broken:
+            if self._size > QUICKLY_READ:
+                return await asyncio.to_thread(_read, self._answer, b"".join(self._json))
             return _read(self._answer, b"".join(self._json))
         reply = self._copy.reply()
+        if self._decoder.stopped and self._ended and not self.broken:
+            return Result(Ended.ANSWERED if status < 400 else Ended.FAILED, status, reply, EXPANDS)
         if not (self._ended or self._copy.done or reply.complete):  # a client may leave at the finish_reason
             return Result(Ended.GONE, status, reply)
         if reply.error is not None or not reply.complete:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+from proxy.answer.json_cost import is_costly
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
 
 
 def decode_reply(body: bytes) -> Reply:
     """The body of an answer that was not streamed -> its Reply; an empty Reply for anything else."""
+    if is_costly(body):
+        return Reply()
     try:
         fields = json.loads(body.decode(), parse_constant=lambda name: None)
         choices = [choice for choice in fields.get("choices") or () if isinstance(choice.get("message"), dict)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from email.message import Message
 from urllib.parse import quote, unquote
 
 LOOKED_AT = 2**16  # bytes at each end of a form; a file may lie between them
 _MODELS = "models/"
-_NAMED_MODEL = re.compile(rb'^Content-Disposition: *form-data; *name="model" *$', re.IGNORECASE | re.MULTILINE)
+_LONGEST_NAME = 500  # bytes of a model's name
+_LONGEST_TYPE = 500  # bytes of a Content-Type that is parsed: the parser's work grows with the square of its length
+_LONGEST_BOUNDARY = 70  # characters (RFC 2046)
+_LINE = b"\r\n"
+_EMPTY_LINE = b"\r\n\r\n"
 
 
 def in_json(body: bytes) -> str:
@@ -45,14 +48,52 @@ def renamed_in_path(model: str) -> str:
 
 
 def _field(part: bytes, content_type: bytes) -> tuple[int, int] | None:
-    """The span of the value of the field `model` (RFC 7578). Files cannot contain the boundary, so none is mistaken."""
-    header = Message()
-    header["Content-Type"] = content_type.decode("latin-1")
-    boundary = header.get_boundary()
+    """The span of the value of the field `model` (RFC 7578). Files cannot contain the boundary, so none is mistaken.
+
+    Each byte is looked at a fixed number of times, whatever the form contains.
+    """
+    boundary = _boundary(content_type)
     if not boundary:
         return None
-    edge = re.escape(b"--" + boundary.encode("latin-1"))
-    for match in re.finditer(edge + rb"\r\n((?:[^\r\n]+\r\n)+)\r\n([^\r\n]{1,500})(?=\r\n" + edge + rb")", part):
-        if _NAMED_MODEL.search(match.group(1).replace(b"\r\n", b"\n")):
-            return match.span(2)
+    edge = b"--" + boundary
+    end = part.find(edge)
+    while end >= 0:
+        start, end = end + len(edge), part.find(edge, end + len(edge))
+        if end >= 0 and (span := _value_of_model(part, start, end)):
+            return span
     return None
+
+
+def _boundary(content_type: bytes) -> bytes:
+    """The boundary that a Content-Type names; empty for one that no form can have."""
+    if len(content_type) > _LONGEST_TYPE:
+        return b""
+    header = Message()
+    header["Content-Type"] = content_type.decode("latin-1")
+    try:
+        boundary = (header.get_boundary() or "").encode("ascii")
+    except (ValueError, LookupError, TypeError):  # as of boundary*=utf-8''%ff
+        return b""
+    return boundary if len(boundary) <= _LONGEST_BOUNDARY else b""
+
+
+def _value_of_model(part: bytes, start: int, end: int) -> tuple[int, int] | None:
+    """The span of the value between two edges, if the field there is `model`."""
+    if not part.startswith(_LINE, start) or not part.endswith(_LINE, start, end):
+        return None
+    head_end, value_end = part.find(_EMPTY_LINE, start, end), end - len(_LINE)
+    value_start = head_end + len(_EMPTY_LINE)
+    if head_end < 0 or not 0 < value_end - value_start <= _LONGEST_NAME:
+        return None
+    value = part[value_start:value_end]
+    if b"\r" in value or b"\n" in value:
+        return None
+    lines = part[start + len(_LINE) : head_end].split(_LINE)
+    return (value_start, value_end) if any(_names_model(line) for line in lines) else None
+
+
+def _names_model(line: bytes) -> bool:
+    """Whether a header line is `Content-Disposition: form-data; name="model"`."""
+    name, _, value = line.lower().partition(b":")
+    parts = [piece.strip(b" ") for piece in value.split(b";")]
+    return name == b"content-disposition" and parts == [b"form-data", b'name="model"']

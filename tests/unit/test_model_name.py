@@ -59,3 +59,37 @@ def test_a_path_has_the_model(rest: str, model: str) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 5}', b"[" * 100_000])
 def test_a_body_without_a_model_has_none(body: bytes) -> None:
     assert model_name.in_json(body) == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\n" * 100_000,
+        b"--b\r\na\r\n" * 60_000,
+        b"--b\r\n" + b"a\r\n" * 100_000,
+        b"--b\r\n\r\n" * 60_000,
+        b"-" * 400_000,
+        b"--b\r\n" + MODEL[:40] + b" " * 400_000,
+    ],
+)
+def test_a_hostile_form_is_read_in_one_pass(body: bytes) -> None:
+    assert model_name.in_form(body, KIND) == ""
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        b"boundary*=utf-8''%ff",
+        b"boundary*=nonsense''%ff",
+        b"boundary*=utf-8''%00",
+        b"boundary*0*=x",
+        b"boundary=" + b"b" * 71,
+        b"boundary=\xff",
+        b"boundary=",
+        b"boundary*",
+        b";" * 60_000,
+        b'="' + b';"' * 30_000,
+    ],
+)
+def test_a_boundary_that_no_form_can_have_names_no_model(boundary: bytes) -> None:
+    assert model_name.in_form(form(MODEL), b"multipart/form-data; " + boundary) == ""

@@ -1,0 +1,43 @@
+"""proxy/answer/decompression.py and json_cost.py: small inputs that expand or parse to much."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import pytest
+
+from proxy.answer.decompression import FREE, MOST_TIMES, STEP, Decoder
+from proxy.answer.json_cost import is_costly
+
+TEXT = json.dumps({"words": [f"word {number}" for number in range(20_000)]}).encode()
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT), zlib.compress(TEXT)])
+@pytest.mark.parametrize("size", [1, 1000, 10**7])
+def test_the_plain_bytes_come_in_small_pieces(packed: bytes, size: int) -> None:
+    decoder = Decoder("gzip")
+    pieces = [piece for at in range(0, len(packed), size) for piece in decoder.pieces(packed[at : at + size])]
+    assert b"".join(pieces) == TEXT
+    assert max(map(len, pieces)) <= STEP
+
+
+def test_a_bomb_stops_the_copy_and_no_later_byte_is_expanded() -> None:
+    bomb = gzip.compress(b"\n" * 64_000_000)
+    decoder = Decoder("gzip")
+    plain = sum(len(piece) for piece in decoder.pieces(bomb))
+    assert plain <= FREE + MOST_TIMES * len(bomb)
+    assert decoder.stopped
+    assert list(decoder.pieces(bomb)) == []
+
+
+def test_damaged_and_unknown_data_expand_to_nothing() -> None:
+    assert Decoder("gzip").feed(b"not gzip") == Decoder("br").feed(TEXT) == b""
+    assert Decoder("").feed(TEXT) == TEXT
+
+
+def test_many_values_are_costly_and_long_texts_are_not() -> None:
+    assert is_costly(b"[" + b"1," * 300_000 + b"1]")
+    assert is_costly(b"[" * 300_000)
+    assert not is_costly(json.dumps({"text": "a" * 5_000_000}).encode())
