@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-STEP = 2**14  # bytes that are expanded at a time
+STEP = 2**13  # bytes that are expanded at a time
 MOST = 2**25  # bytes of a copy
 MOST_TIMES = 100  # times the compressed bytes; real answers stay below 40
 FREE = 2**20  # bytes that the ratio does not count

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 LOOKED_AT = 2**16  # bytes at each end of a form; a file may lie between them
 _MODELS = "models/"
+_MOST_FIELDS = 1000  # of a form; the model is not looked for in later ones
 _LONGEST_NAME = 500  # bytes of a model's name
 _LONGEST_TYPE = 500  # bytes of a Content-Type that is parsed: the parser's work grows with the square of its length
 _LONGEST_BOUNDARY = 70  # characters (RFC 2046)
@@ -57,7 +58,9 @@ def _field(part: bytes, content_type: bytes) -> tuple[int, int] | None:
         return None
     edge = b"--" + boundary
     end = part.find(edge)
-    while end >= 0:
+    for _ in range(_MOST_FIELDS):
+        if end < 0:
+            break
         start, end = end + len(edge), part.find(edge, end + len(edge))
         if end >= 0 and (span := _value_of_model(part, start, end)):
             return span
