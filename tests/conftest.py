@@ -57,6 +57,9 @@ def django_db_modify_db_settings(django_db_blocker: pytest_django.DjangoDbBlocke
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Collect the browser tests only when asked for (script/test-browser): no other test needs a browser."""
+    """Leave out tests with needs of their own: those in a browser, unless asked for (script/test-browser), and those of
+    client libraries, which run in other environments (script/test-clients)."""
+    if collection_path == Path(__file__).parent / "clients":
+        return True
     asked = any("browser" in argument for argument in config.args)
     return True if collection_path.name == "browser" and not asked else None

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 CODE = ("reservoir_site", "console", "proxy", "conversations")
 PROSE = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REQUIREMENTS = tuple(sorted(path.stem for path in ROOT.glob("requirements*.in")))
 # Phrases that mark translated English; CONTRIBUTING asks for plain English.
 BANNED = (
     "whoever",
@@ -182,8 +183,8 @@ def test_every_module_is_on_the_map() -> None:
 
 
 def test_every_direct_dependency_says_why() -> None:
-    for name in ("requirements.in", "requirements-embedded.in", "requirements-dev.in"):
-        lines = (ROOT / name).read_text().splitlines()
+    for name in REQUIREMENTS:
+        lines = (ROOT / f"{name}.in").read_text().splitlines()
         unexplained = [
             line
             for before, line in zip(["", *lines], lines, strict=False)
@@ -192,14 +193,14 @@ def test_every_direct_dependency_says_why() -> None:
         assert unexplained == [], name
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-embedded", "requirements-dev"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_requirements_are_pinned_and_name_no_index(name: str) -> None:
     text = (ROOT / f"{name}.txt").read_text()
     assert "script/lock" in text.splitlines()[1]
     assert not re.search(r"://|--index|--extra|--find-links|--trusted", text)
     whole = text.replace(" \\\n", "")  # one line a package, with its hashes
     lines = [line for line in whole.splitlines() if line and not line.lstrip().startswith("#")]
-    pin = r"[a-z0-9-]+(\[[a-z,]+\])?==[^ ]+( ; .+?)?(    --hash=sha256:[0-9a-f]{64})+$"
+    pin = r"[a-z0-9-]+(\[[a-z0-9,]+\])?==[^ ]+( ; .+?)?(    --hash=sha256:[0-9a-f]{64})+$"
     assert [line for line in lines if not re.match(pin, line)] == []
     pinned = {line.partition("==")[0].partition("[")[0] for line in lines}
     wanted = {
