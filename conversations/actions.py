@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,14 +13,18 @@ from django.db import connection, transaction
 
 from conversations import models
 from conversations.capture import Alignment, align
-from conversations.messages import add_to_counters, estimated_tokens, lock_instance, unsaved_message
+from conversations.exchange_sql import SET_BACK, Opened, close_in_one, open_in_one
+from conversations.messages import (
+    add_to_counters,
+    estimated_tokens,
+    lock_instance,
+    unsaved_message,
+    whole_count,
+)
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope, StoredBranches
 from conversations.states import Ended, MemoryState
 from conversations.turns import Count, Turn
-
-# No exchange is stored this late. One that seems to be was sent after the clock had been set back.
-SET_BACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +72,20 @@ class Answered:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-@transaction.atomic
-def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Exchange:
+def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Opened:
     """Store a request: its exchange and its new messages. Idempotent by trace id. `count` counts a text's tokens.
 
     The commit waits for the disk. If a crash of PostgreSQL lost the exchange, close_exchange would take it for a
     forgotten one and not store the answer.
     """
+    return open_in_one(asked, count) or _open_anywhere(asked, count)
+
+
+@transaction.atomic
+def _open_anywhere(asked: Asked, count: Count) -> Opened:
     instance = lock_instance(scope=asked.scope)
-    return Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
+    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
+    return Opened(exchange.pk, exchange.instance_id, exchange.question_id)
 
 
 def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
@@ -124,12 +133,17 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
     return exchange
 
 
-@transaction.atomic
 def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated_tokens, opened: bool = False) -> None:
     """Store the answer; opens the exchange first if that has not succeeded yet.
 
     If it has (`opened`) and the exchange is missing, it has been forgotten since, and nothing is stored.
     """
+    if not close_in_one(asked, answered, count):
+        _close_anything(asked, answered, count, opened=opened)
+
+
+@transaction.atomic
+def _close_anything(asked: Asked, answered: Answered, count: Count, *, opened: bool) -> None:
     instance = lock_instance(scope=asked.scope, make=not opened)
     exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
     if instance is None or (exchange is None and opened):
@@ -178,8 +192,8 @@ def _finish(exchange: Exchange, answered: Answered, finished: datetime) -> None:
         "finish_reason": answered.finish_reason,
         "error": answered.error,
         "usage": dict(usage) or None,
-        "input_tokens": _whole(usage.get("prompt_tokens")),
-        "output_tokens": _whole(usage.get("completion_tokens")),
+        "input_tokens": whole_count(usage.get("prompt_tokens")),
+        "output_tokens": whole_count(usage.get("completion_tokens")),
         "cost": answered.cost,
         "timings": dict(answered.timings),
     }
@@ -288,8 +302,3 @@ def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:
             """,
             {"parents": list(parents), "keep": list(keep)},
         )
-
-
-def _whole(value: Any) -> int | None:
-    """A provider's token count, or None if the value is not a count: it comes from outside."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None

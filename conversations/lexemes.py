@@ -52,9 +52,14 @@ def search_vector(instance_id: int, name: str, content: str) -> CombinedExpressi
 
     It also includes the instance, so that the index finds words in one scope without reading rows of others.
     """
-    spaced, pairs = split_by_script(f"{name}: {content}" if name else content)
+    spaced, pairs = indexed_text(name, content)
     literal = f"'{scope_lexeme(instance_id)}' {pairs}"
     return SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal))
+
+
+def indexed_text(name: str, content: str) -> tuple[str, str]:
+    """What the index of words holds of a message besides its scope, as split_by_script() gives it."""
+    return split_by_script(f"{name}: {content}" if name else content)
 
 
 class _LiteralQuery(SearchQuery):

@@ -26,6 +26,21 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode(errors="replace")) // 4)
 
 
+def tokens_of(content: str, count: Count) -> int:
+    """The tokens of a message's text by `count`; of a very long one, an estimate."""
+    return count(content) if len(content) <= COUNTED_CHARACTERS else estimated_tokens(content)
+
+
+def wishes(turn: Turn) -> bool:
+    """Whether a turn is a standing wish of the user."""
+    return turn.role == "user" and is_wish(turn.content, settings.RESERVOIR_LANGUAGE)
+
+
+def whole_count(value: Any) -> int | None:
+    """A provider's token count, or None if the value is not a count: it comes from outside."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+
+
 @transaction.atomic
 def add_messages(
     *, scope: Scope, messages: Sequence[tuple[Turn, datetime]], count: Count = estimated_tokens, embed: bool = True
@@ -79,9 +94,9 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
         content=turn.content,
         payload=turn.payload,
         digest=turn.digest,
-        tokens=count(turn.content) if len(turn.content) <= COUNTED_CHARACTERS else estimated_tokens(turn.content),
+        tokens=tokens_of(turn.content, count),
         asks=asks(turn.content),
-        wish=turn.role == "user" and is_wish(turn.content, settings.RESERVOIR_LANGUAGE),
+        wish=wishes(turn),
         lexemes=search_vector(instance.pk, turn.name, turn.content),
         embed_due=timezone.now() if turn.content.strip() else None,
         **fields,

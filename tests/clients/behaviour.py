@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import pytest
 
 from tests.clients.scope import PATIENCE, Scope
-from tests.fake_provider import Answer, FakeProvider, Gate, completion, error_body, stream_answer, stream_events
-from tests.fake_provider import text_answer as says
+from tests.fake_provider.answers import Answer, Gate, completion, error_body, stream_answer, stream_events
+from tests.fake_provider.answers import text_answer as says
+from tests.fake_provider.provider import FakeProvider
 
 MODEL = "gpt-4"
 KEY = "sk-client"

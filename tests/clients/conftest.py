@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients.scope import ROOT, Scope
-from tests.fake_provider import FakeProvider
+from tests.fake_provider.provider import FakeProvider
 
 for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
     os.environ.pop(variable, None)

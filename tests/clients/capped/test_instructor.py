@@ -12,7 +12,8 @@ from pydantic import BaseModel, create_model
 
 from tests.clients.behaviour import KEY, MODEL, Behaviour, run_tool
 from tests.clients.scope import PATIENCE, Scope
-from tests.fake_provider import Answer, FakeProvider, chunk, event
+from tests.fake_provider.answers import Answer, chunk, event
+from tests.fake_provider.provider import FakeProvider
 
 Weather = create_model("weather", city=(str, ...))
 Clock = create_model("clock", city=(str, ...))

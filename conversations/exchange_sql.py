@@ -1,0 +1,325 @@
+"""Opens and closes exchanges by plain SQL, in one round trip each, where the scope's history simply goes on.
+
+Each function sends two statements in one message, which PostgreSQL runs as one transaction. The first locks the scope's
+instance, so that writers of a scope take turns. The second sees what earlier writers committed, since it gets a
+snapshot of its own; it checks that the case is the common one and stores everything, or stores nothing. In all other
+cases (new scopes, forks, changed histories, retries) the caller goes the long way, by way of capture.align().
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from conversations.lexemes import asks, indexed_text
+from conversations.messages import tokens_of, whole_count, wishes
+from conversations.states import Ended
+from conversations.turns import Count, Turn
+
+if TYPE_CHECKING:
+    from conversations.actions import Answered, Asked
+
+Values = dict[str, Any]
+
+# No exchange is stored this late. One that seems to be was sent after the clock had been set back.
+SET_BACK = timedelta(hours=1)
+
+# Texts that would be sent again, and counted again, on the long way.
+MOST_CHARACTERS = 2**20
+
+
+class Opened(NamedTuple):
+    """An exchange that has been opened: its id, its scope's instance, and its question."""
+
+    id: int
+    instance_id: int
+    question_id: int | None
+
+
+def open_in_one(asked: Asked, count: Count) -> Opened | None:
+    """Store a request whose new turns follow the end of what is known. None, and nothing stored, in all other cases.
+
+    That is a single turn that does not repeat the scope's latest question; or a history up to an answer that no turn
+    follows yet, and turns after it. capture.align() and this agree; a test compares them.
+    """
+    turns = asked.turns
+    known = max((at + 1 for at, turn in enumerate(turns) if turn.role == "assistant"), default=0)
+    new = turns[known:]
+    if not new or (not known and len(turns) > 1) or sum(len(turn.payload) for turn in new) > MOST_CHARACTERS:
+        return None
+    ledger = asked.ledger
+    values: Values = {
+        **_scope_values(asked),
+        "moment": asked.created,
+        "digests": [turn.digest for turn in turns[:known]],
+        "known": known,
+        "last": turns[known - 1].digest,
+        "unexplained": [turn.digest for turn in new[:-1]],
+        "next": new[0].digest,
+        "alone": len(turns) == 1,
+        "new": len(new),
+        "model": asked.model,
+        "provider": asked.provider,
+        "streamed": asked.streamed,
+        "memory": asked.memory,
+        "rule": asked.rule,
+        "memories": len(ledger.message_ids) if ledger else 0,
+        "memory_tokens": ledger.tokens if ledger else 0,
+        "parameters": asked.parameters,
+        "prompts": json.dumps([list(prompt) for prompt in asked.prompts]),
+        "left_out": list(asked.left_out),
+        "question": max((at + 1 for at, turn in enumerate(turns) if turn.role == "user"), default=0),
+    }
+    if ledger:
+        values |= {
+            "key": ledger.key,
+            "candidates": json.dumps(list(ledger.candidates)),
+            "considered": [candidate["id"] for candidate in ledger.candidates],
+            "injected": json.dumps(list(ledger.injected)),
+            "message_ids": list(ledger.message_ids),
+        }
+    statement = OPEN.format(
+        scope=SCOPE,
+        place=AFTER_AN_ANSWER if known else ALONE,
+        turns=_rows(new, count, values),
+        turn=", ".join(TURN),
+        columns=COLUMNS,
+        derived=DERIVED,
+        ledger=LEDGER if ledger else "",
+    )
+    row = _second_result(LOCK + statement, values)
+    return Opened(*row) if row else None
+
+
+def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
+    """Store the answer of an open exchange that asked its last turn itself. False, and nothing stored, in other cases:
+    a retry, a forgotten question, an exchange that is closed already or not there.
+    """
+    if sum(len(turn.payload) for turn in answered.turns) > MOST_CHARACTERS:
+        return False
+    usage = answered.usage or {}
+    values: Values = {
+        **_scope_values(asked),
+        "moment": answered.finished,
+        "open": [Ended.OPEN, Ended.INTERRUPTED],
+        "new": len(answered.turns),
+        "partial": answered.ended != Ended.ANSWERED,
+        "ended": answered.ended,
+        "status": answered.status,
+        "finish_reason": answered.finish_reason,
+        "error": answered.error,
+        "usage": json.dumps(dict(usage)) if usage else None,
+        "input_tokens": whole_count(usage.get("prompt_tokens")),
+        "output_tokens": whole_count(usage.get("completion_tokens")),
+        "cost": answered.cost,
+        "timings": json.dumps(dict(answered.timings)),
+    }
+    answers = ""
+    if answered.turns:
+        turns = _rows(answered.turns, count, values)
+        answers = ANSWERS.format(turns=turns, turn=", ".join(TURN), columns=COLUMNS, derived=DERIVED)
+    return _second_result(LOCK + CLOSE.format(scope=SCOPE, answers=answers), values) is not None
+
+
+def _scope_values(asked: Asked) -> Values:
+    return {
+        "partition": asked.scope.partition,
+        "instance": asked.scope.instance,
+        "trace_id": asked.trace_id,
+        "set_back": SET_BACK,
+        "language": settings.RESERVOIR_LANGUAGE,
+    }
+
+
+def _rows(turns: Sequence[Turn], count: Count, values: Values) -> str:
+    """SQL for VALUES: one row of TURN for each turn. Adds what the rows refer to to `values`."""
+    now = timezone.now()
+    rows = []
+    for at, turn in enumerate(turns):
+        spaced, pairs = indexed_text(turn.name, turn.content)
+        row: Mapping[str, Any] = {
+            "at": at,
+            "role": turn.role,
+            "name": turn.name,
+            "content": turn.content,
+            "payload": turn.payload,
+            "digest": turn.digest,
+            "tokens": tokens_of(turn.content, count),
+            "asks": asks(turn.content),
+            "wish": wishes(turn),
+            "spaced": spaced,
+            "pairs": pairs,
+            "due": now if turn.content.strip() else None,
+        }
+        rows.append("(" + ", ".join(f"%({name}{at})s::{TURN[name]}" for name in row) + ")")
+        values |= {f"{name}{at}": value for name, value in row.items()}
+    return ", ".join(rows)
+
+
+def _second_result(statements: str, values: Values) -> tuple[Any, ...] | None:
+    """The first row of the second statement's result. Both are sent at once and are one transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(statements, values)
+        cursor.nextset()
+        row: tuple[Any, ...] | None = cursor.fetchone()
+        return row
+
+
+TURN = {
+    "at": "int",
+    "role": "text",
+    "name": "text",
+    "content": "text",
+    "payload": "text",
+    "digest": "bytea",
+    "tokens": "int",
+    "asks": "bool",
+    "wish": "bool",
+    "spaced": "text",
+    "pairs": "text",
+    "due": "timestamptz",
+}
+
+# Does not block foreign keys to the instance (see messages.lock_instance).
+LOCK = """
+SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
+WHERE p.name = %(partition)s AND i.name = %(instance)s FOR NO KEY UPDATE OF i;
+"""
+
+# The scope that is locked, and the time to store with: the moment, or the latest time in the scope if the clock has
+# been set back (see actions._not_before).
+SCOPE = """
+scope AS MATERIALIZED (
+    SELECT i.id, CASE WHEN i.last_active - %(moment)s::timestamptz > %(set_back)s::interval
+                      THEN i.last_active ELSE %(moment)s::timestamptz END AS moment
+    FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
+    WHERE p.name = %(partition)s AND i.name = %(instance)s
+)"""
+
+# A single turn grows from the scope's latest message, whatever that is. It must not have the digest of the scope's
+# latest question: then it may be a retry.
+ALONE = """
+place AS MATERIALIZED (
+    SELECT '{}'::bigint[] AS known,
+           (SELECT m.id FROM conversations_message m WHERE m.instance_id = scope.id
+            ORDER BY m.created DESC, m.id DESC LIMIT 1) AS parent
+    FROM scope
+    WHERE (SELECT m.digest FROM conversations_message m WHERE m.instance_id = scope.id AND m.role = 'user'
+           ORDER BY m.created DESC, m.id DESC LIMIT 1) IS DISTINCT FROM %(next)s::bytea
+)"""
+
+# `tail` is the last answer in the request. It is the only message of the scope with its digest, and the turns before it
+# in the request are those before it on its branch, down to the first, all alive. Nothing grows from it, and its parent
+# has no other living branch. No turn after it but the last is stored anywhere in the scope: it could be part of a
+# history that the client changed. Then capture.align() finds the same branch, with nothing to revive, join or abandon.
+AFTER_AN_ANSWER = """
+tail AS MATERIALIZED (
+    SELECT m.id, m.instance_id, m.parent_id, m.abandoned, m.alone
+    FROM scope JOIN conversations_message m ON m.instance_id = scope.id AND m.digest = %(last)s::bytea LIMIT 2
+), branch AS (
+    SELECT id, instance_id, parent_id, alone, %(known)s::int AS place FROM tail WHERE NOT abandoned
+    UNION ALL
+    SELECT m.id, m.instance_id, m.parent_id, m.alone, branch.place - 1
+    FROM branch JOIN conversations_message m ON m.id = branch.parent_id AND m.instance_id = branch.instance_id
+    WHERE branch.place > 1 AND NOT branch.alone AND NOT m.abandoned
+      AND m.digest = (%(digests)s::bytea[])[branch.place - 1]
+), place AS MATERIALIZED (
+    SELECT array_agg(branch.id ORDER BY branch.place) AS known, (SELECT id FROM tail) AS parent FROM branch
+    HAVING count(*) = %(known)s AND (SELECT count(*) FROM tail) = 1
+       AND NOT EXISTS (SELECT FROM conversations_message m JOIN tail ON m.parent_id = tail.id)
+       AND NOT EXISTS (
+           SELECT FROM conversations_message m JOIN tail ON m.parent_id = tail.parent_id AND m.id <> tail.id
+           WHERE NOT m.alone
+       )
+       AND NOT EXISTS (
+           SELECT FROM conversations_message m JOIN scope ON m.instance_id = scope.id
+           WHERE m.digest = ANY(%(unexplained)s::bytea[])
+       )
+)"""
+
+# What a row of `new` becomes in the table of messages, beside what the statement says of its place.
+COLUMNS = "instance_id, exchange_id, role, name, content, payload, digest, tokens, asks, wish, embed_due, lexemes"
+DERIVED = """new.role, new.name, new.content, new.payload, new.digest, new.tokens, new.asks,
+           new.wish, new.due,
+           to_tsvector(%(language)s::regconfig, new.spaced)
+               || ('''#' || scope.id || ''' ' || new.pairs)::tsvector"""
+
+# Stores the request unless its exchange is there already: new ids for its new turns, the exchange, the messages, each
+# growing from the one before it, the ledger, and the scope's counters.
+OPEN = """
+WITH RECURSIVE {scope}, {place}, new AS MATERIALIZED (
+    SELECT turn.*, nextval(pg_get_serial_sequence('conversations_message', 'id')) AS id
+    FROM place CROSS JOIN (VALUES {turns}) turn({turn})
+    WHERE NOT EXISTS (SELECT FROM conversations_exchange e WHERE e.trace_id = %(trace_id)s)
+    ORDER BY turn.at
+), sent AS MATERIALIZED (
+    SELECT place.known || array_agg(new.id ORDER BY new.at) AS ids FROM place CROSS JOIN new GROUP BY place.known
+), opened AS (
+    INSERT INTO conversations_exchange (
+        trace_id, instance_id, created, model, provider, streamed, ended, finish_reason, error, timings,
+        memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
+    )
+    SELECT %(trace_id)s, scope.id, scope.moment, %(model)s, %(provider)s, %(streamed)s, 'open', '', '', '{{}}',
+           %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s, %(prompts)s::jsonb, sent.ids,
+           %(left_out)s::int[], sent.ids[%(question)s]
+    FROM scope CROSS JOIN sent
+    RETURNING id, instance_id, question_id
+), messages AS (
+    INSERT INTO conversations_message (
+        id, {columns}, created, parent_id, alone, choice, partial, abandoned
+    )
+    SELECT new.id, scope.id, opened.id, {derived},
+           scope.moment, coalesce(lag(new.id) OVER (ORDER BY new.at), place.parent), %(alone)s, 0, false, false
+    FROM scope CROSS JOIN place CROSS JOIN opened CROSS JOIN new
+), counted AS (
+    UPDATE conversations_instance i
+    SET message_count = message_count + %(new)s, exchange_count = exchange_count + 1, last_active = scope.moment
+    FROM scope CROSS JOIN opened WHERE i.id = scope.id
+){ledger}
+SELECT id, instance_id, question_id FROM opened
+"""
+
+LEDGER = """, ledger AS (
+    INSERT INTO conversations_ledger (exchange_id, key, candidates, considered, injected, message_ids, tokens)
+    SELECT opened.id, %(key)s, %(candidates)s::jsonb, %(considered)s::bigint[], %(injected)s::jsonb,
+           %(message_ids)s::bigint[], %(memory_tokens)s
+    FROM opened
+)"""
+
+# Ends the exchange and adds to the scope's counters; ANSWERS stores the answers, all growing from the last turn of the
+# request. That turn must be the exchange's own: an answer to an earlier one may replace what that one had.
+CLOSE = """
+WITH {scope}, asked AS MATERIALIZED (
+    SELECT e.id, question.id AS question_id, question.abandoned,
+           CASE WHEN e.created - scope.moment > %(set_back)s::interval THEN e.created ELSE scope.moment END AS finished
+    FROM scope
+    JOIN conversations_exchange e ON e.instance_id = scope.id AND e.trace_id = %(trace_id)s
+    JOIN conversations_message question
+      ON question.id = e.request_ids[cardinality(e.request_ids)] AND question.exchange_id = e.id
+    WHERE e.ended = ANY(%(open)s)
+), closed AS (
+    UPDATE conversations_exchange e
+    SET finished = asked.finished, ended = %(ended)s, status = %(status)s, finish_reason = %(finish_reason)s,
+        error = %(error)s, usage = %(usage)s::jsonb, input_tokens = %(input_tokens)s,
+        output_tokens = %(output_tokens)s, cost = %(cost)s, timings = %(timings)s::jsonb
+    FROM asked WHERE e.id = asked.id
+), counted AS (
+    UPDATE conversations_instance i SET message_count = message_count + %(new)s, last_active = asked.finished
+    FROM scope CROSS JOIN asked WHERE i.id = scope.id
+){answers}
+SELECT id FROM asked
+"""
+
+ANSWERS = """, answers AS (
+    INSERT INTO conversations_message ({columns}, created, parent_id, alone, choice, partial, abandoned)
+    SELECT scope.id, asked.id, {derived},
+           asked.finished, asked.question_id, false, new.at, %(partial)s, asked.abandoned
+    FROM scope CROSS JOIN asked CROSS JOIN (VALUES {turns}) new({turn})
+    ORDER BY new.at
+)"""
