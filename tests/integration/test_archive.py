@@ -50,6 +50,7 @@ def store(messages: list[dict[str, Any]], *answers: dict[str, Any], scope: Scope
         ledger=fields.pop("ledger", None),
         memory=fields.pop("memory", "on"),
         left_out=fields.pop("left_out", ()),
+        rule=fields.pop("rule", ""),
     )
     actions.open_exchange(asked=asked)
     answered = actions.Answered(
@@ -115,7 +116,7 @@ def a_history() -> None:
             tokens=9,
         ),
     )
-    store([user("elsewhere")], assistant("too"), scope=Scope("tests", "another"))
+    store([user("From now on, call me Ada.")], assistant("too"), scope=Scope("tests", "another"), rule="title")
     embed(asked, [0.125, 0.3333, -1.0], [0.0, 1.0, 0.0001])
     embed(asked, [0.5, 0.25], model="of two")
     embed(last.messages.get(role="user"), [0.1, 0.2, 0.3])
