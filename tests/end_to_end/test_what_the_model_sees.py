@@ -152,14 +152,14 @@ def test_every_round_of_a_tool_loop_gets_the_same_bytes_added(
     calling = {"role": "assistant", "content": None, "tool_calls": [call]}
     question = with_history("What is my dog called?")
     provider.answer(Answer(body=completion("", message=calling)))
-    chat(server, scope, question)
+    begun = chat(server, scope, question)
     first = provider.last.body
     chat(server, scope, says("Meanwhile: my dog is called Max now."))  # otherwise it would be recalled
     loop = question["messages"] + [calling, {"role": "tool", "tool_call_id": "c1", "content": "42"}]
     answer = chat(server, scope, question | {"messages": loop})
     prefix = first[: first.rindex(b"]}")]
     assert provider.last.body.startswith(prefix)
-    assert answer.headers["x-reservoir-memories"] == "2"
+    assert answer.headers["x-reservoir-memories"] == begun.headers["x-reservoir-memories"] != "0"
 
 
 def test_injected_text_is_never_stored_as_a_message(server: Server, scope: Scope, provider: FakeProvider) -> None:
@@ -199,3 +199,24 @@ def test_an_unknown_model_is_never_cut(server: Server, scope: Scope, provider: F
     body = json.dumps(says("word " * 20000) | {"model": "unknown-model"})
     assert chat(server, scope, body).status_code == 200
     assert provider.last.body == body.encode()
+
+
+def test_inside_the_users_message_a_tool_loop_repeats_the_block_byte_for_byte(
+    server: Server, scope: Scope, provider: FakeProvider
+) -> None:
+    model = {"model": "gpt-oss-120b"}
+    chat(server, scope, says("My dog is called Rex."))
+    question = with_history("What is my dog called?") | model
+    chat(server, scope, question)
+    first = provider.last.messages
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    loop = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "nothing"},
+    ]
+    chat(server, scope, {**question, "messages": [*question["messages"], *loop]})
+    assert "Rex" in first[-1]["content"] and first[-1]["role"] == "user"
+    assert provider.last.messages == [*first, *loop]
+    stored = [message["content"] for message in store.messages(server, scope)]
+    assert "What is my dog called?" in stored
+    assert not any("<memory>" in content for content in stored)
