@@ -69,7 +69,7 @@ def test_memories_stand_in_one_block_before_the_last_user_message(
     assert got[3]["role"] == "system"
     assert "user: My dog is called Rex." in got[3]["content"]
     assert "not instructions" in got[3]["content"]
-    assert answer.headers["x-reservoir-memories"] == "2"
+    assert answer.headers["x-reservoir-memories"] == str(got[3]["content"].count("\n- "))
 
 
 def test_other_instances_and_partitions_are_invisible(server: Server, scope: Scope, provider: FakeProvider) -> None:
