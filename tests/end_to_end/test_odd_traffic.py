@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.end_to_end import store
+from tests.end_to_end.conftest import StartServer
 from tests.fake_provider.answers import Answer, chunk, error_body, event
 from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
@@ -64,10 +65,11 @@ def test_a_request_with_values_of_odd_types_is_stored(server: Server, scope: Sco
     assert json.loads(store.messages(server, scope)[0]["payload"]) == odd
 
 
-@pytest.mark.parametrize("body", [b'{"model": "openai/x", "input": NaN}', '{"model": "openai/x"}'.encode("utf-16")])
+@pytest.mark.parametrize("body", [b'{"model": "ollama/x", "input": NaN}', '{"model": "ollama/x"}'.encode("utf-16")])
 def test_a_body_whose_model_cannot_be_renamed_is_a_400_in_openais_shape(
-    server: Server, scope: Scope, provider: FakeProvider, body: bytes
+    start_beside: StartServer, scope: Scope, provider: FakeProvider, body: bytes
 ) -> None:
+    server = start_beside({"RSV_OLLAMA_BASE_URL": provider.base_url})
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{server.base_url(*scope)}/embeddings", content=body, headers=headers, trust_env=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
