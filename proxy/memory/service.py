@@ -168,9 +168,8 @@ class MemoryService:
             parts["storing"] = "an exchange was lost in the last minute: see the log"
         vector, model = None, ""
         try:
-            used = self.embedder()
-            vector = (await self._recalling.run(lambda: used.embed(["ready"]), STORE_SECONDS))[0].tolist()
-            parts["embedder"], model = None, used.name
+            vector, model = await self._recalling.run(self._embed_ready, STORE_SECONDS)
+            parts["embedder"] = None
         except DeadlineExceeded:
             parts["embedder"] = "it does not answer in time"
         except EmbedderError as error:
@@ -181,6 +180,11 @@ class MemoryService:
             except DeadlineExceeded:
                 parts["recall"] = "its query does not end in time"
         return parts, versions
+
+    def _embed_ready(self) -> tuple[list[float], str]:
+        """A vector, and the name of its embedding model, which may have to be read from the database. Blocks."""
+        used = self.embedder()
+        return used.embed(["ready"])[0].tolist(), used.name
 
     def track(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
         """Have `stop` wait for the task. Returns the task."""

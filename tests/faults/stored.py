@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -22,6 +23,15 @@ def rows(home: Path, query: LiteralString, *parameters: object) -> list[tuple[An
     where = embedded_location(home)
     with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
         return connection.execute(query, parameters).fetchall()
+
+
+def spooled(home: Path) -> bytes:
+    """The bytes of all spool segments. Those that the server removes meanwhile are passed over."""
+    found = []
+    for path in (home / "spool").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(path.read_bytes())
+    return b"".join(found)
 
 
 def waiting(home: Path) -> int:

@@ -23,7 +23,7 @@ from tests.fake_provider.provider import FakeProvider
 from tests.faults.app import KEY, App
 from tests.faults.breaking import frozen, kill, locked, no_room, postgres_down, standing_still
 from tests.faults.conftest import StartServer
-from tests.faults.stored import recovered, rows, waiting
+from tests.faults.stored import recovered, rows, spooled, waiting
 from tests.faults.watching import children, command_line, eventually, postmaster, report
 from tests.server import ROOT, Server, clean_environment
 
@@ -45,9 +45,9 @@ def test_clients_are_served_promptly_while_postgresql_is_down_and_nothing_is_los
         first = app.timed("away 0")
         away = [app.timed(f"away {n}", stream=n % 2 == 0) for n in range(1, 30)]
         assert app.memory("away 30") == "degraded"
-        spooled = b"".join(path.read_bytes() for path in (app.server.home / "spool").iterdir())
-        assert b"away 17" in spooled
-        assert KEY.encode() not in spooled
+        kept = spooled(app.server.home)
+        assert b"away 17" in kept
+        assert KEY.encode() not in kept
     extra = statistics.median(away) - statistics.median(before)
     report(f"away: {extra:+.1f} ms median, {max(away):.0f} ms slowest, {first:.0f} ms the first")
     # They are faster without recall; even the first one does not wait for a connection.
@@ -302,8 +302,7 @@ def test_a_question_whose_server_died_is_stored_and_marked(app: App, provider: F
     with postgres_down(app.server.home), ThreadPoolExecutor(1) as client:
         asking = client.submit(app.ask, "unanswered")
         assert gate.reached.wait(300)
-        spool = app.server.home / "spool"
-        eventually(lambda: any(b"unanswered" in path.read_bytes() for path in spool.iterdir()))
+        eventually(lambda: b"unanswered" in spooled(app.server.home))
         app.server.kill()
         with pytest.raises(httpx.TransportError):
             asking.result()
