@@ -28,7 +28,7 @@ def rows(home: Path, query: LiteralString, *parameters: object) -> list[tuple[An
 def spooled(home: Path) -> bytes:
     """The bytes of all spool segments. Those that the server removes meanwhile are passed over."""
     found = []
-    for path in (home / "spool").iterdir():
+    for path in (home / "spool").glob("*"):  # there is no folder before the first record
         with suppress(FileNotFoundError):
             found.append(path.read_bytes())
     return b"".join(found)
