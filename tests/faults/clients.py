@@ -135,7 +135,7 @@ async def load(
 ) -> None:
     """Run clients that ask one question after the other until `until` returns True.
 
-    `rate` limits all clients together to so many exchanges a second. Clients are numbered from `first`; runs that share
+    `rate` limits all clients together, in exchanges a second. Clients are numbered from `first`; runs that share
     a ledger need distinct numbers, because equal numbers could produce equal questions.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)

@@ -1,4 +1,4 @@
-"""What a server says of itself, and what its owner is told to do."""
+"""What a database server reports, and what its owner is told to do."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from conversations.archive.foreign.conversation import Conversation, Said, branch, first_text, moment, said
+from conversations.archive.foreign.conversation import Conversation, Said, branch, first_text, moment, read_each, said
 from conversations.turns import Json
 
 SPOKEN = {"text", "multimodal_text"}
@@ -25,20 +25,17 @@ def read(value: Json) -> Conversation:
     leaf = value.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
         leaf = next((key for key in reversed(nodes) if not nodes[key].get("children")), None)
-    found, bad = [], []
-    for key in branch(parents, leaf):
-        try:
-            if one := _said(key, nodes[key].get("message")):
-                found.append(one)
-        except ValueError as error:
-            bad.append(f"node {key[:50]!r}: {error}")
+    found, bad = read_each(
+        ((f"node {key[:50]!r}", key) for key in branch(parents, leaf)),
+        lambda key: _said(key, nodes[key].get("message")),
+    )
     return Conversation(
         source="chatgpt",
         id=first_text(value, ("conversation_id", "id")),
         title=first_text(value, ("title",)),
         created=moment(value.get("create_time")),
-        said=tuple(found),
-        bad=tuple(bad),
+        said=found,
+        bad=bad,
     )
 
 

@@ -11,6 +11,7 @@ from conversations.archive.foreign.conversation import (
     first_text,
     moment,
     objects,
+    read_each,
     said,
     text_of,
 )
@@ -26,20 +27,15 @@ def reads(value: Json) -> bool:
 def read(value: Json) -> Conversation:
     """Raises ValueError for messages that are not a list of objects."""
     messages = objects(value["chat_messages"], "chat_messages")
-    found, bad = [], []
-    for at, message in _current(messages, value.get("current_leaf_message_uuid")):
-        try:
-            if one := _said(message):
-                found.append(one)
-        except ValueError as error:
-            bad.append(f"chat_messages[{at}]: {error}")
+    current = _current(messages, value.get("current_leaf_message_uuid"))
+    found, bad = read_each(((f"chat_messages[{at}]", message) for at, message in current), _said)
     return Conversation(
         source="claude",
         id=first_text(value, ("uuid", "id")),
         title=first_text(value, ("name", "title")),
         created=moment(value.get("created_at")),
-        said=tuple(found),
-        bad=tuple(bad),
+        said=found,
+        bad=bad,
     )
 
 

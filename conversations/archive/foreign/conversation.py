@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from conversations.turns import Json
+
+T = TypeVar("T")
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 MILLISECONDS = 10**11  # a larger number of seconds would be in the year 5138
@@ -34,6 +36,22 @@ class Conversation:
     created: datetime | None
     said: tuple[Said, ...]
     bad: tuple[str, ...] = ()
+
+
+def read_each(
+    messages: Iterable[tuple[str, T]], read: Callable[[T], Said | None]
+) -> tuple[tuple[Said, ...], tuple[str, ...]]:
+    """The turns that `read` makes of messages, each after its label; and for each message that it refuses by a
+    ValueError, the label and the reason. A message that is no turn gives None.
+    """
+    found, bad = [], []
+    for label, message in messages:
+        try:
+            if one := read(message):
+                found.append(one)
+        except ValueError as error:
+            bad.append(f"{label}: {error}")
+    return tuple(found), tuple(bad)
 
 
 def moment(value: Any) -> datetime | None:

@@ -9,6 +9,7 @@ from conversations.archive.foreign.conversation import (
     first_text,
     moment,
     objects,
+    read_each,
     said,
     text_of,
 )
@@ -22,20 +23,14 @@ def reads(value: Json) -> bool:
 def read(value: Json) -> Conversation:
     """Raises ValueError for messages that are not a list of objects."""
     messages = _flat(value.get("messages") or value.get("messagesTree") or [])
-    found, bad = [], []
-    for at, message in _current(messages):
-        try:
-            if one := _said(message):
-                found.append(one)
-        except ValueError as error:
-            bad.append(f"messages[{at}]: {error}")
+    found, bad = read_each(((f"messages[{at}]", message) for at, message in _current(messages)), _said)
     return Conversation(
         source="librechat",
         id=first_text(value, ("conversationId",)),
         title=first_text(value, ("title",)),
         created=moment(value.get("createdAt")),
-        said=tuple(found),
-        bad=tuple(bad),
+        said=found,
+        bad=bad,
     )
 
 

@@ -13,6 +13,7 @@ from conversations.archive.foreign.conversation import (
     first_text,
     moment,
     objects,
+    read_each,
     said,
     text_of,
     without_details,
@@ -30,21 +31,18 @@ def reads(value: Json) -> bool:
 def read(value: Json) -> Conversation:
     """Raises ValueError for a history that cannot be walked."""
     chat = value.get("chat", value)
-    found, bad = [], []
-    for key, message in _current(chat).items():
-        try:
-            if one := _said(key, message):
-                found.append(one)
-        except ValueError as error:
-            bad.append(f"message {key[:50]!r}: {error}")
+    found, bad = read_each(
+        ((f"message {key[:50]!r}", (key, message)) for key, message in _current(chat).items()),
+        lambda pair: _said(*pair),
+    )
     created = value.get("created_at") or chat.get("timestamp")
     return Conversation(
         source="open-webui",
         id=first_text(value, ("id",)) or first_text(chat, ("id",)),
         title=first_text(value, ("title",)) or first_text(chat, ("title",)),
         created=moment(created),
-        said=tuple(found),
-        bad=tuple(bad),
+        said=found,
+        bad=bad,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conversations.archive.foreign.conversation import NEVER_STORED, Conversation, Said, first_text, moment
+from conversations.archive.foreign.conversation import NEVER_STORED, Conversation, Said, first_text, moment, read_each
 from conversations.turns import ROLE_LENGTH, UNSTORABLE, Json, plain_text
 
 IDS = ("id", "uuid", "conversation_id")
@@ -21,20 +21,14 @@ def read(value: Json) -> Conversation:
     messages = value["messages"]
     if not isinstance(messages, list):
         raise ValueError("messages is not a list")
-    found, bad = [], []
-    for at, message in enumerate(messages):
-        try:
-            if one := _said(message):
-                found.append(one)
-        except ValueError as error:
-            bad.append(f"messages[{at}]: {error}")
+    found, bad = read_each(((f"messages[{at}]", message) for at, message in enumerate(messages)), _said)
     return Conversation(
         source="imported",
         id=first_text(value, IDS),
         title=first_text(value, TITLES),
         created=_time(value),
-        said=tuple(found),
-        bad=tuple(bad),
+        said=found,
+        bad=bad,
     )
 
 
