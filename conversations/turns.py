@@ -106,7 +106,7 @@ def digest(payload: Mapping[str, Any]) -> bytes:
     attachments.
     """
     words = storable(_words(payload))
-    attachments = [part for part in _objects(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
+    attachments = [part for part in _parts(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
     essence = [
         payload.get("role"),
         spelled(without_thinking(words) if payload.get("role") == "assistant" else words),
@@ -123,6 +123,11 @@ def digest(payload: Mapping[str, Any]) -> bytes:
 def _objects(value: Any) -> list[dict[str, Any]]:
     """The objects in a list, and none if the value is not a list: clients and providers may send anything."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _parts(content: Any) -> list[Any]:
+    """The parts of a content that are objects. Content of a type that no API names counts as one part."""
+    return [{"content": content}] if isinstance(content, int | float | dict) else _objects(content)
 
 
 def calls(payload: Mapping[str, Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from console.pages import page, to_instance
 from console.reading import Part, parts, pretty
 from console.visible import require, visible
 from conversations.models import Exchange, Ledger, Message
+from conversations.states import MemoryState
 from proxy.answer.timings import PHASES
 
 PHASE_TITLES = {
@@ -65,6 +66,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         echoes=bool(echoes),
         bars=_bars(exchange),
         waterfall=waterfall(_bars(exchange)),
+        MemoryState=MemoryState,
         usage=_usage(exchange.usage),
         parameters=safe_text.shown(pretty(exchange.parameters)),
         curl=curl(request, exchange, sent),

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
+from proxy.prompt.chat import MemoryRole
 from proxy.providers.catalogue import Price
 
 
@@ -82,7 +83,7 @@ class ProvidersFile:
         patterns = table.get("patterns", [])
         if not isinstance(patterns, list) or not all(isinstance(one, str) and one for one in patterns):
             raise self.wrong(f"{where}.patterns", 'a list of patterns, as ["deepseek-*"]')
-        if table.get("memory_role", "inside") not in ("inside", "system", "user"):
+        if table.get("memory_role", "inside") not in get_args(MemoryRole):
             raise self.wrong(f"{where}.memory_role", '"inside", "system" or "user"')
 
     def windows(self) -> Mapping[str, int]:

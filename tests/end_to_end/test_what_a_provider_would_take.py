@@ -56,7 +56,9 @@ def test_a_byte_order_mark_is_read_over_and_passed_on(server: Server, scope: Sco
     assert provider.last.body == body
 
 
-@pytest.mark.parametrize("content", [["one", {"type": "text", "text": "two"}], [None, 1], [{"odd": 1}]])
+@pytest.mark.parametrize(
+    "content", [["one", {"type": "text", "text": "two"}], [None, 1], [{"odd": 1}], 5, True, {"text": "x"}]
+)
 def test_parts_of_any_type_are_the_providers_to_judge(
     server: Server, scope: Scope, provider: FakeProvider, content: Any
 ) -> None:

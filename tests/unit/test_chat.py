@@ -207,8 +207,6 @@ def test_a_refusal_says_where_the_json_breaks_without_quoting_it() -> None:
         (b'{"messages": [{"role": ""}]}', "invalid_value", "messages[0].role"),
         (b'{"messages": [{"role": "user"}, {"role": "a\\u0000b"}]}', "invalid_value", "messages[1].role"),
         (b'{"messages": [{"role": "user"}, {"role": "' + b"x" * 17 + b'"}]}', "invalid_value", "messages[1].role"),
-        (b'{"messages": [{"role": "user", "content": 5}]}', "invalid_type", "messages[0].content"),
-        (b'{"messages": [{"role": "user", "content": {}}]}', "invalid_type", "messages[0].content"),
         (b'{"model": 4, "messages": [{"role": "user"}]}', "invalid_type", "model"),
         (b'{"model": null, "messages": [{"role": "user"}]}', "invalid_type", "model"),
         (b'{"messages": [{"role": "user"}], "messages": [{"role": "user"}]}', "duplicate_key", None),
@@ -241,8 +239,8 @@ def test_any_bytes_are_either_a_request_or_refused(body: bytes) -> None:
         assert chat.encode() == body
 
 
-@pytest.mark.parametrize("content", [None, "", "Hi", [], [{"type": "text", "text": "Hi"}], [{"odd": 1}]])
-def test_content_may_be_absent_a_text_or_parts(content: Any) -> None:
+@pytest.mark.parametrize("content", [None, "", "Hi", [], [{"type": "text", "text": "Hi"}], [{"odd": 1}], 5, {}])
+def test_content_may_be_absent_a_text_parts_or_what_only_a_provider_knows(content: Any) -> None:
     assert chat_of({"role": "user", "content": content}).messages[0].payload["content"] == content
 
 
