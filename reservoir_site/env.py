@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -91,6 +92,14 @@ def hosts(name: str, default: tuple[str, ...]) -> list[str]:
 def origins(name: str) -> list[str]:
     """Web origins as browsers send them, in lower case: scheme, host, and port unless it is the scheme's default."""
     return _each(name, words(name), ORIGIN, "origins such as https://app.example.com, in lower case, without a path")
+
+
+def networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Networks and addresses; host bits may be set."""
+    try:
+        return [ip_network(word, strict=False) for word in words(name)]
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} is invalid ({error}): write networks such as 10.0.0.0/8.") from None
 
 
 def _each(name: str, given: list[str], pattern: re.Pattern[str], wanted: str) -> list[str]:

@@ -19,6 +19,7 @@ from django.http.request import split_domain_port, validate_host
 from conversations.numbers import whole_number
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, HeadersTooLarge, NotFound, ReservoirError
 from proxy.routes import PARSED, PREFIXES, PROBES, VERSION
+from reservoir_site.forwarded import received
 from reservoir_site.slots import slots
 
 Event = MutableMapping[str, Any]
@@ -52,6 +53,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
+        scope = received(scope, settings.RESERVOIR_TRUSTED_PROXIES)
         # As the client wrote it: once decoded, a name with %2F would look like two segments.
         path = quote(scope.get("raw_path") or scope["path"].encode(), safe=NOT_ENCODED)
         headers: dict[bytes, bytes] = dict(scope["headers"])

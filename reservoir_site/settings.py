@@ -24,6 +24,8 @@ RESERVOIR_BIND = env.text("RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES",
 ALLOWED_HOSTS = env.hosts("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 # Web origins whose pages may call the API; none by default.
 RESERVOIR_ALLOWED_ORIGINS = env.origins("RESERVOIR_ALLOWED_ORIGINS")
+# Networks of proxies whose X-Forwarded-For, -Proto and -Host are believed; those of others are ignored.
+RESERVOIR_TRUSTED_PROXIES = env.networks("RESERVOIR_TRUSTED_PROXIES")
 # Server processes. One serves many clients concurrently; more of them use more cores.
 RESERVOIR_WORKERS = env.integer("RESERVOIR_WORKERS", 1, least=1, most=64)
 # Concurrent requests per process; further ones get 503 at once, so that the others stay fast.

@@ -31,6 +31,14 @@ def test_valid_names_are_returned_unchanged(monkeypatch: pytest.MonkeyPatch) -> 
     assert env.hosts("HOSTS", ("localhost", "[::1]")) == ["localhost", "[::1]"]
 
 
+def test_an_impossible_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETWORKS", "10.0.0.1/8, ::1, 10.0.0.0/33")
+    with pytest.raises(ImproperlyConfigured, match=r"^NETWORKS is invalid .*10\.0\.0\.0/33.*: write networks such as"):
+        env.networks("NETWORKS")
+    monkeypatch.setenv("NETWORKS", "10.0.0.1/8, ::1")
+    assert [str(network) for network in env.networks("NETWORKS")] == ["10.0.0.0/8", "::1/128"]
+
+
 def test_a_misspelt_setting_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     env.text("RESERVOIR_PORT")
     monkeypatch.setenv("RESERVOIR_PROT", "1")

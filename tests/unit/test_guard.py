@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -111,6 +112,16 @@ async def test_probes_answer_any_host_but_no_foreign_page(guard: Guard, path: st
 )
 async def test_our_own_and_listed_origins_are_admitted(guard: Guard, headers: dict[str, str]) -> None:
     assert (await ask(guard, http_scope(headers=headers))).status == 200
+
+
+async def test_a_trusted_proxy_says_which_host_the_client_named(
+    guard: Guard, api: Application, settings: Settings
+) -> None:
+    sent = {"host": "10.0.0.7:3017", "x-forwarded-host": "localhost:8000", "origin": "http://localhost:8000"}
+    assert (await ask(guard, http_scope(headers=sent))).status == 403
+    settings.RESERVOIR_TRUSTED_PROXIES = [ip_network("127.0.0.0/8")]
+    assert (await ask(guard, http_scope(headers=sent))).status == 200
+    assert (b"host", b"localhost:8000") in api.scopes[0]["headers"]
 
 
 @pytest.mark.parametrize(
