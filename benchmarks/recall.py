@@ -1,7 +1,7 @@
 """How long does recall take in scopes of 1,000, 10,000 and 100,000 messages, in a database of a million?
 
-    python -m benchmarks.recall                      builds the database below a temporary folder, measures, removes it
-    python -m benchmarks.recall --home DIR           keeps it in DIR and reuses it the next time
+    script/benchmark scale                   builds the database below a temporary folder, measures, removes it
+    script/benchmark scale --home DIR        keeps it in DIR and reuses it the next time
 
 One client asks one question after another; times include the question's embedding by the local model. Texts are
 generated: sessions on topics, with words drawn by a language's frequencies (Zipf). Vectors are generated around one
@@ -282,13 +282,15 @@ def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Recall in a database of a million messages.")
-    parser.add_argument("--home", type=Path, help="keep the database here")
-    parser.add_argument("--messages", type=int, default=1_000_000)
-    arguments = parser.parse_args()
-    with home(arguments.home):
-        run(arguments.messages)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="script/benchmark scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, metavar="DIR", help="keep the database here")
+    parser.add_argument("--messages", type=int, default=1_000_000, metavar="N", help="in the database (1,000,000)")
+    options = parser.parse_args(arguments)
+    with home(options.home):
+        run(options.messages)
 
 
 def run(messages: int) -> None:
@@ -337,7 +339,3 @@ def run(messages: int) -> None:
     embedder.close()
     if running := database.embedded():
         running.release()
-
-
-if __name__ == "__main__":
-    main()

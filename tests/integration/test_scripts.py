@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = (
     *("script/server", "script/test", "script/test-browser", "script/check", "script/setup", "script/lock"),
+    "script/benchmark",
     ".ci/run",
 )
 
