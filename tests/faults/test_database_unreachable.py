@@ -211,7 +211,9 @@ def test_a_full_spool_delays_no_client_and_keeps_its_records(start_server: Start
         assert app.memory("small") == "degraded"
         assert sum(path.stat().st_size for path in (app.server.home / "spool").glob("*.spool")) <= 2**20
     assert "is not stored: the spool is full" in app.server.log
-    recovered(app.server)
+    ready = httpx.get(f"{app.server.url}/ready", trust_env=False, timeout=300)
+    assert (ready.status_code, ready.json()["storing"] != "ready") == (503, True), ready.text  # for a minute
+    eventually(lambda: waiting(app.server.home) == 0)
     kept = [text.split()[0] for text in app.said()]
     assert kept[:2] == ["warm", "0"] and "4" not in kept
 
