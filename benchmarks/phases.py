@@ -134,9 +134,9 @@ class Run:
 
         from conversations.backlog import work_off
         from conversations.querysets import Scope
-        from proxy.answer.reply import decode_reply
+        from proxy.dialects.chat_completions.reply import decode_reply
+        from proxy.dialects.chat_completions.request import decode
         from proxy.memory.exchange import Ended, RememberedExchange, Request, Result
-        from proxy.prompt.chat import decode
         from proxy.prompt.injection import Constraints, inject
         from proxy.prompt.window import Limit, admit
         from proxy.providers import tokens

@@ -255,8 +255,8 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
     """Times of recall in ms, and the share of answers among the first ten (%)."""
     from conversations.querysets import Scope
+    from proxy.dialects.chat_completions.request import decode
     from proxy.memory.recollection import RecallRequest, recollect
-    from proxy.prompt.chat import decode
     from proxy.providers import tokens
 
     count = tokens.counter("gpt-4o").count

@@ -23,7 +23,7 @@ from conversations.messages import (
 )
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope, StoredBranches
-from conversations.states import Ended, MemoryState
+from conversations.states import CHAT_COMPLETIONS, Ended, MemoryState
 from conversations.turns import Count, Turn
 
 
@@ -55,6 +55,8 @@ class Asked:
     memory: str = MemoryState.ON
     ledger: Ledger | None = None
     rule: str = ""  # the name of the rule that held; its turns are left out
+    dialect: str = CHAT_COMPLETIONS
+    follows: str = ""  # the provider's id of the answer or the conversation that the request continues
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Answered:
     usage: Mapping[str, Any] | None = None
     cost: Decimal | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    response_id: str = ""  # the provider's, by which a later request may continue from here
 
 
 def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Opened:
@@ -103,6 +106,8 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
         trace_id=asked.trace_id,
         instance=instance,
         created=created,
+        dialect=asked.dialect,
+        follows=asked.follows,
         model=asked.model,
         provider=asked.provider,
         streamed=asked.streamed,
@@ -196,6 +201,7 @@ def _finish(exchange: Exchange, answered: Answered, finished: datetime) -> None:
         "output_tokens": whole_count(usage.get("completion_tokens")),
         "cost": answered.cost,
         "timings": dict(answered.timings),
+        "response_id": answered.response_id,
     }
     for name, value in ending.items():
         setattr(exchange, name, value)

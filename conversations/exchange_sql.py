@@ -51,7 +51,12 @@ def open_in_one(asked: Asked, count: Count) -> Opened | None:
     turns = asked.turns
     known = max((at + 1 for at, turn in enumerate(turns) if turn.role == "assistant"), default=0)
     new = turns[known:]
-    if not new or (not known and len(turns) > 1) or sum(len(turn.payload) for turn in new) > MOST_CHARACTERS:
+    if (
+        asked.follows
+        or not new
+        or (not known and len(turns) > 1)
+        or sum(len(turn.payload) for turn in new) > MOST_CHARACTERS
+    ):
         return None
     ledger = asked.ledger
     values: Values = {
@@ -64,6 +69,7 @@ def open_in_one(asked: Asked, count: Count) -> Opened | None:
         "next": new[0].digest,
         "alone": len(turns) == 1,
         "new": len(new),
+        "dialect": asked.dialect,
         "model": asked.model,
         "provider": asked.provider,
         "streamed": asked.streamed,
@@ -119,6 +125,7 @@ def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
         "output_tokens": whole_count(usage.get("completion_tokens")),
         "cost": answered.cost,
         "timings": json.dumps(dict(answered.timings)),
+        "response_id": answered.response_id,
     }
     answers = ""
     if answered.turns:
@@ -262,12 +269,12 @@ WITH RECURSIVE {scope}, {place}, new AS MATERIALIZED (
     SELECT place.known || array_agg(new.id ORDER BY new.at) AS ids FROM place CROSS JOIN new GROUP BY place.known
 ), opened AS (
     INSERT INTO conversations_exchange (
-        trace_id, instance_id, created, model, provider, streamed, ended, finish_reason, error, timings,
+        trace_id, instance_id, created, dialect, model, provider, streamed, ended, finish_reason, error, timings,
         memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
     )
-    SELECT %(trace_id)s, scope.id, scope.moment, %(model)s, %(provider)s, %(streamed)s, 'open', '', '', '{{}}',
-           %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s, %(prompts)s::jsonb, sent.ids,
-           %(left_out)s::int[], sent.ids[%(question)s]
+    SELECT %(trace_id)s, scope.id, scope.moment, %(dialect)s, %(model)s, %(provider)s, %(streamed)s,
+           'open', '', '', '{{}}', %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s,
+           %(prompts)s::jsonb, sent.ids, %(left_out)s::int[], sent.ids[%(question)s]
     FROM scope CROSS JOIN sent
     RETURNING id, instance_id, question_id
 ), messages AS (
@@ -307,7 +314,8 @@ WITH {scope}, asked AS MATERIALIZED (
     UPDATE conversations_exchange e
     SET finished = asked.finished, ended = %(ended)s, status = %(status)s, finish_reason = %(finish_reason)s,
         error = %(error)s, usage = %(usage)s::jsonb, input_tokens = %(input_tokens)s,
-        output_tokens = %(output_tokens)s, cost = %(cost)s, timings = %(timings)s::jsonb
+        output_tokens = %(output_tokens)s, cost = %(cost)s, timings = %(timings)s::jsonb,
+        response_id = %(response_id)s
     FROM asked WHERE e.id = asked.id
 ), counted AS (
     UPDATE conversations_instance i SET message_count = message_count + %(new)s, last_active = asked.finished

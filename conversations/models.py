@@ -81,6 +81,7 @@ class Exchange(models.Model):
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="exchanges")
     created = models.DateTimeField()
     finished = models.DateTimeField(null=True)
+    dialect = models.TextField(default=states.CHAT_COMPLETIONS, db_default=states.CHAT_COMPLETIONS)
     model = models.TextField(blank=True)
     provider = models.TextField(blank=True)
     streamed = models.BooleanField(default=False)
@@ -103,6 +104,11 @@ class Exchange(models.Model):
     prompts = models.JSONField(default=list)  # [[position in the request, JSON text], ...]
     request_ids = ArrayField(models.BigIntegerField(), default=list)
     left_out = ArrayField(models.IntegerField(), default=list)  # positions that the window had no room for
+
+    # Of APIs that keep the history themselves: the provider's id of the answer, and the id of the answer or of the
+    # conversation that the request continues.
+    response_id = models.TextField(blank=True, default="", db_default="")
+    follows = models.TextField(blank=True, default="", db_default="")
     question = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
 
     objects = ExchangeQuerySet.as_manager()
@@ -118,6 +124,8 @@ class Exchange(models.Model):
             models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
             models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
+            models.Index(fields=["instance", "response_id"], name="exchange_by_response", condition=~Q(response_id="")),
+            models.Index(fields=["instance", "follows"], name="exchange_by_what_follows", condition=~Q(follows="")),
         ]
 
     def __str__(self) -> str:

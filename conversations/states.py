@@ -24,6 +24,9 @@ class Remember(TextChoices):
     NOTHING = "nothing", "nothing"
 
 
+CHAT_COMPLETIONS = "chat_completions"  # the dialect of exchanges that name no other
+
+
 class MemoryState(TextChoices):
     """What memory did for an exchange. DEGRADED when recall or storing was late or failed."""
 

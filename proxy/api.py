@@ -20,6 +20,8 @@ from ninja.errors import ValidationError
 
 from proxy import pipeline, runtime
 from proxy.call import Call
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.known import BY_PATH
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import Text, at_most, original_form
@@ -50,10 +52,15 @@ log = logging.getLogger(__name__)
 router = Router()
 
 
+async def ask(dialect: Dialect, request: HttpRequest, partition: str, instance: str) -> HttpResponseBase:
+    """A question to a model, with a memory."""
+    return _encode(await pipeline.complete(_call(request, partition, instance), dialect, runtime.current()))
+
+
 @router.api_operation(["POST"], CHAT_COMPLETIONS)
 async def chat_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """OpenAI's chat completions, with a memory."""
-    return _encode(await pipeline.complete(_call(request, partition, instance), runtime.current()))
+    return await ask(BY_PATH[CHAT_COMPLETIONS], request, partition, instance)
 
 
 @router.api_operation(NOT_POST, CHAT_COMPLETIONS, include_in_schema=False)
@@ -107,8 +114,8 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     """Everything else under the base URL goes to the provider untouched."""
     if any(unquote(part) in (".", "..") for part in unquote(rest).replace("\\", "/").split("/")):
         raise BadRequest("Paths with dot segments are not passed on.", code="invalid_path")
-    if spelled(rest) == CHAT_COMPLETIONS and request.method == "POST":
-        return await chat_completions(request, partition, instance)
+    if request.method == "POST" and (dialect := BY_PATH.get(spelled(rest))):
+        return await ask(dialect, request, partition, instance)
     return _encode(await pipeline.pass_through(_call(request, partition, instance), rest, runtime.current()))
 
 

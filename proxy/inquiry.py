@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl
 
 from conversations.numbers import whole_number
 from proxy.call import Call
+from proxy.dialects.chat_completions.request import decode
 from proxy.errors import BadRequest
 from proxy.memory.service import Scope
-from proxy.prompt.chat import Chat, Json, decode
+from proxy.prompt.chat import Chat, Json
 from proxy.prompt.enrichment import block_of
 from proxy.prompt.injection import Injection
 

@@ -11,10 +11,12 @@ from django.conf import settings
 from proxy.answer import relay
 from proxy.answer.timings import Stopwatch
 from proxy.call import Call
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
+from proxy.dialects.dialect import Dialect
 from proxy.errors import ProviderError
 from proxy.inquiry import Inquiry
 from proxy.memory.exchange import RememberedExchange, Request
-from proxy.prompt.chat import Chat, decode
+from proxy.prompt.chat import Chat
 from proxy.prompt.injection import Constraints, Injection, inject
 from proxy.prompt.window import Limit, admit
 from proxy.providers import tokens
@@ -34,15 +36,15 @@ class Outcome:
     body: bytes | AsyncIterator[bytes]
 
 
-async def complete(call: Call, run: Runtime) -> Outcome:
-    """A chat completion: recall memories, add them, ask the provider, relay the answer, store question and answer."""
+async def complete(call: Call, dialect: Dialect, run: Runtime) -> Outcome:
+    """Ask a model: recall memories, add them, ask the provider, relay the answer, store question and answer."""
     if not call.is_readable:
-        return await pass_through(call, "chat/completions", run)
+        return await pass_through(call, dialect.path, run)
     watch = Stopwatch()
     call = await call.offload(call.decompressed, settings.RESERVOIR_BODY_LIMIT)
-    chat = await call.offload(decode, call.read())
+    chat = await call.offload(dialect.decode, call.read())
     target = run.providers.select(chat.model)
-    constraints = _constraints(target, run, budget=call.budget)
+    constraints = _constraints(target, dialect, run, budget=call.budget)
     await call.offload(admit, chat, constraints.limit, constraints.count)
 
     request = Request(call.trace_id, call.scope, call.options, chat, target, constraints.count)
@@ -54,7 +56,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     cost = partial(exchange_cost, run.providers, target)
     remember = partial(exchange.remember_answer, timings=watch.total, cost=cost)
     call.closing.push_async_callback(remember, relay.gone())  # takes effect only if no other result came before
-    url = address(target.provider.base_url, "chat/completions", call.query)
+    url = address(target.provider.base_url, dialect.path, call.query)
     headers = outgoing(call.headers, key=target.provider.key, parsed=True)
     try:
         body = injection.chat.encode(target.model)
@@ -63,7 +65,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
         watch.lap("provider")
         if await relay.is_stream(answer, requested=chat.stream):
             headers = relayed(answer.headers, parsed=True) + await exchange.headers(watch.header())
-            return Outcome(answer.status, headers, relay.stream(answer, remember))
+            return Outcome(answer.status, headers, relay.stream(answer, dialect, remember))
         body, rest = await relay.receive(answer)
         watch.lap("answer")
     except ProviderError as error:
@@ -74,7 +76,7 @@ async def complete(call: Call, run: Runtime) -> Outcome:
     if rest:
         headers += await exchange.headers(watch.header())
         return Outcome(answer.status, headers, relay.large(answer, body, rest, remember))
-    await remember(await relay.whole(answer, body))
+    await remember(await relay.whole(answer, body, dialect))
     return Outcome(answer.status, headers + await exchange.headers(watch.header()), body)
 
 
@@ -84,7 +86,7 @@ async def recall(call: Call, run: Runtime) -> Outcome:
     inquiry = await call.offload(Inquiry.of, call)
     chat = inquiry.chat
     target = run.providers.select(chat.model)
-    constraints = _constraints(target, run, budget=inquiry.budget)
+    constraints = _constraints(target, CHAT_COMPLETIONS, run, budget=inquiry.budget)
     options = replace(call.options, candidates=inquiry.limit or call.options.candidates)
     request = Request(call.trace_id, call.scope, options, chat, target, constraints.count)
     exchange = RememberedExchange(run.memory, request)
@@ -111,13 +113,13 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     return Outcome(answer.status, [*relayed(answer.headers), NO_MEMORY], answer.chunks())
 
 
-def _constraints(target: Target, run: Runtime, *, budget: int) -> Constraints:
+def _constraints(target: Target, dialect: Dialect, run: Runtime, *, budget: int) -> Constraints:
     counter = tokens.counter(target.model)
     return Constraints(
         budget=budget,
         limit=Limit(run.providers.window(target), counter.exact),
         default_window=settings.RESERVOIR_DEFAULT_WINDOW,
-        role=target.memory_role,
+        role=dialect.place(target.memory_role),
         count=counter.count,
     )
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum
 
 EVENT_LIMIT = 16 * 1024 * 1024  # bytes; the data of a larger event is not kept
 HALF_EVENT = 2**16  # bytes; a longer unfinished event is relayed before its end arrives
 
 _BOM = b"\xef\xbb\xbf"
-_LAST = b"[DONE]"
+_DONE = b"[DONE]"
 _LONGEST_LAST_LINE = 32
 _COST_OF_A_LINE = 256  # bytes that a list entry takes beside its text
 # A line with its end, or a run of line ends. Linear: the alternatives begin with different bytes.
@@ -21,9 +22,27 @@ _LINE_ENDS = b"\r\n"
 _EMPTY_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
-def error_frame(body: bytes) -> bytes:
-    """The event that reports a failure after the stream has begun; `body` is `{"error": {...}}`."""
-    return b"data: " + body + b"\n\n"
+class Last(Enum):
+    """Whether a line belongs to the last event of a stream."""
+
+    NO = 0
+    PERHAPS = 1  # more of the line has to come
+    LINE = 2  # it is the last event, all of it
+    EVENT = 3  # the event with this line is the last
+
+
+IsLast = Callable[[bytes, bool], Last]
+"""Looks at a line as far as it has come, and whether that is all of it. PERHAPS is for unfinished lines alone."""
+
+
+def done_line(line: bytes, ended: bool) -> Last:
+    """Whether a line is `data: [DONE]`, the end of OpenAI's streams of chunks."""
+    if len(line) > _LONGEST_LAST_LINE:
+        return Last.NO
+    if ended:
+        return Last.LINE if line.startswith(b"data:") and line[5:].strip(b" \t") == _DONE else Last.NO
+    may_be = b"data:".startswith(line) or (line.startswith(b"data:") and _DONE.startswith(line[5:].strip(b" \t")))
+    return Last.PERHAPS if may_be else Last.NO
 
 
 class Frames:
@@ -31,14 +50,16 @@ class Frames:
 
     `on_event` receives the data of each event, or None for an event over EVENT_LIMIT.
 
-    `feed` returns the bytes to relay now. It holds back the terminal `[DONE]` event and everything after it, and,
-    briefly, the beginning of a line that may become that event. What `feed` returned, followed by `held`, is
-    exactly what came in.
+    `feed` returns the bytes to relay now. It holds back the terminal event, which `is_last` recognises by one of its
+    lines, and everything after it, and, briefly, the beginning of a line that may become such a line. What `feed`
+    returned, followed by `held`, is exactly what came in.
     """
 
-    def __init__(self, on_event: Callable[[bytes | None], None]) -> None:
+    def __init__(self, on_event: Callable[[bytes | None], None], is_last: IsLast) -> None:
         self.done = False  # the terminal event has arrived
+        self._ending = False  # it has begun
         self._on_event = on_event
+        self._is_last = is_last
         self._held: list[bytes] = []
         self._released = False
         self._tail = b""  # beginning of a line, neither relayed nor parsed yet
@@ -59,28 +80,37 @@ class Frames:
             self._held.append(data)
             return b""
         data, self._tail = self._tail + data, b""
+        kept_from = 0 if self._ending else None
         at = self._finish_line(data)
         for match in _LINES.finditer(data, at):
             piece = match.group()
             if piece[0] in _LINE_ENDS:  # the event's end, perhaps several times
                 self._dispatch()
                 at += len(piece)
+                if self._ending:
+                    self.done = True
+                    break
                 continue
             line = piece.rstrip(b"\r\n")
             ended = len(line) < len(piece)
-            if not self._in_line and self._may_be_last(line):
-                if not ended:
-                    self._tail = line
-                    break
-                if self._is_last(line):
-                    self._dispatch()
-                    self.done = True
-                    self._held = [data[at:]]
-                    return data[:at]
+            last = Last.NO if self._in_line or self._ending else self._kind(line, ended=ended)
+            if last is Last.PERHAPS:
+                self._tail = line
+                break
+            if last is Last.LINE:
+                self._dispatch()
+                self.done = True
+                kept_from = at
+                break
+            if last is Last.EVENT:
+                self._ending, kept_from = True, at
             self._take(line, ended=ended)
             at += len(piece)
         self._after_cr = data.endswith(b"\r")
-        return data[:at]
+        if kept_from is None:
+            return data[:at]
+        self._held.append(data[kept_from:])
+        return data[:kept_from]
 
     def _finish_line(self, data: bytes) -> int:
         """End the line that earlier bytes began, if `data` begins with its end; returns the length of that end.
@@ -112,10 +142,16 @@ class Frames:
         """
         if self.done or self._released:
             return
-        if self._is_last(self._tail):
-            self.done = True
+        last = self._kind(self._tail, ended=True)
+        if last in (Last.LINE, Last.EVENT):
+            self._ending = True
             self._held, self._tail = [self._tail], b""
-        elif self._in_line:
+        self._end()
+        self.done = self._ending
+
+    def _end(self) -> None:
+        """Take what has come of an unfinished event."""
+        if self._in_line:
             self._end_line()
         self._dispatch()
 
@@ -127,24 +163,21 @@ class Frames:
         """
         if self.done:
             return self.release()
-        between = b"\n\n" if self._in_line or self._in_event else b""
-        self.close()
-        self._tail, self._released = b"", True
+        if self._kind(self._tail, ended=True) is Last.LINE:
+            self.close()
+            return self.release()
+        # The client has seen nothing of a terminal event that has begun.
+        between = b"\n\n" if (self._in_line or self._in_event) and not self._ending else b""
+        self._end()
+        self._held, self._tail, self._released = [], b"", True
         return between + frame
 
-    def _may_be_last(self, line: bytes) -> bool:
+    def _kind(self, line: bytes, *, ended: bool) -> Last:
         if self._first_line:
-            if _BOM.startswith(line):
-                return True
+            if not ended and _BOM.startswith(line):
+                return Last.PERHAPS
             line = line.removeprefix(_BOM)
-        return len(line) <= _LONGEST_LAST_LINE and (
-            b"data:".startswith(line) or (line.startswith(b"data:") and _LAST.startswith(line[5:].strip(b" \t")))
-        )
-
-    def _is_last(self, line: bytes) -> bool:
-        if self._first_line:
-            line = line.removeprefix(_BOM)
-        return line.startswith(b"data:") and line[5:].strip(b" \t") == _LAST
+        return self._is_last(line, ended)
 
     def _take(self, line: bytes, *, ended: bool) -> None:
         self._keep(line)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Protocol
 
 from proxy.answer.decompression import Decoder
-from proxy.answer.deltas import COPY_LIMIT
 from proxy.answer.frames import WholeEvents, are_events
 from proxy.answer.provider_error import error_line, error_line_of_body, redacted
-from proxy.answer.reply import decode_reply
+from proxy.answer.room import COPY_LIMIT
 from proxy.answer.stream_copy import StreamCopy
 from proxy.errors import ProviderError
 from proxy.memory.exchange import Ended, Result
@@ -18,6 +18,17 @@ from proxy.prompt.chat import Reply
 from proxy.upstream import Answer
 
 Remember = Callable[[Result], Awaitable[None]]
+
+
+class Reader(Protocol):
+    """Reads answers of one API."""
+
+    def copy(self) -> StreamCopy:
+        """For one streamed answer."""
+
+    def reply(self, body: bytes) -> Reply:
+        """The body of an answer that was not streamed -> its Reply; an empty Reply for anything else."""
+
 
 QUICKLY_READ = 2**18  # bytes of JSON that can be parsed in a few milliseconds
 QUICKLY_COPIED = 2**11  # bytes of a stream that can be parsed in a millisecond
@@ -56,26 +67,26 @@ async def receive(answer: Answer) -> tuple[bytes, AsyncIterator[bytes] | None]:
     return b"".join(parts), None
 
 
-async def whole(answer: Answer, body: bytes) -> Result:
+async def whole(answer: Answer, body: bytes, reader: Reader) -> Result:
     """The result of an answer that was not streamed."""
     decoder = Decoder(answer.encoding)
     if decoder.active or len(body) > QUICKLY_READ:
-        return await asyncio.to_thread(lambda: _read(answer, decoder.feed(body)))
-    return _read(answer, body)
+        return await asyncio.to_thread(lambda: _read(answer, decoder.feed(body), reader))
+    return _read(answer, body, reader)
 
 
-def _read(answer: Answer, body: bytes) -> Result:
+def _read(answer: Answer, body: bytes, reader: Reader) -> Result:
     """The result of a whole answer, whose `body` is plain."""
-    reply = _events_in(body) if are_events(body[:100]) else decode_reply(body)
+    reply = _events_in(body, reader) if are_events(body[:100]) else reader.reply(body)
     if answer.status < 400 and reply.complete:
         return Result(Ended.ANSWERED, answer.status, reply)
     error = error_line(reply.error) or error_line_of_body(body)
     return Result(Ended.FAILED, answer.status, reply, redacted(error, answer.secrets))
 
 
-def _events_in(body: bytes) -> Reply:
+def _events_in(body: bytes, reader: Reader) -> Reply:
     """The answer of an event stream that came under another Content-Type."""
-    copy = StreamCopy()
+    copy = reader.copy()
     copy.feed(body)
     copy.close()
     return copy.reply()
@@ -102,7 +113,7 @@ async def large(answer: Answer, body: bytes, rest: AsyncIterator[bytes], remembe
     yield body
 
 
-async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
+async def stream(answer: Answer, reader: Reader, remember: Remember) -> AsyncIterator[bytes]:
     """Relay a streamed answer. The end is held back until the answer is remembered.
 
     The beginning of an event is held back until its end arrives: a client cannot read an event that the provider
@@ -111,7 +122,7 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
     A compressed stream is relayed as it is: nothing can be held back from it or added to it. Raises ProviderError
     when such a stream breaks off.
     """
-    relay = _StreamRelay(answer, remember)
+    relay = _StreamRelay(answer, reader, remember)
     try:
         # Leaving this block closes the connection: the provider stops working before a slow storing begins.
         async with aclosing(answer.chunks()) as chunks:  # type: ignore[type-var]
@@ -132,13 +143,14 @@ async def stream(answer: Answer, remember: Remember) -> AsyncIterator[bytes]:
 class _StreamRelay:
     """The state of one streamed answer: its copy, what is held back, and whether it has been remembered."""
 
-    def __init__(self, answer: Answer, remember: Remember) -> None:
+    def __init__(self, answer: Answer, reader: Reader, remember: Remember) -> None:
         self.broken: ProviderError | None = None  # the error that ended the provider's stream
         self._answer = answer
+        self._reader = reader
         self._remember = remember
         self._remembered = False
         self._ended = False
-        self._copy = StreamCopy()
+        self._copy = reader.copy()
         self._decoder = Decoder(answer.encoding)
         self._events = WholeEvents()
         self._last = b""  # the compressed bytes that hold the terminal event, or the end of a JSON body
@@ -219,8 +231,8 @@ class _StreamRelay:
         status = self._answer.status
         if self._json is not None and self._ended and not self.broken:
             if self._size > QUICKLY_READ:
-                return await asyncio.to_thread(_read, self._answer, b"".join(self._json))
-            return _read(self._answer, b"".join(self._json))
+                return await asyncio.to_thread(_read, self._answer, b"".join(self._json), self._reader)
+            return _read(self._answer, b"".join(self._json), self._reader)
         reply = self._copy.reply()
         if self._decoder.stopped and self._ended and not self.broken:
             return Result(Ended.ANSWERED if status < 400 else Ended.FAILED, status, reply, EXPANDS)

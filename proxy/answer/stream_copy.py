@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from proxy.answer.deltas import Deltas
-from proxy.answer.frames import Frames, error_frame
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.answer.frames import Frames, IsLast
 from proxy.errors import ReservoirError
 from proxy.prompt.chat import Reply
+
+
+class Sum(Protocol):
+    """What the events of one streamed answer add up to: at most room.COPY_LIMIT bytes of text.
+
+    `malformed` counts the events that it lacks: those that were not a JSON object or were too large.
+    """
+
+    malformed: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was longer than the sum may grow."""
+
+    def add(self, data: bytes | None) -> None:
+        """Add the data of one event; None stands for an event that was too large to keep."""
+
+    def reply(self, *, done: bool) -> Reply:
+        """The answer so far. `done` says that the terminal event has arrived."""
 
 
 class StreamCopy:
     """One streamed answer on its way through: its bytes are relayed, a copy is added up.
 
     `feed` returns the bytes to relay now; see Frames for the bytes that it holds back, so that the answer can be
-    stored before the client learns that it is complete. The copy keeps at most deltas.COPY_LIMIT bytes of text
+    stored before the client learns that it is complete. The copy keeps at most room.COPY_LIMIT bytes of text
     and no single event over frames.EVENT_LIMIT; beyond that the copy stops growing while the relay goes on.
     """
 
-    def __init__(self) -> None:
-        self._deltas = Deltas()
-        self._frames = Frames(self._deltas.add)
+    def __init__(self, events: Sum, is_last: IsLast, error_event: Callable[[ReservoirError], bytes]) -> None:
+        self._sum = events
+        self._error_event = error_event
+        self._frames = Frames(events.add, is_last)
 
     @property
     def done(self) -> bool:
@@ -28,12 +50,12 @@ class StreamCopy:
     @property
     def malformed(self) -> int:
         """How many events the copy lacks: those that were not a JSON object or were too large."""
-        return self._deltas.malformed
+        return self._sum.malformed
 
     @property
     def truncated(self) -> bool:
         """Whether the answer was longer than the copy may grow."""
-        return self._deltas.truncated
+        return self._sum.truncated
 
     @property
     def held(self) -> bytes:
@@ -54,8 +76,8 @@ class StreamCopy:
 
     def fail(self, error: ReservoirError) -> bytes:
         """The provider broke off: returns the bytes to send in place of the rest, an error event as a rule."""
-        return self._frames.fail(error_frame(error.body()))
+        return self._frames.fail(self._error_event(error))
 
     def reply(self) -> Reply:
         """The answer so far, at any time: a stream that was cut short leaves a partial answer."""
-        return self._deltas.reply(done=self.done)
+        return self._sum.reply(done=self.done)

@@ -25,6 +25,7 @@ from proxy import pipeline, runtime
 from proxy.call import Call
 from proxy.demo import fake_provider
 from proxy.demo.story import HISTORY, QUESTIONS
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.memory.exchange import MemoryOptions
 from proxy.memory.service import Scope
 from proxy.prompt.chat import Json
@@ -107,7 +108,7 @@ async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: 
             size=len(body),
             closing=closing,
         )
-        outcome = await pipeline.complete(call, running)
+        outcome = await pipeline.complete(call, CHAT_COMPLETIONS, running)
     assert isinstance(outcome.body, bytes)
     answer = json.loads(outcome.body)["choices"][0]["message"]["content"]
     headers = {name.decode(): value.decode() for name, value in outcome.headers}

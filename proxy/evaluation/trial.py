@@ -22,10 +22,10 @@ from conversations.models import Message
 from conversations.querysets import Scope
 from conversations.scratch import scratch_partition
 from conversations.turns import Turn
+from proxy.dialects.chat_completions.request import decode
 from proxy.evaluation.measures import Answer
 from proxy.evaluation.questions import Conversation, Said
 from proxy.memory.recollection import RecallRequest, recollect
-from proxy.prompt.chat import decode
 from proxy.prompt.enrichment import pack
 from proxy.providers import tokens
 

@@ -80,6 +80,8 @@ class RememberedExchange:
             model=storable(request.target.model),
             provider=request.target.provider.name,
             streamed=request.chat.stream,
+            dialect=request.chat.dialect,
+            follows=storable(request.chat.follows),
         )
         self._opening: asyncio.Future[StoredIn] | None = None
         self._built = self._finished = False
@@ -159,6 +161,7 @@ class RememberedExchange:
             usage=storable_json(usage),
             cost=cost(usage),
             timings=timings(),
+            response_id=storable(result.reply.id),
         )
         closing = self._close(self._opening, answered, () if self._rule else result.reply.messages)
         await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))

@@ -1,4 +1,4 @@
-"""The values of the chat API: requests, messages, replies, and additions to a request. Pure.
+"""The values of every chat API: requests, messages, replies, and additions to a request. Pure.
 
 A request keeps the client's text, with the spans of its messages. Added messages are spliced into that text;
 everything else stays byte for byte as it came, including the digits of numbers and the order of keys.
@@ -14,7 +14,7 @@ from json.decoder import JSONDecodeError
 from typing import Any, Literal, Protocol
 
 from proxy.errors import BadRequest
-from proxy.prompt.json_spans import Span, element_spans, object_with_spans
+from proxy.prompt.json_spans import Span, object_with_spans
 
 Json = dict[str, Any]
 # Where the memories stand: in a message of this role before the last user message, or inside that message.
@@ -23,7 +23,6 @@ MemoryRole = Literal["inside", "system", "user"]
 DEEPEST_VALUE = 32
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
-LONGEST_ROLE = 16  # characters
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -95,11 +94,16 @@ class Reply:
     usage: Json | None = None
     error: Any = None
     complete: bool = False
+    id: str = ""  # the provider's, where a later request may name it
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A decoded request: `body` is its text, `fields` the text parsed; the spans mark the parts that may change."""
+    """A decoded request: `body` is its text, `fields` the text parsed; the spans mark the parts that may change.
+
+    `dialect` names the API that it is written for. `follows` is the provider's id of the answer, or of the
+    conversation, that the request continues where the history lies with the provider.
+    """
 
     body: str
     fields: Json
@@ -107,6 +111,8 @@ class Chat:
     messages_span: Span
     model_span: Span | None
     changed: bool = field(default=False)
+    dialect: str = "chat_completions"
+    follows: str = ""
 
     @property
     def model(self) -> str:
@@ -174,26 +180,12 @@ def last_user_index(messages: Sequence[HasRole]) -> int | None:
     return next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
 
 
-def decode(body: bytes) -> Chat:
-    """A request body -> its Chat.
-
-    Raises BadRequest for a body that is not a chat request: not JSON (RFC 8259, UTF-8), not an object, without
-    messages, or with messages of a wrong type.
-    """
-    text, fields, spans = _parsed(body)
-    raw_messages = fields.get("messages")
-    if not isinstance(raw_messages, list):
-        problem = "Missing required parameter" if "messages" not in fields else "Invalid type"
-        raise BadRequest(f"{problem}: 'messages' must be an array of messages.", param="messages")
-    if not raw_messages:
-        raise BadRequest("'messages' must hold at least one message.", code="empty_array", param="messages")
-    span = spans["messages"]
-    payloads = [_checked(payload, i) for i, payload in enumerate(raw_messages)]
-    pairs = zip(payloads, element_spans(text, span[0]), strict=True)
-    messages = tuple(ChatMessage(text[start:end], payload) for payload, (start, end) in pairs)
-    if not isinstance(fields.get("model", ""), str):
+def model_of(fields: Json) -> str:
+    """The model that a request names; empty without one. Raises BadRequest for one that is no string."""
+    model = fields.get("model", "")
+    if not isinstance(model, str):
         raise BadRequest("Invalid type for 'model': expected a string.", code="invalid_type", param="model")
-    return Chat(text, fields, messages, span, spans.get("model"))
+    return model
 
 
 def rename_model(body: bytes, model: str) -> bytes:
@@ -201,7 +193,7 @@ def rename_model(body: bytes, model: str) -> bytes:
 
     Raises BadRequest for a body that is not a JSON object.
     """
-    text, _, spans = _parsed(body)
+    text, _, spans = parsed(body)
     start, end = spans["model"]
     return f"{text[:start]}{json.dumps(model)}{text[end:]}".encode()
 
@@ -215,7 +207,7 @@ def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
     return depth > 0 and all(is_shallow(item, depth - 1) for item in value)
 
 
-def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
+def parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
     """A body's text, its fields, and the spans of their values. Raises BadRequest."""
     try:
         text = body.decode()
@@ -224,21 +216,6 @@ def _parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
         raise BadRequest(
             f"We could not parse the JSON body of your request: {_reason(error)}.", code="invalid_json"
         ) from error
-
-
-def _checked(payload: Any, index: int) -> Json:
-    where = f"messages[{index}]"
-    if not isinstance(payload, dict):
-        raise BadRequest(f"Invalid type for '{where}': expected an object.", code="invalid_type", param=where)
-    role = payload.get("role")
-    # Providers have roles of their own ("control", "ipython"), and refuse unknown ones themselves.
-    if not isinstance(role, str) or not 0 < len(role) <= LONGEST_ROLE or not role.isprintable():
-        raise BadRequest(
-            f"Invalid value for '{where}.role': expected one of {', '.join(sorted(ROLES))}.",
-            code="invalid_value",
-            param=f"{where}.role",
-        )
-    return payload  # content may have any type: what only a provider knows, a provider judges
 
 
 def _reason(error: Exception) -> str:

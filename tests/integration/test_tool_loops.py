@@ -12,8 +12,8 @@ from django.utils import timezone
 from conversations import actions
 from conversations.querysets import Scope
 from conversations.turns import Turn
+from proxy.dialects.chat_completions.request import decode
 from proxy.memory.recollection import RecallRequest, question_key, recollect
-from proxy.prompt.chat import decode
 
 pytestmark = pytest.mark.django_db
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.answer.reply import decode_reply
+from proxy.dialects.chat_completions.reply import decode_reply
+from proxy.dialects.chat_completions.request import decode
 from proxy.errors import BadRequest
-from proxy.prompt.chat import Chat, ChatMessage, Reply, decode
+from proxy.prompt.chat import Chat, ChatMessage, Reply
 
 MINIMAL = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 

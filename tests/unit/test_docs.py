@@ -172,7 +172,7 @@ def test_every_module_is_on_the_map() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     unmentioned = {"__init__.py", "apps.py"}
     wings = {
-        "proxy": ("prompt", "answer", "memory", "providers", "rules", "spool", "database"),
+        "proxy": ("prompt", "dialects", "answer", "memory", "providers", "rules", "spool", "database"),
         "conversations": ("recall",),
     }
     wings["console"] = ("lists", "conversation", "exchange", "forgetting")

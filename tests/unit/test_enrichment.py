@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, MemoryRole, Turn, decode
+from proxy.dialects.chat_completions.request import decode
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, MemoryRole, Turn
 from proxy.prompt.counting import message_tokens
 from proxy.prompt.enrichment import (
     BUDGET,

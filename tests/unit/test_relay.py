@@ -11,6 +11,7 @@ import pytest
 
 from proxy.answer import frames, relay
 from proxy.answer.frames import WholeEvents
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.errors import ProviderError, ProviderUnreachable
 from proxy.memory.exchange import Ended, Result
 from proxy.upstream import Answer
@@ -44,7 +45,7 @@ class Stream:
 
     async def relay(self, *, leave_after: int | None = None) -> list[Any]:
         """Relay to a client that leaves after this many pieces; returns the events in order."""
-        async with aclosing(relay.stream(cast(Answer, self), self.remember)) as chunks:  # type: ignore[type-var]
+        async with aclosing(relay.stream(cast(Answer, self), CHAT_COMPLETIONS, self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 self.log.append(chunk)
                 if len(self.log) == leave_after:

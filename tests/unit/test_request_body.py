@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console.exchange.request_body import body
-from proxy.prompt.chat import decode
+from proxy.dialects.chat_completions.request import decode
 
 MESSAGE = '{"role":  "user", "content": "h\\u00e9"}'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.prompt.chat import decode
+from proxy.dialects.chat_completions.request import decode
 from proxy.rules.rule import Asked, Rule, rule_for
 from proxy.rules.rules_file import from_environment
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.answer import deltas, frames
-from proxy.answer.frames import error_frame
+from proxy.answer import frames, room
 from proxy.answer.stream_copy import StreamCopy
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS, error_event
 from proxy.errors import ProviderUnreachable
 from proxy.prompt.chat import Reply
 
@@ -37,7 +37,7 @@ def call_piece(index: int | None, arguments: str | None = None, **fields: Any) -
 
 
 def copy_of(*parts: bytes) -> StreamCopy:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     for part in parts:
         copy.feed(part)
     return copy
@@ -97,12 +97,12 @@ def test_streamed_text_adds_up_to_its_message() -> None:
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 def test_a_split_at_any_byte_changes_neither_the_relay_nor_the_copy(stream: bytes) -> None:
-    whole = StreamCopy()
+    whole = CHAT_COMPLETIONS.copy()
     relayed = whole.feed(stream)
     assert relayed + whole.held == stream
     whole.close()
     for at in range(len(stream) + 1):
-        copy = StreamCopy()
+        copy = CHAT_COMPLETIONS.copy()
         first = copy.feed(stream[:at])
         assert stream.startswith(first)
         assert at - len(first) <= 32 or copy.done
@@ -115,7 +115,7 @@ def test_a_split_at_any_byte_changes_neither_the_relay_nor_the_copy(stream: byte
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 def test_a_stream_that_comes_byte_by_byte_is_the_same_stream(stream: bytes) -> None:
-    copy, whole = StreamCopy(), StreamCopy()
+    copy, whole = CHAT_COMPLETIONS.copy(), CHAT_COMPLETIONS.copy()
     relayed = b"".join(copy.feed(bytes([byte])) for byte in stream)
     assert relayed == whole.feed(stream)
     copy.close()
@@ -164,7 +164,7 @@ stream_pieces = st.lists(
 @example([b"data: [DONE]", b"\r", b"\n", b"more"])
 @example([b"data: x\r", b"\ndata: [DONE]\n", b"\n"])
 def test_input_is_never_lost_or_reordered(pieces: list[bytes]) -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     given_out = b""
     for i, piece in enumerate(pieces):
         given_out += copy.feed(piece)
@@ -191,7 +191,7 @@ def test_input_is_never_lost_or_reordered(pieces: list[bytes]) -> None:
 )
 def test_the_terminal_event_and_everything_after_it_is_held_back(last: bytes) -> None:
     before = chunk(delta(content="Hi", finish_reason="stop"))
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     assert copy.feed(before + last) == before
     assert copy.done
     assert copy.held == last
@@ -221,21 +221,21 @@ def test_data_after_the_terminal_event_is_not_part_of_the_answer() -> None:
     ],
 )
 def test_a_line_that_only_resembles_the_terminal_event_is_relayed(line: bytes) -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     assert copy.feed(line) == line
     assert not copy.done
 
 
 def test_the_terminal_mark_inside_text_is_text() -> None:
     stream = chunk(delta(content="say data: [DONE]\n\ndata: [DONE]\n\n"))
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     assert copy.feed(stream) == stream
     assert not copy.done
     assert copy.reply().messages[0].payload["content"] == "say data: [DONE]\n\ndata: [DONE]\n\n"
 
 
 def test_the_start_of_a_line_is_held_only_while_it_may_become_the_end() -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     assert copy.feed(b"data: ") == b""
     assert copy.held == b"data: "
     assert copy.feed(b"{") == b"data: {"
@@ -243,14 +243,14 @@ def test_the_start_of_a_line_is_held_only_while_it_may_become_the_end() -> None:
 
 
 def test_a_line_of_spaces_is_held_back_up_to_a_limit() -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     out = b"".join(copy.feed(part) for part in [b"data:"] + [b" "] * 1000)
     assert out + copy.held == b"data:" + b" " * 1000
     assert len(copy.held) <= 32
 
 
 def test_an_empty_stream_is_not_a_complete_answer() -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     copy.close()
     assert copy.reply() == Reply()
 
@@ -464,8 +464,8 @@ def test_absurdly_nested_values_are_dropped() -> None:
 
 
 def test_the_copy_stops_at_its_limit_and_the_relay_continues(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltas, "COPY_LIMIT", 10_000)
-    copy = StreamCopy()
+    monkeypatch.setattr(room, "COPY_LIMIT", 10_000)
+    copy = CHAT_COMPLETIONS.copy()
     parts = [chunk(delta(content="x" * 1000)) for _ in range(20)] + [chunk(delta(content="x", finish_reason="stop"))]
     for part in parts:
         assert copy.feed(part) == part
@@ -478,7 +478,7 @@ def test_the_copy_stops_at_its_limit_and_the_relay_continues(monkeypatch: pytest
 def test_a_full_copy_takes_no_later_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deltas, "COPY_LIMIT", 2000)
+    monkeypatch.setattr(room, "COPY_LIMIT", 2000)
     stream = [chunk(delta(content=text)) for text in ("start", "x" * 3000, "end")]
     assert payload_of(*stream)["content"] == "start"
 
@@ -488,7 +488,7 @@ def test_an_event_that_is_too_large_is_skipped_and_the_next_is_read(
 ) -> None:
     monkeypatch.setattr(frames, "EVENT_LIMIT", 1000)
     large = b"data: " + b"x" * 600
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     assert copy.feed(large) == large
     assert copy.feed(b"x" * 600) == b"x" * 600
     assert sum(map(len, copy._frames._line)) == 0
@@ -501,8 +501,8 @@ def test_an_event_that_is_too_large_is_skipped_and_the_next_is_read(
 def test_a_failure_between_events_is_one_more_event() -> None:
     copy = copy_of(chunk(delta(content="a")))
     error = ProviderUnreachable("The provider broke off.")
-    assert copy.fail(error) == error_frame(error.body())
-    assert json.loads(error_frame(error.body()).removeprefix(b"data: "))["error"]["code"] == "provider_unreachable"
+    assert copy.fail(error) == error_event(error)
+    assert json.loads(error_event(error).removeprefix(b"data: "))["error"]["code"] == "provider_unreachable"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_a_failure_between_events_is_one_more_event() -> None:
     [b'data: {"choi', b'data: {"a":1}\n', b'data: {"a":1}\r', b"event: x\n", b": c", b"dat", b"data: [DON"],
 )
 def test_a_failure_within_an_event_does_not_become_part_of_it(broken: bytes) -> None:
-    provider, client = StreamCopy(), StreamCopy()
+    provider, client = CHAT_COMPLETIONS.copy(), CHAT_COMPLETIONS.copy()
     out = provider.feed(chunk(delta(content="a"))) + provider.feed(broken)
     out += provider.fail(ProviderUnreachable("The provider broke off."))
     assert provider.held == b""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.answer.frames import WholeEvents, are_events
-from proxy.answer.stream_copy import StreamCopy
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, key: str = "delta") -> bytes:
@@ -22,7 +22,7 @@ def call(index: int | None, call_id: str | None, name: str | None, arguments: st
 
 
 def calls_of(*events: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     for calls in events:
         copy.feed(chunk({"role": "assistant", "content": None, "tool_calls": calls}) + b"\n\n")
     copy.close()
@@ -65,7 +65,7 @@ def test_calls_without_ids_or_with_a_shifted_index_are_distinguished(
 
 
 def test_events_ended_by_one_line_break_are_events() -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     for text in ("Hi", " you"):
         copy.feed(chunk({"content": text}) + b"\n")
     copy.feed(chunk({}, "stop") + b"\ndata: [DONE]\n")
@@ -82,7 +82,7 @@ def test_events_ended_by_one_line_break_are_relayed_as_they_come() -> None:
 
 
 def test_a_whole_message_instead_of_a_delta_counts() -> None:
-    copy = StreamCopy()
+    copy = CHAT_COMPLETIONS.copy()
     copy.feed(chunk({"role": "assistant", "content": "Hello"}, "stop", key="message") + b"\n\n")
     copy.close()
     assert copy.reply().complete

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from conversations.models import Exchange
 from proxy.answer import relay
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.errors import ProviderError, ProviderUnreachable
 
 Ended = Exchange.Ended
@@ -68,7 +69,7 @@ class Provider:
     async def relay(self, *, leaves_after: int | None = None) -> bytes:
         """Everything that the client got; it leaves after this many chunks."""
         answer: Any = self
-        async with aclosing(relay.stream(answer, self.remember)) as chunks:  # type: ignore[type-var]
+        async with aclosing(relay.stream(answer, CHAT_COMPLETIONS, self.remember)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 self.got.append(chunk)
                 if len(self.got) == leaves_after:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.dialects.chat_completions.request import decode
 from proxy.errors import ContextLengthExceeded
 from proxy.prompt import counting, window
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn, decode
+from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn
 from proxy.prompt.counting import definition_tokens, message_tokens, request_tokens
 from proxy.prompt.enrichment import additions_to_send, render, splice
 from proxy.prompt.window import Fitted, Limit, admit, fit

@@ -13,20 +13,17 @@ from itertools import groupby
 from typing import Any
 
 from proxy.answer.json_cost import is_costly
+from proxy.answer.room import COST_OF_AN_ENTRY, Room
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
 
-COPY_LIMIT = 32 * 1024 * 1024  # bytes of an answer's text
-
-_COST_OF_AN_ENTRY = 256  # bytes that an entry of a dict or a list takes beside its text
-
 
 class Deltas:
-    """What the events of one streamed answer add up to: at most COPY_LIMIT bytes of text."""
+    """What the events of one streamed answer add up to: at most room.COPY_LIMIT bytes of text."""
 
     def __init__(self) -> None:
         self.malformed = 0  # events that were not a JSON object or were too large; the sum lacks them
-        self._room = _Room(COPY_LIMIT)
+        self._room = Room()
         self._choices: dict[int, _Choice] = {}
         self._usage: Json | None = None
         self._error: Any = None
@@ -77,26 +74,10 @@ class Deltas:
         if not isinstance(index, int):
             index = 0
         if index not in self._choices:
-            if not self._room.take(_COST_OF_AN_ENTRY):
+            if not self._room.take(COST_OF_AN_ENTRY):
                 return
             self._choices[index] = _Choice(self._room)
         self._choices[index].add(choice)
-
-
-class _Room:
-    """How much the sum may still grow; shared by all its parts."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self.exhausted = False
-
-    def take(self, size: int) -> bool:
-        """Whether there is room for `size` bytes. After the first refusal there never is: texts must have no holes."""
-        if size > self._left:
-            self.exhausted = True
-        if not self.exhausted:
-            self._left -= size
-        return not self.exhausted
 
 
 class _Fields:
@@ -108,7 +89,7 @@ class _Fields:
     _SETTLED = frozenset({"id", "role", "type"})
     _NESTED = frozenset({"audio", "custom", "function", "function_call"})
 
-    def __init__(self, room: _Room) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
         self._values: dict[str, Any] = {}
 
@@ -119,7 +100,7 @@ class _Fields:
         for key, value in piece.items():
             if value is None:
                 continue
-            if key not in self._values and not self._room.take(_COST_OF_AN_ENTRY + len(key)):
+            if key not in self._values and not self._room.take(COST_OF_AN_ENTRY + len(key)):
                 continue
             if isinstance(value, str):
                 self._add_text(key, value)
@@ -148,7 +129,7 @@ class _Fields:
             known.write(text)
 
     def _add_list(self, key: str, items: list[Any]) -> None:
-        if not is_shallow(items) or not self._room.take(len(items) * _COST_OF_AN_ENTRY + len(repr(items))):
+        if not is_shallow(items) or not self._room.take(len(items) * COST_OF_AN_ENTRY + len(repr(items))):
             return
         known = self._values.get(key)
         if isinstance(known, StringIO):
@@ -165,7 +146,7 @@ class _Fields:
 class _Choice:
     """One of the choices of an answer, as it grows."""
 
-    def __init__(self, room: _Room) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
         self._fields = _Fields(room)
         self._calls: dict[int, list[_Fields]] = {}
@@ -206,7 +187,7 @@ class _Choice:
         identified = bool(call_id and known_id)
         after_whole = bool(calls and not identified and function.get("arguments") and _is_whole(calls[-1]))
         if not calls or (named and (another_id or after_whole)):
-            if not self._room.take(_COST_OF_AN_ENTRY):
+            if not self._room.take(COST_OF_AN_ENTRY):
                 return
             calls = self._calls.setdefault(index, [])
             calls.append(_Fields(self._room))

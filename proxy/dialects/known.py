@@ -1,0 +1,11 @@
+"""The dialects that have a memory."""
+
+from __future__ import annotations
+
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
+from proxy.dialects.dialect import Dialect
+
+DIALECTS: tuple[Dialect, ...] = (CHAT_COMPLETIONS,)
+
+BY_PATH = {f"/{dialect.path}": dialect for dialect in DIALECTS}
+"""By the route below a base URL."""
