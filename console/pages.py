@@ -13,10 +13,20 @@ from console import safe_text
 from console.visible import may
 from conversations.models import Instance, Partition
 
+EXPORT_FORMATS = (  # as exporting.py names them
+    ("jsonl", "JSON Lines", "complete, for import"),
+    ("markdown", "Markdown", "to read"),
+    ("json", "JSON", "the original Reservoir's form"),
+)
+
 
 def page(request: HttpRequest, template: str, *, title: str, **context: Any) -> TemplateResponse:
     """A page of the admin from `reservoir/<template>.html`."""
-    frame = admin.site.each_context(request) | {"may_prune": may(request, "delete_message")}
+    frame = admin.site.each_context(request) | {
+        "may_prune": may(request, "delete_message"),
+        "may_export": may(request, "view_message") and may(request, "view_exchange"),
+        "export_formats": EXPORT_FORMATS,
+    }
     everything = {**frame, "title": safe_text.shown(title), **context}
     return TemplateResponse(request, f"admin/reservoir/{template}.html", everything)
 

@@ -197,6 +197,14 @@ def _exchange_with(request: HttpRequest, term: str) -> str:
     return reverse("admin:conversations_exchange_change", args=[pk]) if pk else ""
 
 
+def searched_place(request: HttpRequest) -> tuple[Instance | None, Partition | None]:
+    """The conversation that the address names, and its partition, or the partition alone. Of a conversation or
+    partition that the user may not see, None.
+    """
+    instance = _instance(request)
+    return instance, instance.partition if instance else _partition(request)
+
+
 def _instance(request: HttpRequest) -> Instance | None:
     given = request.GET.get("instance", "")
     rows = visible(request, Instance.objects.select_related("partition"))

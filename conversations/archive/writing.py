@@ -12,6 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from conversations.archive.fields import AT_LENGTH, EXCHANGE, LEDGER, MESSAGE, uid, written
 from conversations.models import Exchange, Instance, Ledger, Message
@@ -38,6 +39,13 @@ def export(
     bare = Exchange.objects.within(partition, instance).filter(messages=None)
     if since is not None:
         bare = bare.filter(created__gte=since)
+    yield from export_rows(messages, bare if exchanges else None, embeddings=embeddings)
+
+
+def export_rows(
+    messages: QuerySet[Message], bare: QuerySet[Exchange] | None = None, *, embeddings: bool = False
+) -> Generator[Json]:
+    """As export(), of these messages, and of these exchanges that have no messages of their own."""
     with _one_moment():
         rows = messages.select_related("instance__partition").defer("lexemes").order_by("id").iterator(CHUNK)
         known = _Known()
@@ -51,7 +59,7 @@ def export(
                     fields = exchange.fields | long.pop(message.exchange_id or 0, {})
                 pieces = vectors.get(message.pk, []) if embeddings else None
                 yield _message(message, trace_id, fields, pieces)
-        if exchanges:
+        if bare is not None:
             for each in bare.select_related("instance__partition", "ledger").order_by("id").iterator(CHUNK):
                 short, at_length = _exchange(each)
                 where = _where(each.trace_id, each.instance)

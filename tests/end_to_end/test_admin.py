@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 from reservoir_site.postgres_folder import embedded_location
 from tests.end_to_end import store
+from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -59,13 +62,47 @@ def test_other_sites_cannot_post_the_login_form(server: Server) -> None:
     assert refused.status_code == 403
 
 
-def test_pages_keep_no_connection_to_the_database(server: Server, admin: httpx.Client) -> None:
+@pytest.fixture
+def bees(server: Server, scope: Scope, provider: FakeProvider) -> int:
+    """The id of a conversation about bees and a ladder."""
+    chat(server, scope, says("I keep bees.\n# Not a heading"))
+    chat(server, scope, says("Where is the ladder?"))
+    query = "SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id"
+    (row,) = store.rows(server, f"{query} WHERE p.name = %s AND i.name = %s", *scope)
+    return int(row["id"])
+
+
+def test_a_conversation_is_exported_from_its_page_in_each_format(
+    admin: httpx.Client, bees: int, scope: Scope, server: Server
+) -> None:
+    page = admin.get(f"/admin/conversations/instance/{bees}/change/").text
+    links = re.findall(r'href="(/admin/export/[^"]+)"', page)
+    lines, markdown, array = (admin.get(link.replace("&amp;", "&")) for link in links)
+    said = [json.loads(line) for line in lines.text.splitlines()]
+    assert [one["role"] for one in said] == ["user", "assistant"] * 2
+    assert said == [*json.loads(array.text)]
+    assert {(one["partition"], one["instance"]) for one in said} == {tuple(scope)}
+    assert markdown.text.startswith(f"# {scope[0]} / {scope[1]}\n\n## 20")
+    assert "\n\\# Not a heading" in markdown.text and "**user**, " in markdown.text
+    assert re.search(r'attachment; filename="[\w.-]+\.md"', markdown.headers["content-disposition"])
+
+
+def test_what_a_search_finds_is_exported(admin: httpx.Client, bees: int) -> None:
+    found = admin.get(f"/admin/export/?instance={bees}&q=ladder&format=jsonl").text.splitlines()
+    said = [json.loads(line)["content"] for line in found]
+    assert "Where is the ladder?" in said and not any("bees" in text for text in said)
+    assert admin.get("/admin/export/?format=jsonl").status_code == 404
+    assert admin.get(f"/admin/export/?instance={bees}&format=odd").status_code == 404
+
+
+def test_pages_keep_no_connection_to_the_database(server: Server, admin: httpx.Client, bees: int) -> None:
     def connections() -> int:
         return len(store.rows(server, "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"))
 
     before = connections()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: admin.get("/admin/conversations/exchange/").status_code, range(80)))
+        answers += pool.map(lambda _: admin.get(f"/admin/export/?instance={bees}").status_code, range(20))
     assert set(answers) == {200}
     assert connections() <= before + 8
 

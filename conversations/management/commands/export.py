@@ -9,10 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from conversations.archive.markdown import as_markdown
 from conversations.archive.writing import as_array, as_lines, export
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import add_scope, moment, progress, scope_of
 from conversations.models import Message
+
+FORMATS = {"jsonl": as_lines, "json": as_array, "markdown": as_markdown}
 
 
 class Command(TerminalCommand):
@@ -27,14 +30,17 @@ class Command(TerminalCommand):
   export one array, in the format of the original Reservoir:
       manage.py export --format json -o history.json
 
+  export one conversation for people to read:
+      manage.py export --partition my-app --instance alice --format markdown > alice.md
+
 jsonl has one message a line and loses nothing. json has the same objects in one array, without exchanges that have no
-message of their own. The file contains conversations: protect it like the database.
+message of their own. markdown cannot be imported. The file contains conversations: protect it like the database.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_scope(parser)
         parser.add_argument("--since", type=moment, metavar="D", help="only messages since D: 2026-01-31, or 30d")
-        parser.add_argument("--format", choices=["json", "jsonl"], default="jsonl", help="default: jsonl")
+        parser.add_argument("--format", choices=list(FORMATS), default="jsonl", help="default: jsonl")
         parser.add_argument("--with-embeddings", action="store_true", help="include vectors, to import them too")
         parser.add_argument(
             "-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of standard output"
@@ -60,7 +66,7 @@ message of their own. The file contains conversations: protect it like the datab
                 if count % 100 == 0:
                     bar.update(task, completed=count, count=count)
 
-        texts = as_lines(counted()) if options["format"] == "jsonl" else as_array(counted())
+        texts = FORMATS[options["format"]](counted())
         with bar, closing(objects):
             try:
                 if file is None:

@@ -75,6 +75,17 @@ def test_a_limited_user_sees_those_partitions_only() -> None:
     assert "home" not in text(nothing.get(reverse("admin:conversations_partition_changelist")))
 
 
+def test_only_what_a_user_may_read_is_exported() -> None:
+    hidden = exchange(WORK, "The secret bees.", "Secret bees.")
+    export = reverse("admin:export")
+    limited = browser(staff("lea", "Pruner", only=("home",)))
+    for place in (f"instance={hidden.instance_id}", f"partition={hidden.instance.partition_id}"):
+        assert limited.get(f"{export}?{place}").status_code == 404
+        assert browser(staff(f"v-{place}", "Viewer")).get(f"{export}?{place}").status_code == 200
+    outsider = browser(User.objects.create_user("outsider", is_staff=True))
+    assert outsider.get(f"{export}?instance={hidden.instance_id}").status_code == 403
+
+
 def test_a_limit_set_after_the_dry_run_applies(root: Client) -> None:
     one = exchange(HOME, "One", "1")
     user = staff("pia", "Pruner")
