@@ -11,8 +11,9 @@ COPY reservoir_site reservoir_site
 COPY console console
 COPY conversations conversations
 COPY proxy proxy
+COPY access access
 # Compiled here, as the running container can write no byte code.
-RUN python -m compileall -q --invalidation-mode unchecked-hash reservoir_site console conversations proxy
+RUN python -m compileall -q --invalidation-mode unchecked-hash reservoir_site console conversations access proxy
 
 FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 LABEL org.opencontainers.image.title="Reservoir" \

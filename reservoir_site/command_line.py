@@ -8,11 +8,12 @@ import django
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import ManagementUtility, get_commands, load_command_class
 
-OURS = ("reservoir_site", "console", "proxy", "conversations")
+OURS = ("reservoir_site", "console", "proxy", "access", "conversations")
 GROUPS = {
     "Run": ("serve", "demo", "fakeprovider", "runserver", "version"),
     "See and search": ("stats", "view", "search"),
     "Add, export, forget": ("ingest", "export", "import", "prune"),
+    "Let in": ("key",),
     "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate", "providers"),
 }
 OTHERS = "More"
@@ -68,7 +69,7 @@ def summary(name: str) -> str:
 def _prepare_database(name: str) -> None:
     """Start and migrate the database for a command that works on it, as the server need not run."""
     django.setup()
-    if get_commands().get(name) in ("conversations", "proxy") and name not in WITHOUT_DATABASE:
+    if get_commands().get(name) in ("conversations", "access", "proxy") and name not in WITHOUT_DATABASE:
         from reservoir_site import server
 
         server.prepare_database()

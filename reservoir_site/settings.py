@@ -63,6 +63,10 @@ RESERVOIR_LANGUAGE = env.text("RESERVOIR_LANGUAGE", "english")
 RESERVOIR_CONNECT_SECONDS = env.integer("RESERVOIR_CONNECT_SECONDS", 10, least=1)
 RESERVOIR_READ_SECONDS = env.integer("RESERVOIR_READ_SECONDS", 600, least=1)
 
+# --- access ----------------------------------------------------------------------------------------
+# What keys are hashed with, beside the database and never in it; servers that share a database need the same one.
+RESERVOIR_KEY_PEPPER = env.secret("RESERVOIR_KEY_PEPPER", RESERVOIR_HOME / "key_pepper")
+
 # --- Django ----------------------------------------------------------------------------------------
 SECRET_KEY = env.secret("RESERVOIR_SECRET_KEY", RESERVOIR_HOME / "secret_key")
 DEBUG = env.boolean("RESERVOIR_DEBUG", False)
@@ -93,6 +97,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "conversations",
+    "access",
     "proxy",
     "ninja",  # the assets of /v1/docs
 ]

@@ -20,7 +20,7 @@ import pytest
 from tests.integration.embedded.processes import stop_everything_below
 from tests.server import ROOT, clean_environment, free_port
 
-PACKAGES = ("reservoir_site", "console", "proxy", "conversations")
+PACKAGES = ("reservoir_site", "console", "proxy", "access", "conversations")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 BUILD = (
     *("pyproject.toml", "README.md", "LICENSE", "requirements.in", "requirements-embedded.in"),

@@ -57,7 +57,7 @@ def test_every_copied_path_exists_and_reaches_the_builder() -> None:
 
 def test_every_package_of_the_project_is_in_the_image() -> None:
     copied = " ".join(arguments("COPY"))
-    for package in ("manage.py", "reservoir_site", "console", "conversations", "proxy"):
+    for package in ("manage.py", "reservoir_site", "console", "conversations", "access", "proxy"):
         assert package in copied
 
 
@@ -105,7 +105,7 @@ def test_the_image_installs_hashed_packages_and_no_postgresql() -> None:
 
 def test_the_code_of_the_image_is_compiled() -> None:
     (compiling,) = (run for run in arguments("RUN") if "compileall" in run)
-    for package in ("reservoir_site", "console", "conversations", "proxy"):
+    for package in ("reservoir_site", "console", "conversations", "access", "proxy"):
         assert package in compiling.split()
     # Regardless of time stamps, as the image is read-only.
     assert "--invalidation-mode unchecked-hash" in compiling

@@ -14,7 +14,7 @@ from conversations.recall.ranking import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
-CODE = ("reservoir_site", "console", "proxy", "conversations")
+CODE = ("reservoir_site", "console", "proxy", "access", "conversations")
 PROSE = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REQUIREMENTS = tuple(sorted(path.stem for path in ROOT.glob("requirements*.in")))
 # Phrases that mark translated English; CONTRIBUTING asks for plain English.
