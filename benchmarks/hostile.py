@@ -1,9 +1,9 @@
 """How long does one hostile request make another client wait?
 
-    python -m benchmarks.hostile
+    python -m benchmarks.hostile [NAME]
 
 One worker, a provider on loopback, and a second process that asks /live without a pause. For each kind of input the
-longest wait of that second client is printed, beside its longest wait while nothing else happens.
+longest wait of that second client is printed (of kinds that contain NAME), beside its longest wait while nothing else happens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import http.client
 import json
 import multiprocessing
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -105,6 +106,48 @@ def packed_whole(server: Server, provider: FakeProvider) -> None:
     chat(server, stream=False)
 
 
+def asked(server: Server, message: bytes, *, path: str = "chat/completions") -> None:
+    body = b'{"model": "gpt-4", "messages": [{"role": "user", "content": ' + message + b"}]}"
+    headers = {"Content-Type": "application/json", "X-Reservoir-Store": "off"}
+    httpx.post(f"{server.base_url(*SCOPE)}/{path}", content=body, headers=headers, trust_env=False, timeout=SECONDS)
+
+
+def json_values(server: Server, provider: FakeProvider) -> None:
+    asked(server, b"[" + b"{}," * 10_000_000 + b"{}]")
+
+
+def json_just_allowed(server: Server, provider: FakeProvider) -> None:
+    asked(server, b"[" + b"{}," * 48_000 + b"{}]")
+
+
+def json_keys(server: Server, provider: FakeProvider) -> None:
+    asked(server, b"[{" + b",".join(b'"%d":1' % number for number in range(90_000)) + b"}]")
+
+
+def json_escapes(server: Server, provider: FakeProvider) -> None:
+    asked(server, b'"' + rb"\n" * 15_000_000 + b'"')
+
+
+def json_text(server: Server, provider: FakeProvider) -> None:
+    asked(server, b'"' + b"many words " * 2_800_000 + b'"')
+
+
+def json_packed(server: Server, provider: FakeProvider) -> None:
+    body = gzip.compress(b'{"model": "gpt-4", "messages": [' + b" " * 33_000_000 + b"]}")
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    url = f"{server.base_url(*SCOPE)}/chat/completions"
+    httpx.post(url, content=body, headers=headers, trust_env=False, timeout=SECONDS)
+
+
+def json_embeddings(server: Server, provider: FakeProvider) -> None:
+    asked(server, b"[" + b"[]," * 10_000_000 + b"[]]", path="embeddings")
+
+
+def json_history(server: Server, provider: FakeProvider) -> None:
+    turn = b'Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "'
+    asked(server, b'"' + turn * 10_000 + b'."')
+
+
 KINDS: dict[str, Callable[[Server, FakeProvider], None]] = {
     "nothing": lambda server, provider: time.sleep(3),
     "a form of 65 kB of boundaries": form,
@@ -116,6 +159,14 @@ KINDS: dict[str, Callable[[Server, FakeProvider], None]] = {
     "64 MB of newlines, compressed": packed_newlines,
     "4,000,000 empty events, compressed": packed_stream,
     "256 MB of spaces, compressed": packed_whole,
+    "JSON of 10,000,000 values": json_values,
+    "JSON of 48,000 values in one message": json_just_allowed,
+    "JSON of 90,000 keys": json_keys,
+    "JSON of 15,000,000 escapes": json_escapes,
+    "JSON with a text of 30 MB": json_text,
+    "JSON of 20,000 turns": json_history,
+    "JSON of 33 MB of spaces, compressed": json_packed,
+    "JSON of 10,000,000 values, passed through": json_embeddings,
 }
 
 
@@ -126,6 +177,8 @@ def main() -> None:
         Server(Path(home), provider.base_url) as server,
     ):
         for name, feed in KINDS.items():
+            if len(sys.argv) > 1 and sys.argv[1] not in name:
+                continue
             stop: Event = multiprocessing.Event()
             waits: multiprocessing.Queue[float] = multiprocessing.Queue()
             watching = multiprocessing.Process(target=watch, args=[server.port, stop, waits])

@@ -85,7 +85,7 @@ async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[s
 async def view(request: HttpRequest, partition: Path[str], instance: Path[str], count: Path[int]) -> HttpResponseBase:
     """The latest messages, oldest first, in the original Reservoir's format."""
     scope = _call(request, partition, instance).scope
-    return original_form(await runtime.current().history.view(at_most(count), **scope._asdict()))
+    return await original_form(await runtime.current().history.view(at_most(count), **scope._asdict()))
 
 
 @router.get("/command/search/{segment:count}", tags=["original"])
@@ -100,7 +100,7 @@ async def search(
     """Messages with these words, or similar in meaning, in the original Reservoir's format."""
     scope = _call(request, partition, instance).scope
     history = runtime.current().history
-    return original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
+    return await original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
 
 
 @router.api_operation(ALL, "/command/{path:rest}", include_in_schema=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from proxy.errors import BadRequest, BodyTooLarge
 from proxy.memory.exchange import MemoryOptions
 from proxy.memory.service import SCRATCH, Scope
 from proxy.prompt.chat import rename_model
+from proxy.prompt.json_cost import is_costly
 from proxy.providers import model_name
 from proxy.upstream import Headers
 
@@ -25,7 +27,7 @@ MOST_BUDGET = 999_999_999  # tokens
 HEADERS = (b"x-reservoir-recall", b"x-reservoir-store", b"x-reservoir-budget")
 READABLE = (b"", b"gzip", b"x-gzip", b"deflate")  # encodings of a body that are read
 CHUNK = 2**16
-QUICKLY_DONE = 2**18  # bytes; parsing, counting and encoding a request of this size takes a few milliseconds
+QUICKLY_DONE = 2**15  # bytes; no request of this size takes more than some 15 ms, whatever it holds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,8 +89,11 @@ class Call:
         )
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do work whose duration grows with the request: on a thread if the request is large, else right here."""
-        if self.size < QUICKLY_DONE:
+        """Do work whose duration grows with the request: on a thread if the request is large, else right here.
+
+        A compressed request may be large whatever its size.
+        """
+        if self.size < QUICKLY_DONE and not self.encoding:
             return work(*args, **kwargs)
         return await asyncio.to_thread(work, *args, **kwargs)
 
@@ -152,7 +157,7 @@ class Call:
         if model_name.in_path(rest):
             return self, model_name.renamed_in_path(model)
         if not self._is_form:
-            return self.with_body(rename_model(self.read(), model)), rest
+            return self.with_body(_renamed(self.read(), model)), rest
         fits = self.size <= parse_limit
         return (self.with_body(model_name.renamed_in_form(self.read(), self._kind, model)) if fits else self), rest
 
@@ -163,6 +168,14 @@ class Call:
     @property
     def _is_form(self) -> bool:
         return self._kind.lower().startswith(b"multipart/form-data")
+
+
+def _renamed(body: bytes, model: str) -> bytes:
+    """A JSON body with another model."""
+    if not is_costly(body):
+        return rename_model(body, model)
+    start, end = model_name.span_in_json(body) or (0, 0)
+    return body[:start] + json.dumps(model).encode()[1:-1] + body[end:]
 
 
 def _name(raw: str, what: str) -> str:

@@ -16,9 +16,12 @@ from proxy.memory.service import Scope
 from proxy.prompt.chat import Chat, Json
 from proxy.prompt.enrichment import block_of
 from proxy.prompt.injection import Injection
+from proxy.prompt.json_cost import is_costly
 
 MOST_CANDIDATES = 1000
 MOST_TOKENS = 999_999_999
+
+_ENCODER = json.JSONEncoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Inquiry:
             "tokens": injection.tokens,
             "timings": timings,
         }
-        return json.dumps(body).encode()
+        return b"".join(part.encode() for part in _ENCODER.iterencode(body))  # in steps: texts may be long
 
 
 def _from_url(query: str) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def _from_url(query: str) -> dict[str, Any]:
 
 
 def _from_body(body: bytes) -> dict[str, Any]:
+    if is_costly(body):
+        raise BadRequest("The JSON body of the request holds too many values.", code="too_many_values")
     try:
         fields = json.loads(body.decode())
     except (ValueError, RecursionError):

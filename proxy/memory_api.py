@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -161,7 +161,7 @@ class Gone(Schema):
 async def partitions(request: HttpRequest, page: Query[Paging]) -> HttpResponseBase:
     """Partitions, ordered by name."""
     _only(request, Paging)
-    return _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
+    return await _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
 
 
 @router.delete("/partitions", response=Gone)
@@ -175,7 +175,7 @@ async def forget_partition(request: HttpRequest, partition: Name, dry_run: bool 
 async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) -> HttpResponseBase:
     """The instances of a partition, ordered by name."""
     _only(request, Paging, "partition")
-    return _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
+    return await _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
 
 
 @router.delete("/instances", response=Gone)
@@ -193,7 +193,7 @@ async def messages(request: HttpRequest, which: Query[Filter], page: Query[Pagin
     _only(request, Filter, Paging)
     history = runtime.current().history
     wanted = MessageFilter(**_criteria(which))
-    return _page(await history.messages(wanted, limit=page.limit, cursor=page.cursor))
+    return await _page(await history.messages(wanted, limit=page.limit, cursor=page.cursor))
 
 
 @router.get("/nearest", response=MessagePage)
@@ -207,7 +207,7 @@ async def nearest(
     """Messages similar in meaning to a text, most similar first, each with its `similarity` (cosine). One page."""
     _only(request, "text", "partition", "instance", "limit")
     history = runtime.current().history
-    return _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
+    return await _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
 
 
 @router.delete("/messages", response=Gone)
@@ -226,7 +226,7 @@ async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
     row = await runtime.current().history.message(message_id)
     if row is None:
         raise NotFound("This message does not exist.", param="message_id")
-    return _json(row)
+    return await _json(row)
 
 
 @router.delete("/messages/{int:message_id}", response=Gone)
@@ -243,7 +243,7 @@ async def exchange(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponseBas
     row = await runtime.current().history.exchange(trace_id)
     if row is None:
         raise NotFound("No exchange has this trace id.", param="trace_id")
-    return _json(row)
+    return await _json(row)
 
 
 @router.get("/export")
@@ -269,9 +269,9 @@ def at_most(count: int) -> int:
     return count
 
 
-def original_form(rows: list[dict[str, Any]]) -> HttpResponseBase:
+async def original_form(rows: list[dict[str, Any]]) -> HttpResponseBase:
     """The original Reservoir's format: a list of `{role, content}`."""
-    return _json([{"role": row["role"], "content": row["content"]} for row in rows])
+    return await _json([{"role": row["role"], "content": row["content"]} for row in rows])
 
 
 def _only(request: HttpRequest, *known: type[Schema] | str) -> None:
@@ -286,7 +286,7 @@ def _only(request: HttpRequest, *known: type[Schema] | str) -> None:
 
 async def _forget(criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:
     gone = await runtime.current().history.forget(criteria, by=BY, dry_run=dry_run)
-    return _json({"dry_run": dry_run} | gone)
+    return await _json({"dry_run": dry_run} | gone)
 
 
 def _criteria(given: Part) -> dict[str, Any]:
@@ -297,10 +297,11 @@ def _aware(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
-def _page(page: Page) -> HttpResponseBase:
-    return _json({"data": page.rows, "next_cursor": page.cursor})
+async def _page(page: Page) -> HttpResponseBase:
+    return await _json({"data": page.rows, "next_cursor": page.cursor})
 
 
-def _json(value: Any) -> HttpResponseBase:
-    body = json.dumps(value, cls=DjangoJSONEncoder).encode()
+async def _json(value: Any) -> HttpResponseBase:
+    """Encoded on a thread, in small steps: a page may hold a thousand long texts."""
+    body = await asyncio.to_thread(lambda: b"".join(part.encode() for part in DjangoJSONEncoder().iterencode(value)))
     return WholeResponse(200, [(b"content-type", b"application/json")], body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -93,7 +94,8 @@ async def recall(call: Call, run: Runtime) -> Outcome:
     await exchange.decide(run.rules.holding(chat, call.headers), polls=False)
     injection = await _enrich(call, exchange, chat, constraints, watch)
     entries = await call.offload(exchange.explain, injection)
-    body = inquiry.answer(call.scope, state=exchange.state, entries=entries, injection=injection, timings=watch.total())
+    answer = partial(inquiry.answer, call.scope, state=exchange.state, entries=entries, injection=injection)
+    body = await asyncio.to_thread(answer, timings=watch.total())
     headers = [(b"content-type", b"application/json"), *await exchange.headers(watch.header())]
     return Outcome(200, headers, body)
 

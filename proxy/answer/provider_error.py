@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from proxy.prompt.json_cost import is_costly
+
 LONGEST = 500  # characters that are kept
 _READ = 16 * LONGEST  # characters of a page that are looked at
 _MARKUP = re.compile(r"<(script|style)\b.{0,5000}?</\1\s*>|<[^<>]{0,1000}>", re.DOTALL | re.IGNORECASE)
@@ -25,7 +27,7 @@ def error_line_of_body(body: bytes) -> str:
     """An answer's body that is not a chat completion, as one line of at most LONGEST characters."""
     text = body[: 4 * _READ].decode(errors="replace")
     try:
-        fields = json.loads(body)
+        fields = None if is_costly(body) else json.loads(body)
     except (ValueError, RecursionError):
         return _one_line(_MARKUP.sub(" ", text[:_READ]))
     return _one_line(_words(fields)) or _one_line(text)

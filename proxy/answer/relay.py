@@ -30,7 +30,7 @@ class Reader(Protocol):
         """The body of an answer that was not streamed -> its Reply; an empty Reply for anything else."""
 
 
-QUICKLY_READ = 2**18  # bytes of JSON that can be parsed in a few milliseconds
+QUICKLY_READ = 2**16  # bytes of JSON that can be parsed in a few milliseconds, whatever they are
 QUICKLY_COPIED = 2**11  # bytes of a stream that can be parsed in a millisecond
 EXPANDS = "The compressed answer expands to more than is kept: only its beginning is kept."
 

@@ -14,6 +14,7 @@ from json.decoder import JSONDecodeError
 from typing import Any, Literal, Protocol
 
 from proxy.errors import BadRequest
+from proxy.prompt.json_cost import is_costly
 from proxy.prompt.json_spans import Span, object_with_spans
 
 Json = dict[str, Any]
@@ -209,6 +210,8 @@ def is_shallow(value: Any, depth: int = DEEPEST_VALUE) -> bool:
 
 def parsed(body: bytes) -> tuple[str, Json, dict[str, Span]]:
     """A body's text, its fields, and the spans of their values. Raises BadRequest."""
+    if is_costly(body):
+        raise BadRequest("The JSON body of the request holds too many values.", code="too_many_values")
     try:
         text = body.decode()
         return text, *object_with_spans(text)

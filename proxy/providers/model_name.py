@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from email.message import Message
 from urllib.parse import quote, unquote
 
+from proxy.prompt.json_cost import is_costly
+
 LOOKED_AT = 2**16  # bytes at each end of a form; a file may lie between them
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\\x00-\x1f]{1,500})"')
 _MODELS = "models/"
 _MOST_FIELDS = 1000  # of a form; the model is not looked for in later ones
 _LONGEST_NAME = 500  # bytes of a model's name
@@ -17,13 +21,23 @@ _EMPTY_LINE = b"\r\n\r\n"
 
 
 def in_json(body: bytes) -> str:
-    """The model that a JSON body names; empty if it names none."""
+    """The model that a JSON body names; empty if it names none. One that is costly to parse names it near an end."""
+    if is_costly(body):
+        span = span_in_json(body)
+        return body[slice(*span)].decode(errors="replace") if span else ""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
         return ""
     model = fields.get("model") if isinstance(fields, dict) else None
     return model if isinstance(model, str) else ""
+
+
+def span_in_json(body: bytes) -> tuple[int, int] | None:
+    """The span of the model's name in a body that is not parsed: many thousand numbers, for embeddings."""
+    tail = max(LOOKED_AT, len(body) - LOOKED_AT)
+    found = _MODEL.search(body, 0, LOOKED_AT) or _MODEL.search(body, tail)
+    return found.span(1) if found else None
 
 
 def in_form(part: bytes, content_type: bytes) -> str:

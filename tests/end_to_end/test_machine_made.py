@@ -38,7 +38,7 @@ def test_a_front_ends_task_gets_no_memory_and_leaves_no_message(
 def test_the_recall_route_says_that_a_task_gets_no_memory(server: Server, scope: Scope) -> None:
     chat(server, scope, says(FACT))
     body = {"query": TAGS}
-    answer = httpx.post(f"{server.base_url(*scope)}/recall", json=body, timeout=30, trust_env=False).json()
+    answer = httpx.post(f"{server.base_url(*scope)}/recall", json=body, timeout=300, trust_env=False).json()
     assert (answer["memory"], answer["memories"], answer["latest"]) == ("off", [], [])
 
 

@@ -142,7 +142,7 @@ def live(port: int, serving: subprocess.Popen[bytes]) -> object:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and serving.poll() is None:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/live", trust_env=False, timeout=10).json()
+            return httpx.get(f"http://127.0.0.1:{port}/live", trust_env=False, timeout=300).json()
         except httpx.TransportError:
             time.sleep(0.1)
     raise AssertionError(f"no answer; exit code {serving.poll()}")

@@ -12,10 +12,10 @@ from io import StringIO
 from itertools import groupby
 from typing import Any
 
-from proxy.answer.json_cost import is_costly
 from proxy.answer.room import COST_OF_AN_ENTRY, Room
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
+from proxy.prompt.json_cost import is_costly
 
 
 class Deltas:

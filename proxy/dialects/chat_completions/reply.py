@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from proxy.answer.json_cost import is_costly
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
+from proxy.prompt.json_cost import is_costly
 
 
 def decode_reply(body: bytes) -> Reply:
