@@ -2,35 +2,26 @@
 
     python -m benchmarks.hostile [NAME]
 
-One worker, a provider on loopback, and a second process that asks /live without a pause. For each kind of input the
-longest wait of that second client is printed (of kinds that contain NAME), beside its longest wait while nothing else happens.
+One worker, a provider on loopback, and a second process that asks /live without a pause. For each kind of input, or
+those whose names contain NAME, the longest wait of that second client is printed; the first line is its longest wait
+while nothing else happens. `loop` is the longest stretch of CPU time for which the event loop stood still: it hardly
+depends on what else the machine is doing.
 """
 
 from __future__ import annotations
 
-import gzip
 import http.client
-import json
 import multiprocessing
-import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import httpx
-
-from tests.fake_provider.answers import Answer
 from tests.fake_provider.provider import FakeProvider
+from tests.faults.hostile import KINDS, feed
+from tests.faults.watching import WATCHED, stall
 from tests.server import Server
-
-SCOPE = ("benchmark", "hostile")
-SECONDS = 20.0  # for one kind of input; what is not done then is cut
-EVENTS = (("Content-Type", "text/event-stream"),)
-GZIP = (("Content-Encoding", "gzip"),)
 
 
 def watch(port: int, stop: Event, waits: multiprocessing.Queue[float]) -> None:
@@ -46,157 +37,28 @@ def watch(port: int, stop: Event, waits: multiprocessing.Queue[float]) -> None:
     waits.put(longest)
 
 
-def form(server: Server, provider: FakeProvider) -> None:
-    headers = {"Content-Type": "multipart/form-data; boundary=a"}
-    body = b"--a\r\n" * 13_000 + b"--a--\r\n"
-    httpx.post(f"{server.base_url(*SCOPE)}/files", content=body, headers=headers, trust_env=False, timeout=SECONDS)
-
-
-def header_fields(server: Server, provider: FakeProvider) -> None:
-    head = f"GET /v1/partition/{SCOPE[0]}/instance/{SCOPE[1]}/models HTTP/1.1\r\nHost: localhost\r\n"
-    fields = "".join("a: b\r\n" for _ in range(4_000))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as raw:
-        raw.sendall(f"{head}{fields}Connection: close\r\n\r\n".encode())
-        while raw.recv(65536):
-            pass
-
-
-def one_long_field(server: Server, provider: FakeProvider) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as raw:
-        raw.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 8_000_000)
-        raw.recv(65536)
-
-
-def chat(server: Server, *, stream: bool) -> None:
-    body = json.dumps({"model": "gpt-4", "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
-    url = f"{server.base_url(*SCOPE)}/chat/completions"
-    headers = {"X-Reservoir-Recall": "off"}
-    with httpx.stream("POST", url, content=body, headers=headers, trust_env=False, timeout=SECONDS) as answer:
-        for _ in answer.iter_raw():
-            pass
-
-
-def newlines(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=EVENTS, body=b"\n" * 8_000_000))
-    chat(server, stream=True)
-
-
-def data_lines(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=EVENTS, body=b"data:\n" * 1_000_000))
-    chat(server, stream=True)
-
-
-def empty_events(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=EVENTS, body=b"data:{}\n\n" * 500_000))
-    chat(server, stream=True)
-
-
-def packed_newlines(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=EVENTS + GZIP, body=gzip.compress(b"\n" * 64_000_000)))
-    chat(server, stream=True)
-
-
-def packed_stream(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=EVENTS + GZIP, body=gzip.compress(b"data:{}\n\n" * 4_000_000)))
-    chat(server, stream=True)
-
-
-def packed_whole(server: Server, provider: FakeProvider) -> None:
-    provider.answer(Answer(headers=(("Content-Type", "application/json"), *GZIP), body=gzip.compress(b" " * 2**28)))
-    chat(server, stream=False)
-
-
-def asked(server: Server, message: bytes, *, path: str = "chat/completions") -> None:
-    body = b'{"model": "gpt-4", "messages": [{"role": "user", "content": ' + message + b"}]}"
-    headers = {"Content-Type": "application/json", "X-Reservoir-Store": "off"}
-    httpx.post(f"{server.base_url(*SCOPE)}/{path}", content=body, headers=headers, trust_env=False, timeout=SECONDS)
-
-
-def json_values(server: Server, provider: FakeProvider) -> None:
-    asked(server, b"[" + b"{}," * 10_000_000 + b"{}]")
-
-
-def json_just_allowed(server: Server, provider: FakeProvider) -> None:
-    asked(server, b"[" + b"{}," * 48_000 + b"{}]")
-
-
-def json_keys(server: Server, provider: FakeProvider) -> None:
-    asked(server, b"[{" + b",".join(b'"%d":1' % number for number in range(90_000)) + b"}]")
-
-
-def json_escapes(server: Server, provider: FakeProvider) -> None:
-    asked(server, b'"' + rb"\n" * 15_000_000 + b'"')
-
-
-def json_text(server: Server, provider: FakeProvider) -> None:
-    asked(server, b'"' + b"many words " * 2_800_000 + b'"')
-
-
-def json_packed(server: Server, provider: FakeProvider) -> None:
-    body = gzip.compress(b'{"model": "gpt-4", "messages": [' + b" " * 33_000_000 + b"]}")
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    url = f"{server.base_url(*SCOPE)}/chat/completions"
-    httpx.post(url, content=body, headers=headers, trust_env=False, timeout=SECONDS)
-
-
-def json_embeddings(server: Server, provider: FakeProvider) -> None:
-    asked(server, b"[" + b"[]," * 10_000_000 + b"[]]", path="embeddings")
-
-
-def json_history(server: Server, provider: FakeProvider) -> None:
-    turn = b'Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "'
-    asked(server, b'"' + turn * 10_000 + b'."')
-
-
-KINDS: dict[str, Callable[[Server, FakeProvider], None]] = {
-    "nothing": lambda server, provider: time.sleep(3),
-    "a form of 65 kB of boundaries": form,
-    "4,000 header fields": header_fields,
-    "a header field of 8 MB": one_long_field,
-    "an event stream of 8 MB of newlines": newlines,
-    "an event of 1,000,000 empty lines of data": data_lines,
-    "500,000 empty events": empty_events,
-    "64 MB of newlines, compressed": packed_newlines,
-    "4,000,000 empty events, compressed": packed_stream,
-    "256 MB of spaces, compressed": packed_whole,
-    "JSON of 10,000,000 values": json_values,
-    "JSON of 48,000 values in one message": json_just_allowed,
-    "JSON of 90,000 keys": json_keys,
-    "JSON of 15,000,000 escapes": json_escapes,
-    "JSON with a text of 30 MB": json_text,
-    "JSON of 20,000 turns": json_history,
-    "JSON of 33 MB of spaces, compressed": json_packed,
-    "JSON of 10,000,000 values, passed through": json_embeddings,
-}
-
-
 def main() -> None:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     with (
         tempfile.TemporaryDirectory(prefix="reservoir-benchmark-") as home,
         FakeProvider() as provider,
-        Server(Path(home), provider.base_url) as server,
+        Server(Path(home), provider.base_url, settings=WATCHED) as server,
     ):
-        for name, feed in KINDS.items():
-            if len(sys.argv) > 1 and sys.argv[1] not in name:
-                continue
+        for kind in ["nothing", *(kind for kind in KINDS if wanted in kind)]:
             stop: Event = multiprocessing.Event()
             waits: multiprocessing.Queue[float] = multiprocessing.Queue()
             watching = multiprocessing.Process(target=watch, args=[server.port, stop, waits])
             watching.start()
             time.sleep(0.5)
-            feeding = threading.Thread(target=_quietly, args=[feed, server, provider])
-            feeding.start()
-            feeding.join()
+            stall(server)
+            if kind == "nothing":
+                time.sleep(3)
+            else:
+                feed(kind, server, provider)
+            longest = stall(server).seconds
             stop.set()
-            print(f"{name:45} {waits.get() * 1000:8.0f} ms", flush=True)
+            print(f"{kind:45} {waits.get() * 1000:8.0f} ms   loop {longest * 1000:6.1f} ms", flush=True)
             watching.join()
-
-
-def _quietly(feed: Callable[[Server, FakeProvider], None], server: Server, provider: FakeProvider) -> None:
-    try:
-        feed(server, provider)
-    except (OSError, httpx.HTTPError) as error:  # refused or cut: only the wait of others counts
-        print(f"  ({type(error).__name__})")
 
 
 if __name__ == "__main__":

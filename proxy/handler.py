@@ -26,7 +26,23 @@ Send = Callable[[Event], Awaitable[None]]
 IN_MEMORY = 2**20  # bytes; larger bodies go to a temporary file
 
 
-class ApiRequest(ASGIRequest):
+class ReadableRequest(ASGIRequest):
+    """A request that exists whatever its Content-Type says: Django raises an error for an unknown encoding in it."""
+
+    def _set_content_type_params(self, meta: Mapping[str, Any]) -> None:
+        try:
+            super()._set_content_type_params(meta)  # type: ignore[misc]
+        except (LookupError, ValueError):
+            self.content_type, self.content_params = "", {}
+
+
+class SiteHandler(ASGIHandler):
+    """Django's handler, for the admin."""
+
+    request_class = ReadableRequest
+
+
+class ApiRequest(ReadableRequest):
     """A request whose resources (`closing`) are closed at its end, also when the client leaves."""
 
     closing: AsyncExitStack

@@ -19,10 +19,8 @@ import django
 
 django.setup()
 
-from django.core.handlers.asgi import ASGIHandler  # noqa: E402
-
 from proxy import runtime  # noqa: E402
-from proxy.handler import ApiHandler  # noqa: E402
+from proxy.handler import ApiHandler, SiteHandler  # noqa: E402
 from reservoir_site import database  # noqa: E402
 from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
 from reservoir_site.postgres import EmbeddedPostgres  # noqa: E402
@@ -45,7 +43,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008})
 
 
-_guard = Guard(api=cast(App, ApiHandler()), site=cast(App, ASGIHandler()))
+_guard = Guard(api=cast(App, ApiHandler()), site=cast(App, SiteHandler()))
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

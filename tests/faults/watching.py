@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.server import Server
+from tests.server import PATIENCE, ROOT, Server
+
+WATCHED = {"PYTHONPATH": str(ROOT / "tests" / "faults" / "stalls")}  # settings with which `stall` works
 
 
 def report(figures: str) -> None:
@@ -68,3 +72,24 @@ def open_files(pid: int) -> int:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+@dataclass(frozen=True)
+class Stall:
+    """The longest stretch for which the event loop stood still, and a fixed piece of work, both in CPU seconds."""
+
+    seconds: float
+    unit: float
+
+
+def stall(server: Server) -> Stall:
+    """The longest stall since the last call. The server runs with the settings WATCHED."""
+    assert server.process
+    path = server.home / "stall"
+    path.unlink(missing_ok=True)
+    server.process.send_signal(signal.SIGUSR2)
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert server.is_running and time.monotonic() < deadline, server.log
+        time.sleep(0.01)
+    return Stall(*map(float, path.read_text().split()))
