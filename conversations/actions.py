@@ -5,19 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
+from django.utils import timezone
 
-from conversations import models
+from conversations import late, models
+from conversations.branches import abandon_siblings, follow, latest_messages
 from conversations.capture import Alignment, align
-from conversations.exchange_sql import SET_BACK, Opened, close_in_one, open_in_one
+from conversations.exchange_sql import SET_BACK, SKEW, Opened, close_in_one, open_in_one
 from conversations.messages import (
     add_to_counters,
     estimated_tokens,
     lock_instance,
+    reserve_ids,
     unsaved_message,
     whole_count,
 )
@@ -75,30 +78,38 @@ class Answered:
     response_id: str = ""  # the provider's, by which a later request may continue from here
 
 
-def open_exchange(*, asked: Asked, count: Count = estimated_tokens) -> Opened:
+def open_exchange(*, asked: Asked, count: Count = estimated_tokens, replayed: bool = False) -> Opened:
     """Store a request: its exchange and its new messages. Idempotent by trace id. `count` counts a text's tokens.
 
+    `replayed`: it comes from the spool, and other servers may have stored later exchanges of the scope before it.
     The commit waits for the disk. If a crash of PostgreSQL lost the exchange, close_exchange would take it for a
     forgotten one and not store the answer.
     """
-    return open_in_one(asked, count) or _open_anywhere(asked, count)
+    return open_in_one(asked, count, replayed) or _open_anywhere(asked, count, replayed=replayed)
 
 
 @transaction.atomic
-def _open_anywhere(asked: Asked, count: Count) -> Opened:
+def _open_anywhere(asked: Asked, count: Count, *, replayed: bool) -> Opened:
     instance = lock_instance(scope=asked.scope)
-    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(instance, asked, count)
+    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(
+        instance, asked, None, count, replayed=replayed
+    )
     return Opened(exchange.pk, exchange.instance_id, exchange.question_id)
 
 
-def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
+def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Count, *, replayed: bool) -> Exchange:
+    created, is_late = _time(instance, asked.created, timedelta() if replayed else SKEW)
     known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
+    if is_late:
+        known = late.known_then(known, created)
     alone = len(asked.turns) == 1
-    question, latest = _latest(instance) if alone else (None, None)
+    question, latest = latest_messages(instance, created if is_late else None) if alone else (None, None)
     where = align(asked.turns, known, question, StoredBranches(instance.pk))
+    if is_late and where.ids[-1:] == (None,):
+        where = _resent(instance, asked, answered, created, where)
     if alone and where.parent is None:
         where = replace(where, parent=latest)
-    created = _not_before(instance, asked.created)
+    left = is_late and not alone and None in where.ids and late.is_left(where, created)
     exchange_id, ids = _reserve_ids_for(where)
     questions = [pk for pk, turn in zip(ids, asked.turns, strict=True) if turn.role == "user"]
     exchange = Exchange(
@@ -122,8 +133,18 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
         question_id=questions[-1] if questions else None,
     )
     exchange.save(force_insert=True)
-    Message.objects.bulk_create(_new_messages(exchange, asked.turns, where, count, alone=alone))
-    _follow(where, keep=ids)
+    new = _new_messages(exchange, asked.turns, where, count, alone=alone, abandoned=left)
+    Message.objects.bulk_create(new)
+    follow(where, keep=ids, until=created if is_late else None)
+    if is_late and ids:
+        taken = late.take_history(ids, exchange, created)
+        if (alone and not new) or ids[-1] in taken:
+            late.adopt(ids[-1], asked.turns[-1], exchange, count, created)
+        if alone and not new:
+            late.place_sent_alone(ids[0], latest)
+        late.connect(ids)
+        if not left:
+            late.go_on_from(ids[-1], instance, created)
     if ledger := asked.ledger:
         models.Ledger.objects.create(
             exchange=exchange,
@@ -138,52 +159,85 @@ def _open(instance: Instance, asked: Asked, count: Count) -> Exchange:
     return exchange
 
 
-def close_exchange(*, asked: Asked, answered: Answered, count: Count = estimated_tokens, opened: bool = False) -> None:
+def _resent(
+    instance: Instance, asked: Asked, answered: Answered | None, moment: datetime, where: Alignment
+) -> Alignment:
+    """The alignment with the question that is there if later requests brought it along."""
+    answers = answered.turns if answered else ()
+    failed = answered is not None and not answers and len(asked.turns) == 1
+    found = late.resent_question(instance, asked.turns[-1], moment, answers, failed=failed)
+    if found is None:
+        return where
+    return replace(where, ids=(*where.ids[:-1], found), path=where.path | {found})
+
+
+def close_exchange(
+    *,
+    asked: Asked,
+    answered: Answered,
+    count: Count = estimated_tokens,
+    opened: bool = False,
+    replayed: bool = False,
+) -> None:
     """Store the answer; opens the exchange first if that has not succeeded yet.
 
-    If it has (`opened`) and the exchange is missing, it has been forgotten since, and nothing is stored.
+    If it has (`opened`) and the exchange is missing, it has been forgotten since, and nothing is stored. `replayed` is
+    that of open_exchange.
     """
     if not close_in_one(asked, answered, count):
-        _close_anything(asked, answered, count, opened=opened)
+        _close_anything(asked, answered, count, opened=opened, replayed=replayed)
 
 
 @transaction.atomic
-def _close_anything(asked: Asked, answered: Answered, count: Count, *, opened: bool) -> None:
+def _close_anything(asked: Asked, answered: Answered, count: Count, *, opened: bool, replayed: bool) -> None:
     instance = lock_instance(scope=asked.scope, make=not opened)
     exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
     if instance is None or (exchange is None and opened):
         return
-    exchange = exchange or _open(instance, asked, count)
+    exchange = exchange or _open(instance, asked, answered, count, replayed=replayed)
     if exchange.ended not in (Exchange.Ended.OPEN, Exchange.Ended.INTERRUPTED):
         return
-    finished = _not_before(instance, answered.finished)
-    if exchange.created - finished > SET_BACK:
-        finished = exchange.created
-    answers = _store_answers(instance, exchange, answered, finished, count)
+    instance.refresh_from_db(fields=["last_active"])
+    finished, is_late = _time(instance, answered.finished, timedelta())
+    finished = max(finished, exchange.created)
+    answers = _store_answers(instance, exchange, answered, finished, count, is_late=is_late)
     _finish(exchange, answered, finished)
     add_to_counters(instance=instance, messages=answers, exchanges=0, active=finished)
 
 
-def _store_answers(instance: Instance, exchange: Exchange, answered: Answered, finished: datetime, count: Count) -> int:
-    """Store the messages of the answer, one for each choice. Returns their number."""
+def _store_answers(
+    instance: Instance, exchange: Exchange, answered: Answered, finished: datetime, count: Count, *, is_late: bool
+) -> int:
+    """Store the messages of the answer, one for each choice. Returns the number of new ones."""
     before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also if it was forgotten
+    resent = late.resent_answers(before, exchange) if before else {}
+    partial = answered.ended != Exchange.Ended.ANSWERED
+    there = {choice: resent[turn.digest] for choice, turn in enumerate(answered.turns) if turn.digest in resent}
+    replaced = is_late and before is not None and late.is_replaced(before, finished, there.values())
+    ids = dict(zip(range(len(answered.turns)), reserve_ids(len(answered.turns)), strict=True)) | there
     answers = [
         unsaved_message(
             instance,
             exchange,
             turn,
             count,
+            id=ids[choice],
             created=finished,
             parent_id=before.pk if before else None,
             choice=choice,
-            partial=answered.ended != Exchange.Ended.ANSWERED,
-            abandoned=before is not None and before.abandoned,
+            partial=partial,
+            abandoned=replaced or (before is not None and before.abandoned),
         )
         for choice, turn in enumerate(answered.turns)
+        if choice not in there
     ]
     Message.objects.bulk_create(answers)
+    for choice, pk in there.items():
+        late.adopt(pk, answered.turns[choice], exchange, count, finished, choice=choice, partial=partial)
     if answers and before and before.exchange_id != exchange.pk:  # an earlier exchange asked it, and may have an answer
-        _abandon_siblings(parents=[before.pk], keep=[answer.pk for answer in answers])
+        abandon_siblings(parents=[before.pk], keep=list(ids.values()), until=finished if is_late else None)
+    if ids and before and (is_late or there) and not (replaced or before.abandoned):
+        late.go_on_from(max(there.values(), default=max(ids.values())), instance, finished, answers=before.pk)
     return len(answers)
 
 
@@ -208,13 +262,18 @@ def _finish(exchange: Exchange, answered: Answered, finished: datetime) -> None:
     exchange.save(update_fields=list(ending))
 
 
-def _not_before(instance: Instance, moment: datetime) -> datetime:
-    """The moment, or the latest time in the (locked) scope if the clock has been set back.
+def _time(instance: Instance, moment: datetime, skew: timedelta) -> tuple[datetime, bool]:
+    """The time to store with in the (locked) scope, and whether it is late: before the latest that is stored there.
 
-    A moment only a little earlier than that was stored late, and keeps its time.
+    It is the scope's latest time if the clock has been set back since, or if the moment is earlier by the `skew` of two
+    hosts' clocks at most.
     """
-    latest = instance.last_active or moment
-    return latest if latest - moment > SET_BACK else moment
+    latest = instance.last_active
+    if latest is None or latest <= moment:
+        return moment, False
+    if latest - timezone.now() > SET_BACK or latest - moment <= skew:
+        return latest, False
+    return moment, True
 
 
 def interrupt_open_exchanges() -> int:
@@ -228,7 +287,7 @@ def interrupt_exchange(*, trace_id: uuid.UUID) -> None:
 
 
 def _new_messages(
-    exchange: Exchange, turns: Sequence[Turn], where: Alignment, count: Count, *, alone: bool
+    exchange: Exchange, turns: Sequence[Turn], where: Alignment, count: Count, *, alone: bool, abandoned: bool
 ) -> list[Message]:
     """The new messages of a request, each growing from the one before it."""
     last_known = max((i for i, pk in enumerate(where.ids) if pk is not None), default=-1)
@@ -242,26 +301,11 @@ def _new_messages(
             created=exchange.created,
             parent_id=where.parent if i == last_known + 1 else (exchange.request_ids[i - 1] if i else None),
             alone=alone,
+            abandoned=abandoned,
         )
         for i, turn in enumerate(turns)
         if where.ids[i] is None
     ]
-
-
-def _latest(instance: Instance) -> tuple[int | None, int | None]:
-    """The ids of the instance's latest user message and of its latest message."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT (SELECT id FROM conversations_message WHERE instance_id = %(instance)s AND role = 'user'
-                    ORDER BY created DESC, id DESC LIMIT 1),
-                   (SELECT id FROM conversations_message WHERE instance_id = %(instance)s
-                    ORDER BY created DESC, id DESC LIMIT 1)
-            """,
-            {"instance": instance.pk},
-        )
-        row: tuple[int | None, int | None] = cursor.fetchone()
-        return row
 
 
 def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
@@ -278,33 +322,3 @@ def _reserve_ids_for(where: Alignment) -> tuple[int, list[int]]:
         row: tuple[int, list[int]] = cursor.fetchone()
     ids = iter(row[1])
     return row[0], [next(ids) if pk is None else pk for pk in where.ids]
-
-
-def _follow(where: Alignment, *, keep: Sequence[int]) -> None:
-    """Record that the client took this path: revive it, and abandon the branches that fork off it."""
-    if where.joined:
-        Message.objects.filter(pk__in=where.path, alone=True, parent__in=where.path).update(alone=False)
-    if where.revived:
-        Message.objects.filter(pk__in=where.path, abandoned=True).update(abandoned=False)
-    if where.forks:
-        _abandon_siblings(parents=[*where.forks], keep=[*where.path, *keep])
-    if where.replaced:
-        Message.objects.filter(pk__in=where.replaced, abandoned=False).update(abandoned=True)
-
-
-def _abandon_siblings(*, parents: Sequence[int], keep: Sequence[int]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH RECURSIVE branch AS (
-                SELECT id FROM conversations_message
-                WHERE parent_id = ANY(%(parents)s) AND NOT alone AND id <> ALL(%(keep)s)
-                UNION ALL
-                SELECT child.id FROM conversations_message child JOIN branch ON child.parent_id = branch.id
-                WHERE NOT child.alone
-            )
-            UPDATE conversations_message SET abandoned = true
-            WHERE id IN (SELECT id FROM branch) AND NOT abandoned
-            """,
-            {"parents": list(parents), "keep": list(keep)},
-        )

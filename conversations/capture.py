@@ -56,6 +56,7 @@ class Alignment:
     replaced: frozenset[int] = frozenset()  # stored turns that the client replaced
     revived: bool = False  # part of the path was abandoned
     joined: bool = False  # part of the path was sent alone and has now been resent as history
+    graft: tuple[int, int] | None = None  # (root, message): the root of a stored branch goes on from the message
 
 
 def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | None, branches: Branches) -> Alignment:
@@ -91,17 +92,12 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     if start > 0:
         return Alignment((None,) * len(turns))
     ids: list[int | None] = [None] * len(turns)
-    path = set()
-    node: Known | None = by_id[last]
-    at = end
-    while node is not None and at >= start:
-        ids[at] = node.id
-        path.add(node.id)
-        at -= 1
-        before = _before(node, turns[at], by_id) if at >= start else None
-        if before and before.id != node.parent:
-            path.add(node.parent or 0)
-        node = before
+    path = _fill(ids, turns, by_id, last, end)
+    graft = None
+    if (rest := _rest(turns, runs, by_id, end, last)) is not None:
+        root_at, (_, end, tail_of_rest) = end + 1, rest
+        path |= _fill(ids, turns, by_id, tail_of_rest, end, root_at)
+        graft, last = (ids[root_at] or 0, last), tail_of_rest
     parent = last
     tail = by_id[last]
     if end + 1 < len(turns) and turns[end + 1].role == tail.role == "user" and tail.answer:
@@ -114,7 +110,44 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     if end == len(turns) - 1:  # asked again: the present answers stay until there is another
         forks = forks - {last}
     joined = any(node.alone and node.parent in path for node in nodes)
-    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived=revived, joined=joined)
+    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived=revived, joined=joined, graft=graft)
+
+
+def _fill(
+    ids: list[int | None], turns: Sequence[Turn], by_id: Mapping[int, Known], last: int, end: int, start: int = 0
+) -> set[int]:
+    """Put the messages of the run that ends with `last` into `ids`. Returns its path, omitted answers included."""
+    path = set()
+    node: Known | None = by_id[last]
+    at = end
+    while node is not None and at >= start:
+        ids[at] = node.id
+        path.add(node.id)
+        at -= 1
+        before = _before(node, turns[at], by_id) if at >= start else None
+        if before and before.id != node.parent:
+            path.add(node.parent or 0)
+        node = before
+    return path
+
+
+def _rest(
+    turns: Sequence[Turn], runs: Sequence[tuple[int, int, int]], by_id: Mapping[int, Known], end: int, last: int
+) -> tuple[int, int, int] | None:
+    """The run of at least two turns that goes on where the first one ended, on a later branch of its own.
+
+    That branch came with a window of the history when the turns before it waited in the spool of another server.
+    """
+    if not by_id[last].leaf:
+        return None
+    for run in runs:
+        if run[0] == end + 1 and run[1] > run[0]:
+            ids: list[int | None] = [None] * len(turns)
+            _fill(ids, turns, by_id, run[2], run[1], run[0])
+            root = by_id[ids[run[0]] or 0]
+            if root.parent is None and not root.alone and root.id > last:
+                return run
+    return None
 
 
 def _changed(

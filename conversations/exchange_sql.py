@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 Values = dict[str, Any]
 
-# No exchange is stored this late. One that seems to be was sent after the clock had been set back.
+# The clock has been set back if a scope's latest time is further ahead of it than this.
 SET_BACK = timedelta(hours=1)
+# The clocks of hosts may differ by this much.
+SKEW = timedelta(milliseconds=250)
 
 # Texts that would be sent again, and counted again, on the long way.
 MOST_CHARACTERS = 2**20
@@ -42,7 +44,7 @@ class Opened(NamedTuple):
     question_id: int | None
 
 
-def open_in_one(asked: Asked, count: Count) -> Opened | None:
+def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
     """Store a request whose new turns follow the end of what is known. None, and nothing stored, in all other cases.
 
     That is a single turn that does not repeat the scope's latest question; or a history up to an answer that no turn
@@ -60,7 +62,7 @@ def open_in_one(asked: Asked, count: Count) -> Opened | None:
         return None
     ledger = asked.ledger
     values: Values = {
-        **_scope_values(asked),
+        **_scope_values(asked, timedelta() if replayed else SKEW),
         "moment": asked.created,
         "digests": [turn.digest for turn in turns[:known]],
         "known": known,
@@ -111,7 +113,7 @@ def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
         return False
     usage = answered.usage or {}
     values: Values = {
-        **_scope_values(asked),
+        **_scope_values(asked, timedelta()),
         "moment": answered.finished,
         "open": [Ended.OPEN, Ended.INTERRUPTED],
         "new": len(answered.turns),
@@ -134,12 +136,14 @@ def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
     return _second_result(LOCK + CLOSE.format(scope=SCOPE, answers=answers), values) is not None
 
 
-def _scope_values(asked: Asked) -> Values:
+def _scope_values(asked: Asked, skew: timedelta) -> Values:
     return {
         "partition": asked.scope.partition,
         "instance": asked.scope.instance,
         "trace_id": asked.trace_id,
+        "now": timezone.now(),
         "set_back": SET_BACK,
+        "skew": skew,
         "language": settings.RESERVOIR_LANGUAGE,
     }
 
@@ -199,14 +203,14 @@ SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id
 WHERE p.name = %(partition)s AND i.name = %(instance)s FOR NO KEY UPDATE OF i;
 """
 
-# The scope that is locked, and the time to store with: the moment, or the latest time in the scope if the clock has
-# been set back (see actions._not_before).
+# The scope that is locked, and the time to store with, unless it is late (see actions._time).
 SCOPE = """
 scope AS MATERIALIZED (
-    SELECT i.id, CASE WHEN i.last_active - %(moment)s::timestamptz > %(set_back)s::interval
-                      THEN i.last_active ELSE %(moment)s::timestamptz END AS moment
+    SELECT i.id, GREATEST(i.last_active, %(moment)s::timestamptz) AS moment
     FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
     WHERE p.name = %(partition)s AND i.name = %(instance)s
+      AND coalesce(i.last_active - %(moment)s::timestamptz <= %(skew)s::interval
+                   OR i.last_active - %(now)s::timestamptz > %(set_back)s::interval, true)
 )"""
 
 # A single turn grows from the scope's latest message, whatever that is. It must not have the digest of the scope's
@@ -300,16 +304,18 @@ LEDGER = """, ledger AS (
 )"""
 
 # Ends the exchange and adds to the scope's counters; ANSWERS stores the answers, all growing from the last turn of the
-# request. That turn must be the exchange's own: an answer to an earlier one may replace what that one had.
+# request. That turn must be the exchange's own: an answer to an earlier one may replace what that one had. Nothing may
+# follow it: a client may have brought the answer along already.
 CLOSE = """
 WITH {scope}, asked AS MATERIALIZED (
     SELECT e.id, question.id AS question_id, question.abandoned,
-           CASE WHEN e.created - scope.moment > %(set_back)s::interval THEN e.created ELSE scope.moment END AS finished
+           GREATEST(e.created, scope.moment) AS finished
     FROM scope
     JOIN conversations_exchange e ON e.instance_id = scope.id AND e.trace_id = %(trace_id)s
     JOIN conversations_message question
       ON question.id = e.request_ids[cardinality(e.request_ids)] AND question.exchange_id = e.id
     WHERE e.ended = ANY(%(open)s)
+      AND NOT EXISTS (SELECT FROM conversations_message m WHERE m.parent_id = question.id AND NOT m.alone)
 ), closed AS (
     UPDATE conversations_exchange e
     SET finished = asked.finished, ended = %(ended)s, status = %(status)s, finish_reason = %(finish_reason)s,

@@ -8,7 +8,8 @@ from typing import Any, overload
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from conversations.lexemes import asks, search_vector
@@ -117,5 +118,5 @@ def add_to_counters(*, instance: Instance, messages: int, exchanges: int, active
     Instance.objects.filter(pk=instance.pk).update(
         message_count=F("message_count") + messages,
         exchange_count=F("exchange_count") + exchanges,
-        last_active=active,
+        last_active=Greatest("last_active", Value(active)),
     )

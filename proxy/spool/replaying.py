@@ -157,9 +157,9 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
         if not policy.is_stored(asked.scope.partition):
             return  # the server that wrote the entry could not read this
         if answered:
-            actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened)
+            actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened, replayed=True)
             return
-        actions.open_exchange(asked=asked, count=count)
+        actions.open_exchange(asked=asked, count=count, replayed=True)
         if abandoned:
             actions.interrupt_exchange(trace_id=asked.trace_id)
 

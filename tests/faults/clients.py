@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -65,26 +65,31 @@ def words(rng: random.Random) -> str:
 class Client:
     """An app in a conversation: it resends all its history, a window of it, or none, streamed or not."""
 
-    def __init__(self, number: int, rng: random.Random, ledger: Ledger) -> None:
-        self._number, self._rng, self._ledger = number, rng, ledger
+    def __init__(self, number: int, rng: random.Random, ledger: Ledger, *, remembered: int = 12) -> None:
+        """`remembered` is the number of messages after which it forgets the oldest."""
+        self.number, self._rng, self._ledger, self._remembered = number, rng, ledger, remembered
         self._scope = (f"partition-{number % 4}", f"client-{number}")
-        self._history: list[str] = []  # JSON texts of both sides' messages
+        self.history: list[str] = []  # JSON texts of both sides' messages
         self._count = 0
 
     def pause(self, seconds: float) -> float:
         """A random pause, `seconds` long on average."""
         return self._rng.expovariate(1 / seconds)
 
+    def window(self) -> int:
+        """How many messages to resend."""
+        return self._rng.choice([0, 0, 4, len(self.history)])
+
     async def ask(self, http: httpx.AsyncClient, base_url: Callable[[str, str], str]) -> Asked:
         """Have one exchange. The ledger gets it before it begins."""
         self._count += 1
-        question = f"{self._number}/{self._count} {words(self._rng)}"
+        question = f"{self.number}/{self._count} {words(self._rng)}"
         message = json.dumps({"role": "user", "content": question}, ensure_ascii=self._rng.random() < 0.5)
         one = Asked(self._scope, message, question)
         self._ledger.asked.append(one)
-        window = self._rng.choice([0, 0, 4, len(self._history)])
+        window = self.window()
         stream = self._rng.random() < 0.5
-        messages = ",".join([*self._history[len(self._history) - window :], message])
+        messages = ",".join([*self.history[len(self.history) - window :], message])
         body = f'{{"model":"gpt-4","stream":{str(stream).lower()},"messages":[{messages}]}}'
         begun = time.monotonic()
         with suppress(httpx.TransportError):
@@ -101,11 +106,11 @@ class Client:
         one.seconds = time.monotonic() - begun
         if one.answer is None:
             # Resending a history without this exchange would edit it, and so fork the conversation.
-            self._history = []
+            self.history = []
         else:
             assert one.answer == f"You said: {question}", "the client got another client's answer"
-            self._history += [message, json.dumps({"role": "assistant", "content": one.answer})]
-            self._history = self._history[-12:]
+            self.history += [message, json.dumps({"role": "assistant", "content": one.answer})]
+            self.history = self.history[-self._remembered :]
         return one
 
 
@@ -138,15 +143,28 @@ async def load(
     `rate` limits all clients together, in exchanges a second. Clients are numbered from `first`; runs that share
     a ledger need distinct numbers, because equal numbers could produce equal questions.
     """
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+    numbers = range(first, first + clients)
+    them = [Client(number, random.Random(f"{seed}/{number}"), ledger) for number in numbers]
+    await run_clients(them, base_url, until=until, ledger=ledger, rate=rate)
+
+
+async def run_clients(
+    clients: Sequence[Client],
+    base_url: Callable[[str, str], str],
+    *,
+    until: Callable[[Ledger], bool],
+    ledger: Ledger,
+    rate: float | None = None,
+) -> None:
+    """Run these clients as `load` does."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(clients))
     async with httpx.AsyncClient(trust_env=False, timeout=ASK_SECONDS, limits=limits) as http:
 
-        async def run(number: int) -> None:
-            client = Client(number, random.Random(f"{seed}/{number}"), ledger)
+        async def run(client: Client) -> None:
             while not until(ledger):
                 if rate:
-                    await asyncio.sleep(client.pause(clients / rate))
+                    await asyncio.sleep(client.pause(len(clients) / rate))
                 if (await client.ask(http, base_url)).answer is None:
                     await asyncio.sleep(0.2)
 
-        await asyncio.gather(*(run(number) for number in range(first, first + clients)))
+        await asyncio.gather(*map(run, clients))
