@@ -43,6 +43,15 @@ for (const text of document.querySelectorAll(".long > .text")) {
   text.after(more);
 }
 
+// What scrolls sideways can be scrolled by keyboard, too.
+const scrollable = () => {
+  for (const box of document.querySelectorAll(".scroll, .results, .text pre, .text table, .clamp > .text")) {
+    if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+  }
+};
+scrollable();
+document.addEventListener("arrived", scrollable);
+
 // Slow parts load after their page: the link leads to the complete page, which this script fetches at once to replace
 // the elements marked with data-later.
 const later = document.querySelector("#later > a");
