@@ -14,11 +14,11 @@ from django.db import connection
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 
-from console.searching import searched_place
+from console.search.place import Place, asked_place
 from console.visible import require, visible
 from conversations.archive.markdown import as_markdown
 from conversations.archive.writing import as_array, as_lines, export_rows
-from conversations.models import Exchange, Instance, Message, Partition
+from conversations.models import Exchange, Message
 from conversations.turns import Json
 
 TOGETHER = 100  # messages sent in one piece
@@ -47,31 +47,33 @@ def export_page(request: HttpRequest) -> Download:
     if format_ not in FORMATS:
         raise Http404(f"There is no format {format_!r}: use {', '.join(FORMATS)}.")
     suffix, kind, write = FORMATS[format_]
-    instance, partition = searched_place(request)
+    place = asked_place(request)
     term = request.GET.get("q", "").replace("\x00", " ").strip()
-    if not (instance or partition or term):
-        raise Http404("There is nothing to export: name a conversation, a partition or words.")
-    messages = _of(visible(request, Message.objects.all()), instance, partition)
+    if place.problem or not (place.partition or term):
+        raise Http404(place.problem or "There is nothing to export: name a conversation, a partition or words.")
+    messages = place.messages(visible(request, Message.objects.all()))
     bare = None
     if term:
         messages = messages.filter(pk__in=Message.objects.matching(term).values("pk"))
     elif format_ == "jsonl":
-        bare = _of(visible(request, Exchange.objects.filter(messages=None)), instance, partition)
+        bare = _exchanges(visible(request, Exchange.objects.filter(messages=None)), place)
     response = Download(_streamed(lambda: write(export_rows(messages, bare))), content_type=kind)
-    name = _file_name([place.name for place in (partition, instance) if place], found=bool(term))
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.{suffix}"'
+    names = [one.name for one in (place.partition, place.instance) if one]
+    response.headers["Content-Disposition"] = f'attachment; filename="{_file_name(names, found=bool(term))}.{suffix}"'
     return response
 
 
-def _of(rows: Any, instance: Instance | None, partition: Partition | None) -> Any:
-    if instance:
-        return rows.filter(instance=instance)
-    return rows.filter(instance__partition=partition) if partition else rows
+def _exchanges(rows: Any, place: Place) -> Any:
+    if place.since:
+        rows = rows.filter(created__gte=place.since)
+    if place.before:
+        rows = rows.filter(created__lt=place.before)
+    return rows.filter(instance=place.instance) if place.instance else rows.filter(instance__partition=place.partition)
 
 
-def _file_name(place: list[str], *, found: bool) -> str:
+def _file_name(names: list[str], *, found: bool) -> str:
     """A name of safe characters that says what the file holds, and of which day."""
-    parts = [*place, *(["found"] if found else []), f"{timezone.now():%Y-%m-%d}"]
+    parts = [*names, *(["found"] if found else []), f"{timezone.now():%Y-%m-%d}"]
     return "-".join(filter(None, (_NOT_IN_A_FILE_NAME.sub("-", part).strip("-.") for part in parts)))[:150]
 
 

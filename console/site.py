@@ -21,13 +21,15 @@ CONTENT_SECURITY_POLICY = (
 
 # Pages beside the lists: their address, their name, the view, and the permission that a link at the top needs.
 PAGES = (
-    ("search/", "search", "console.searching.search_page", "view_message"),
+    ("search/", "search", "console.search.page.search_page", "view_message"),
     ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
     ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
     ("prune/remember/<int:pk>/", "remember", "console.forgetting.retention.remember", ""),
     ("export/", "export", "console.exporting.export_page", ""),
     ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )
+
+TITLES = {"prune": "Forget"}
 
 
 class ReservoirAdminSite(admin.AdminSite):
@@ -82,7 +84,7 @@ def _navigation(request: HttpRequest) -> list[dict[str, Any]]:
             )
         ),
         *(
-            (name.capitalize(), reverse(f"admin:{name}"), may(request, permission))
+            (TITLES.get(name, name.capitalize()), reverse(f"admin:{name}"), may(request, permission))
             for _, name, _, permission in PAGES
             if permission
         ),

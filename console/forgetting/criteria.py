@@ -25,8 +25,12 @@ LARGEST = 2**31 - 1
 class Criteria(forms.Form):
     """Which messages of a partition, or of one instance in it."""
 
-    partition_name = forms.CharField(label="Partition", strip=False)
-    instance_name = forms.CharField(required=False, label="Instance", help_text="empty for all of them", strip=False)
+    partition_name = forms.CharField(
+        label="Partition",
+        strip=False,
+        widget=forms.TextInput(attrs={"list": "partitions", "autocomplete": "off", "placeholder": "pick or type"}),
+    )
+    instance_name = forms.CharField(required=False, label="Conversation", help_text="empty for all", strip=False)
     older_than = forms.IntegerField(required=False, min_value=1, max_value=MOST_DAYS, label="Older than, days")
     since = forms.DateField(required=False, label="Said on or after", widget=forms.DateInput(attrs={"type": "date"}))
     before = forms.DateField(required=False, label="Said before", widget=forms.DateInput(attrs={"type": "date"}))
@@ -40,7 +44,7 @@ class Criteria(forms.Form):
         max_length=LONGEST_SEARCH,
         help_text='as in the search: "a phrase", -without; in the first 60,000 characters of a text',
     )
-    whole = forms.BooleanField(required=False, label="Everything, and the name itself")
+    whole = forms.BooleanField(required=False, label="Everything in it, also its name")
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

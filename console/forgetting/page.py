@@ -16,6 +16,7 @@ from console.forgetting.audit import audit
 from console.forgetting.criteria import Criteria, asked_form, chosen
 from console.forgetting.seal import seal, unseal
 from console.pages import page, to_instance
+from console.search.place import offered
 from console.visible import require
 from conversations.forgetting import Changed, Counts, count, forget
 from conversations.models import Instance
@@ -24,14 +25,17 @@ from conversations.selection import Selection
 LATEST = 10
 SAMPLES = 5
 
-LABELS = {
-    "messages": "messages",
-    "embeddings": "embeddings",
-    "exchanges": "exchanges",
-    "ledgers": "ledgers removed, or rid of every mention",
-    "cleared": "exchanges that stay, without the texts of their request",
-    "instances": "instances",
-    "partitions": "partitions",
+LABELS = {  # for one, and for several
+    "messages": ("message", "messages"),
+    "embeddings": ("embedding", "embeddings"),
+    "exchanges": ("exchange", "exchanges"),
+    "ledgers": ("ledger removed, or rid of every mention", "ledgers removed, or rid of every mention"),
+    "cleared": (
+        "exchange that stays, without the texts of its request",
+        "exchanges that stay, without the texts of their request",
+    ),
+    "instances": ("conversation", "conversations"),
+    "partitions": ("partition", "partitions"),
 }
 
 
@@ -86,7 +90,7 @@ def _show(
         trail=trail,
         by_ids=not form.is_bound,
         nothing=not counts,
-        counts=[(LABELS[key], n) for key, n in asdict(counts).items() if n and key in LABELS],
+        counts=[(_label(key, n), n) for key, n in asdict(counts).items() if n and key in LABELS],
         size=counts.bytes,
         samples=samples,
         more=counts.messages - len(samples),
@@ -94,8 +98,14 @@ def _show(
     )
 
 
+def _label(key: str, count: int) -> str:
+    one, several = LABELS[key]
+    return one if count == 1 else several
+
+
 def _page(request: HttpRequest, **context: Any) -> HttpResponse:
-    return page(request, "prune", title="Forget", entries=audit(request)[:LATEST], **context)
+    entries = audit(request)[:LATEST]
+    return page(request, "prune", title="Forget", entries=entries, partitions=offered(request), **context)
 
 
 def _among(selection: Selection) -> int:
@@ -118,7 +128,7 @@ def _forget(request: HttpRequest) -> HttpResponse:
     except Changed as changed:
         problem = "Meanwhile something has been added or removed. This would be removed now."
         return _show(request, form=Criteria(request), selection=selection, counts=changed.counts, problem=problem)
-    messages.success(
-        request, f"Forgotten: {gone.messages} messages, {gone.embeddings} embeddings, {gone.exchanges} exchanges."
-    )
+    counted = asdict(gone)
+    told = ", ".join(f"{counted[key]} {_label(key, counted[key])}" for key in ("messages", "embeddings", "exchanges"))
+    messages.success(request, f"Forgotten: {told}.")
     return HttpResponseRedirect(reverse("admin:prune"))

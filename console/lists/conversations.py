@@ -30,7 +30,7 @@ class InstanceAdmin(ReadOnly):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return super().changelist_view(request, {"title": "Conversations"})
 
-    @admin.display(description="instance", ordering="name")
+    @admin.display(description="conversation", ordering="name")
     def called(self, instance: Instance) -> SafeString:
         return tags.bdi(instance.name)
 

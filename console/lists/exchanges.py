@@ -10,11 +10,12 @@ from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from console import searching, tags
+from console import tags
 from console.exchange import page as exchange_page
 from console.lists.base import ReadOnly
 from console.lists.columns import SNIPPET, ended_badge, scope_link
 from console.lists.filters import InInstance, InPartition, Memory
+from console.search import words
 from console.visible import may
 from conversations.models import Exchange
 from conversations.states import MemoryState
@@ -42,7 +43,7 @@ class ExchangeAdmin(ReadOnly):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return searching.exchanges(request, queryset, search_term), False
+        return words.exchanges(request, queryset, search_term), False
 
     @admin.display(description="when", ordering="created")
     def at(self, exchange: Exchange) -> SafeString:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Case, QuerySet, TextField, Value, When
 from django.db.models.functions import Left
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from console import message_page, searching, tags
+from console import message_page, tags
 from console.lists.base import ReadOnly
-from console.lists.columns import SNIPPET, scope_link
+from console.lists.columns import CALLS, SNIPPET, scope_link, without_words
 from console.lists.filters import InInstance, InPartition, Role, Wish
+from console.search import words
 from conversations.models import Message
 
 
@@ -32,13 +33,16 @@ class MessageAdmin(ReadOnly):
         return ("-created", "-id") if "instance" in request.GET else ("-id",)  # each order has an index
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = super().get_queryset(request).annotate(snippet=Left("content", SNIPPET))
+        beginning = Case(When(content="", then=Left("payload", CALLS)), default=Value(""), output_field=TextField())
+        rows: QuerySet[Any] = (
+            super().get_queryset(request).annotate(snippet=Left("content", SNIPPET), wordless=beginning)
+        )
         return rows.defer("content", "payload", "lexemes", "digest")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return searching.by_words(queryset, search_term), False
+        return words.by_words(queryset, search_term), False
 
     @admin.display(description="when")
     def at(self, message: Message) -> SafeString:
@@ -51,7 +55,7 @@ class MessageAdmin(ReadOnly):
 
     @admin.display(description="message")
     def beginning(self, message: Any) -> SafeString:
-        return tags.safe_inline(message.snippet or "(no text)", 120)
+        return tags.safe_inline(message.snippet or without_words(message.wordless), 120)
 
     @admin.display(description="scope")
     def scope(self, message: Message) -> SafeString:

@@ -54,7 +54,7 @@ def test_the_admin_serves_its_own_files_only(admin: httpx.Client) -> None:
 
 def test_missing_pages_redirect_to_the_admin(admin: httpx.Client) -> None:
     page = admin.get("/admin/map/999999/")
-    assert page.status_code == 404 and 'href="/admin/"' in page.text and "it has been forgotten" in page.text
+    assert page.status_code == 404 and 'href="/admin/"' in page.text and "nothing that you may see" in page.text
 
 
 def test_other_sites_cannot_post_the_login_form(server: Server) -> None:

@@ -220,7 +220,7 @@ def test_hidden_characters_are_escaped_in_the_curl(root: Client) -> None:
 
 
 def test_a_search_inside_a_conversation_stays_in_it(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("console.searching.MOST_QUESTIONS", 1)
+    monkeypatch.setattr("console.search.words.MOST_QUESTIONS", 1)
     here = exchange(HOME, "My bees are well.", "Good.")
     exchange(WORK, "The bees are late.", "Oh.", minutes=1)
     exchanges = reverse("admin:conversations_exchange_changelist")
