@@ -60,15 +60,17 @@ FROM earlier w WHERE w.id = e.id AND w.measured
 """
 
 LEDGERS = """
-INSERT INTO conversations_ledger (exchange_id, key, candidates, considered, injected, message_ids, tokens)
-SELECT w.id, decode(md5(w.id::text), 'hex'),
-    (SELECT jsonb_agg(jsonb_build_object('id', c.id, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
+INSERT INTO conversations_ledger (
+    exchange_id, instance_id, key, packed, considered, candidates, injected, message_ids, tokens
+)
+SELECT w.id, e.instance_id, decode(md5(w.id::text), 'hex'),
+    ARRAY(SELECT convert_to(jsonb_build_object('id', c.id, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
         'arms', jsonb_build_object('vector', jsonb_build_object('rank', n, 'score', 0.6),
                                    'words', jsonb_build_object('rank', n + 1, 'score', 0.4)),
-        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant'))
+        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant')::text, 'UTF8')
      FROM unnest(w.ids) WITH ORDINALITY c(id, n)),
-    w.ids, '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]', w.ids[:5], 400
-FROM earlier w
+    w.ids, '[]', '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]', w.ids[:5], 400
+FROM earlier w JOIN conversations_exchange e ON e.id = w.id
 """
 
 ANSWERS = """

@@ -27,6 +27,7 @@ from benchmarks.home import home
 from benchmarks.processes import cpu_seconds
 from benchmarks.statements import Statements, counted
 from benchmarks.texts import Writer, history
+from conversations.embedders.base import Embedder
 
 SCOPE = ("benchmark", "phases")
 WINDOW = 6  # turns that the client resends
@@ -95,6 +96,8 @@ def fill(messages: int) -> None:
 class Client:
     """An app that resends its latest turns with each question."""
 
+    scope = SCOPE
+
     def __init__(self, answer_words: int) -> None:
         self._writer = Writer(seed=2)
         self._words = answer_words
@@ -107,11 +110,14 @@ class Client:
 
     def answer(self) -> bytes:
         """The provider's answer to it."""
-        message = {"role": "assistant", "content": self._writer.sentence(self._words)}
+        message = {"role": "assistant", "content": self.answer_text()}
         self._turns.append(message)
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": self._words}
         return json.dumps({"id": "a", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+    def answer_text(self) -> str:
+        return self._writer.sentence(self._words)
 
 
 class Run:
@@ -127,6 +133,10 @@ class Run:
         self._providers = configuration.from_environment({})
         self._rules = rules_file.from_environment({})
         self._options = MemoryOptions(recall=recall)
+
+    def use(self, embedder: Embedder) -> None:
+        """Embed by this one, which bears the name of the model in use."""
+        self._memory.embedder = lambda: embedder  # type: ignore[assignment]
 
     async def exchange(self, client: Client, meter: Meter) -> None:
         """One request from its decoding to the vectors of its answer."""
@@ -148,7 +158,7 @@ class Run:
             counter = tokens.counter(target.model)
             limit = Limit(self._providers.window(target), counter.exact)
             admit(chat, limit, counter.count)
-            scope = Scope(*SCOPE)
+            scope = Scope(*client.scope)
             request = Request(uuid.uuid4(), scope, self._options, chat, target, counter.count)
             exchange = RememberedExchange(self._memory, request)
             await exchange.decide(self._rules.holding(chat, []), polls=True)

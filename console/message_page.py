@@ -16,8 +16,7 @@ MOST_EXCHANGES = 20
 def show(request: HttpRequest, message: Message) -> HttpResponse:
     """The page of a message."""
     # Fetch all by their index and sort here: with a limit, PostgreSQL might scan every ledger instead.
-    ledgers = Ledger.objects.filter(message_ids__contains=[message.pk]).values_list("exchange", flat=True)
-    shown_in = sorted(ledgers, reverse=True)
+    shown_in = sorted(Ledger.objects.showing(message).values_list("exchange", flat=True), reverse=True)
     pieces = (
         Embedding.objects.filter(message=message).select_related("model").defer("vector").order_by("model", "start")
     )

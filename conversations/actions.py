@@ -32,13 +32,14 @@ from conversations.turns import Count, Turn
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What recall found, and what was injected. The fields are those of the model."""
+    """What recall found, and what was added to the request. The fields are those of the model."""
 
     key: bytes
     candidates: tuple[Mapping[str, Any], ...] = ()
     injected: tuple[str, ...] = ()
     message_ids: tuple[int, ...] = ()
     tokens: int = 0
+    rendering: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +149,13 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
     if ledger := asked.ledger:
         models.Ledger.objects.create(
             exchange=exchange,
+            instance=instance,
             key=ledger.key,
             candidates=list(ledger.candidates),
             considered=[candidate["id"] for candidate in ledger.candidates],
             injected=list(ledger.injected),
             message_ids=list(ledger.message_ids),
+            rendering=ledger.rendering,
             tokens=ledger.tokens,
         )
     add_to_counters(instance=instance, messages=where.ids.count(None), exchanges=1, active=created)

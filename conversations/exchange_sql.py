@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from conversations.ledger_entries import pack
 from conversations.lexemes import asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
 from conversations.states import Ended
@@ -87,10 +88,11 @@ def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
     if ledger:
         values |= {
             "key": ledger.key,
-            "candidates": json.dumps(list(ledger.candidates)),
+            "candidates": [pack(entry) for entry in ledger.candidates],
             "considered": [candidate["id"] for candidate in ledger.candidates],
             "injected": json.dumps(list(ledger.injected)),
             "message_ids": list(ledger.message_ids),
+            "rendering": ledger.rendering,
         }
     statement = OPEN.format(
         scope=SCOPE,
@@ -297,9 +299,11 @@ SELECT id, instance_id, question_id FROM opened
 """
 
 LEDGER = """, ledger AS (
-    INSERT INTO conversations_ledger (exchange_id, key, candidates, considered, injected, message_ids, tokens)
-    SELECT opened.id, %(key)s, %(candidates)s::jsonb, %(considered)s::bigint[], %(injected)s::jsonb,
-           %(message_ids)s::bigint[], %(memory_tokens)s
+    INSERT INTO conversations_ledger (
+        exchange_id, instance_id, key, packed, considered, candidates, injected, message_ids, rendering, tokens
+    )
+    SELECT opened.id, opened.instance_id, %(key)s, %(candidates)s::bytea[], %(considered)s::bigint[], '[]',
+           %(injected)s::jsonb, %(message_ids)s::bigint[], %(rendering)s, %(memory_tokens)s
     FROM opened
 )"""
 

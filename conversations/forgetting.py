@@ -177,7 +177,7 @@ FEW = 1000
 class Naming(NamedTuple):
     """SQL that finds the exchanges that sent a message (`sent`) and remaining ledgers that mention one (`named`).
 
-    `shown` is true for a ledger whose injected text quotes a message that goes.
+    `shown` is true for a ledger of a request to which a message that goes was added.
     """
 
     sent: str
@@ -188,7 +188,7 @@ BY_INDEX = Naming(
     sent="SELECT id FROM conversations_exchange WHERE request_ids && ARRAY(SELECT id FROM doomed)",
     named="""
     SELECT l.id, l.message_ids && ARRAY(SELECT id FROM doomed) AS shown FROM conversations_ledger l
-    WHERE (l.considered && ARRAY(SELECT id FROM doomed) OR l.message_ids && ARRAY(SELECT id FROM doomed))
+    WHERE array_cat(l.considered, l.message_ids) && ARRAY(SELECT id FROM doomed)
       AND NOT EXISTS (SELECT FROM touched t WHERE t.id = l.exchange_id AND t.goes)
     """,
 )
@@ -257,21 +257,29 @@ FROM (
            coalesce(sum(octet_length(e.parameters) + octet_length(e.error) + pg_column_size(e.prompts)), 0) AS bytes
     FROM conversations_exchange e JOIN touched t ON t.id = e.id WHERE t.goes
 ) leaving, (
-    SELECT count(*) AS rows, coalesce(sum(pg_column_size(l.candidates) + pg_column_size(l.injected)), 0) AS bytes
+    SELECT count(*) AS rows,
+           coalesce(sum(pg_column_size(l.packed) + pg_column_size(l.candidates) + pg_column_size(l.injected)), 0)
+               AS bytes
     FROM conversations_ledger l JOIN touched t ON t.id = l.exchange_id WHERE t.goes
 ) ledgers
 """
 
 REMOVE = (
-    # Texts that quote a message: injected ones, candidates, and the other texts of requests that contained it.
+    # Texts that quote a message: injected ones, and the other texts of requests that contained it. Entries of ledgers:
+    # `packed` has one for each id in `considered`, `candidates` those that earlier versions wrote.
     """
     UPDATE conversations_ledger l
     SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
+        rendering = CASE WHEN m.shown THEN ''::bytea ELSE l.rendering END,
         message_ids = CASE WHEN m.shown THEN '{}' ELSE l.message_ids END,
         tokens = CASE WHEN m.shown THEN 0 ELSE l.tokens END,
         considered = ARRAY(
             SELECT c.id FROM unnest(l.considered) WITH ORDINALITY c(id, place)
             WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
+        ),
+        packed = ARRAY(
+            SELECT c.entry FROM unnest(l.considered, l.packed) WITH ORDINALITY c(id, entry, place)
+            WHERE c.entry IS NOT NULL AND NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
         ),
         candidates = coalesce((
             SELECT jsonb_agg(c.entry ORDER BY c.place)

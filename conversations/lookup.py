@@ -152,8 +152,8 @@ def instances(partition: str, *, limit: int, cursor: str | None) -> Page:
     return _by_name(rows.values("name", "message_count", "exchange_count", "last_active"), limit, cursor)
 
 
-def exchange(trace_id: uuid.UUID) -> Json | None:
-    """An exchange with its messages and its ledger, or None."""
+def exchange(trace_id: uuid.UUID, added: Callable[[Ledger], Json]) -> Json | None:
+    """An exchange with its messages and its ledger, or None. `added` tells what was added to its request."""
     row = Exchange.objects.select_related("instance__partition", "ledger").filter(trace_id=trace_id).first()
     if row is None:
         return None
@@ -175,14 +175,12 @@ def exchange(trace_id: uuid.UUID) -> Json | None:
             for at, pk in enumerate(row.request_ids)
         ],
         "messages": [as_json(each) for each in related.filter(exchange=row).order_by("id")],
-        "ledger": _ledger(getattr(row, "ledger", None)),
+        "ledger": _ledger(row.ledger, added) if hasattr(row, "ledger") else None,
     }
 
 
-def _ledger(row: Ledger | None) -> Json | None:
-    if row is None:
-        return None
-    return {"candidates": row.candidates, "injected": row.injected, "shown": row.message_ids, "tokens": row.tokens}
+def _ledger(row: Ledger, added: Callable[[Ledger], Json]) -> Json:
+    return {"candidates": row.entries, "shown": row.message_ids, "tokens": row.tokens} | added(row)
 
 
 # --- totals -------------------------------------------------------------------------------------------

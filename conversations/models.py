@@ -1,8 +1,12 @@
-"""Tables: fields, constraints and indexes. Reads are in querysets.py; writes in messages.py and actions.py."""
+"""Tables: fields, constraints and indexes. Reads are in querysets.py; writes in messages.py and actions.py.
+
+A foreign key has an index of its own (`db_index`) unless another index begins with its column.
+"""
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -13,10 +17,13 @@ from django.db.models import Q
 from pgvector.django import HalfVectorField
 
 from conversations import states
+from conversations.ledger_entries import EntriesField
 from conversations.querysets import (
+    MENTIONED,
     EmbeddingQuerySet,
     ExchangeQuerySet,
     InstanceQuerySet,
+    LedgerQuerySet,
     MessageQuerySet,
     PartitionQuerySet,
 )
@@ -54,7 +61,7 @@ class Instance(models.Model):
     Every write updates the counters, so that no page has to count a million rows.
     """
 
-    partition = models.ForeignKey(Partition, on_delete=models.CASCADE, related_name="instances")
+    partition = models.ForeignKey(Partition, on_delete=models.CASCADE, related_name="instances", db_index=False)
     name = models.CharField(max_length=NAME_LENGTH)
     created = models.DateTimeField(auto_now_add=True)
     message_count = models.PositiveIntegerField(default=0)
@@ -78,7 +85,7 @@ class Exchange(models.Model):
     Ended = states.Ended
 
     trace_id = models.UUIDField(default=uuid.uuid4, unique=True)
-    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="exchanges")
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="exchanges", db_index=False)
     created = models.DateTimeField()
     finished = models.DateTimeField(null=True)
     dialect = models.TextField(default=states.CHAT_COMPLETIONS, db_default=states.CHAT_COMPLETIONS)
@@ -133,34 +140,49 @@ class Exchange(models.Model):
 
 
 class Ledger(models.Model):
-    """What recall found for one exchange: each candidate, its ranks and score, shown or left out and why.
+    """What recall found for one exchange: each message shown and the nearest that were not, with ranks, score and why.
 
-    `injected` holds the JSON texts of the messages inserted before the last user message, exactly as sent.
-    `message_ids` are the messages it quotes; forgetting one of them empties `injected`.
+    `message_ids` are the stored messages that were added to the request, and `rendering` says how (proxy/prompt/
+    rendering.py), so that the added text is rebuilt from them. `injected` holds that text, as JSON texts of messages,
+    where it was not made by a rendering. Forgetting one of the messages empties all three.
     """
 
     exchange = models.OneToOneField(Exchange, on_delete=models.CASCADE, related_name="ledger")
+    # Null in rows that an earlier version writes beside this one. The exchange vouches for it, so it is not checked.
+    instance = models.ForeignKey(
+        Instance, on_delete=models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
+    )
     key = models.BinaryField(max_length=16)  # conversation_key() of the turns up to the last user message
-    candidates = models.JSONField(default=list)
+    candidates = EntriesField(default=list, db_default=[], db_column="packed")
     considered = ArrayField(models.BigIntegerField(), default=list)  # the candidates' ids
+    earlier_candidates = models.JSONField(default=list, db_column="candidates")  # in rows of earlier versions
     injected = models.JSONField(default=list)
     message_ids = ArrayField(models.BigIntegerField(), default=list)
+    rendering = models.BinaryField(default=b"", db_default=b"")
     tokens = models.PositiveIntegerField(default=0)
+
+    objects = LedgerQuerySet.as_manager()
 
     class Meta:
         indexes = [
             models.Index(fields=["key"], name="ledger_by_key"),
-            GinIndex(fields=["considered", "message_ids"], name="ledger_by_message", gin_pending_list_limit=PENDING),
+            GinIndex(MENTIONED, name="ledger_by_mention", gin_pending_list_limit=PENDING),
         ]
 
     def __str__(self) -> str:
-        return f"{len(self.candidates)} candidates"
+        return f"{len(self.entries)} candidates"
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """One for each message considered (see ledger_entries.py), whatever version wrote them."""
+        entries: list[dict[str, Any]] = self.candidates or self.earlier_candidates
+        return entries
 
 
 class Message(models.Model):
     """One turn: `payload` is its JSON text as the API sent it, `content` its plain text."""
 
-    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="messages")
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="messages", db_index=False)
     exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
     # The turn before it in the client's conversation. Forks share a parent.
     parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
@@ -227,8 +249,8 @@ class EmbeddingModel(models.Model):
 class Embedding(models.Model):
     """One piece of a message under one embedding model; `start` and `end` are offsets in its content."""
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="embeddings")
-    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="+")
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="embeddings", db_index=False)
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="+", db_index=False)
     model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="embeddings")
     start = models.PositiveIntegerField()
     end = models.PositiveIntegerField()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
 from django.db.models import Min
 from pgvector.django import CosineDistance
@@ -18,12 +19,17 @@ from conversations.lexemes import search_query
 from conversations.turns import storable
 
 if TYPE_CHECKING:
-    from conversations.models import Embedding, Exchange, Instance, Message, Partition  # noqa: F401, named in the bases below
+    from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition  # noqa: F401, named in the bases below
 
 
 M = TypeVar("M", bound=models.Model)
 
 LONGEST_SEARCH = 1000  # characters of a search; the rest is cut off
+
+# The messages that a ledger names, as its index has them.
+MENTIONED = models.Func(
+    "considered", "message_ids", function="array_cat", output_field=ArrayField(models.BigIntegerField())
+)
 
 SCRATCH = "reservoir-evaluation-"  # the prefix of partition names that clients may not use
 
@@ -89,6 +95,13 @@ class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
 
 class EmbeddingQuerySet(ScopedQuerySet["Embedding"]):
     """Vectors."""
+
+
+class LedgerQuerySet(models.QuerySet["Ledger"]):
+    def showing(self, message: Message) -> Self:
+        """The ledgers of requests to which this message was added."""
+        rows = self.filter(instance_id=message.instance_id).alias(mentioned=MENTIONED)
+        return rows.filter(mentioned__contains=[message.pk], message_ids__contains=[message.pk])
 
 
 class MessageQuerySet(ScopedQuerySet["Message"]):

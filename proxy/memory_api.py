@@ -109,8 +109,11 @@ class MessagePage(Schema):
 
 
 class Candidates(Schema):
-    candidates: list[dict[str, Any]] = Field(description="all messages considered, and why each was added or not")
-    injected: list[str] = Field(description="the added messages, as JSON texts, exactly as sent")
+    candidates: list[dict[str, Any]] = Field(
+        description="each message that was added and the nearest that were not, and why"
+    )
+    injected: list[str] = Field(description="the added messages, as JSON texts; a text of its own is a part of one")
+    exact: bool = Field(description="whether these are the texts as sent; false if that version worded them otherwise")
     shown: list[int]
     tokens: int
 

@@ -81,7 +81,7 @@ class Table:
 
 def table(request: HttpRequest, ledger: Ledger | None) -> Table:
     """The ledger with the messages that the user may see."""
-    entries = [entry for entry in ledger.candidates if isinstance(entry, dict)] if ledger else []
+    entries = [entry for entry in ledger.entries if isinstance(entry, dict)] if ledger else []
     arms = list(dict.fromkeys(arm for entry in entries for arm in _arms(entry)))
     messages, texts = _messages(request, entries)
     best = max((_score(entry) or 0 for entry in entries), default=0) or 1

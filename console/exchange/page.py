@@ -21,6 +21,8 @@ from console.visible import require, visible
 from conversations.models import Exchange, Ledger, Message
 from conversations.states import MemoryState
 from proxy.answer.timings import PHASES
+from proxy.memory.added import added_by
+from proxy.memory.rendering import Added
 
 PHASE_TITLES = {
     "recall": "find memories",
@@ -37,10 +39,11 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     kept = Ledger.objects.filter(exchange=exchange).first()
     table = ledger.table(request, kept)
     sent = read_sent(request, exchange)
-    added = [added_turn(raw) for raw in kept.injected] if kept else []
+    texts, exact = added_by(kept) if kept else Added()
+    added = [added_turn(raw) for raw in texts]
     both = with_added(sent.turns, added)
     got = [turn for turn in both if not turn.left_out]
-    got_texts = texts_sent(sent.turns, kept.injected if kept else [])
+    got_texts = texts_sent(sent.turns, texts)
     answers = _answers(request, exchange)
     # Forgetting a quoted message removes the addition; the other quoted messages are still stored.
     recalled = [] if added else [row.text for row in (*table.memories, *table.turns)]
@@ -70,7 +73,8 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         usage=_usage(exchange.usage),
         parameters=safe_text.shown(pretty(exchange.parameters)),
         curl=curl(request, exchange, sent),
-        emptied=bool(kept and not kept.injected and exchange.memories),
+        emptied=bool(kept and not texts and exchange.memories),
+        exact=exact or not texts,
         large=sum(turn.large for turn in sent.turns),
         sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
         got_json=safe_text.shown(pretty(body(exchange.parameters, got_texts, model=exchange.model))),

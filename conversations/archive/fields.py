@@ -4,7 +4,8 @@ Each message is one object. Its first fields are those of the original Reservoir
 trace_id, partition, instance, content, role, embedding, url, timestamp (milliseconds). Ours follow: `payload` is the
 message's JSON as the API sent it, `id` and `parent` are numbers valid within the file, and `uid` identifies the
 message in any database. `exchange` has the fields of its exchange. The texts of the request and the ledger appear
-only at the first message of an exchange, since one request may bring thousands of messages.
+only at the first message of an exchange, since one request may bring thousands of messages. A ledger's `rendering` is
+how the messages in `message_ids` were added to the request (proxy/memory/rendering.py), as hexadecimal digits.
 
 The import reads this format and the original Reservoir's. It imports nothing twice, so an interrupted import can
 simply be started again.
@@ -24,6 +25,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
 
+from conversations.ledger_entries import EntriesField
 from conversations.models import Exchange, Ledger, Message
 from conversations.turns import UNSTORABLE, Json, storable_json
 
@@ -34,7 +36,7 @@ NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 # Not exported: keys, columns derived from others, and what has a meaning in one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
 NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question"}
-NOT_OF_LEDGER = {"id", "exchange", "key", "considered"}
+NOT_OF_LEDGER = {"id", "exchange", "instance", "key", "considered", "earlier_candidates", "rendering"}
 
 
 def _fields(model: type[models.Model], without: set[str]) -> Fields:
@@ -91,13 +93,17 @@ def _value(field: models.Field[Any, Any], value: Any) -> Any:
         kinds = int
     elif isinstance(field, models.JSONField) and field.has_default():
         kinds = type(field.get_default())
-    elif isinstance(field, ArrayField):
+    elif isinstance(field, ArrayField):  # also EntriesField
         kinds = list
     if value is None or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise ValueError
     if isinstance(value, str) and UNSTORABLE.search(value):
         raise ValueError
     if isinstance(field, models.JSONField):
+        if storable_json(value) != value:
+            raise ValueError
+        return value
+    if isinstance(field, EntriesField):
         if storable_json(value) != value:
             raise ValueError
         return value

@@ -176,16 +176,16 @@ def _ledger(given: Any) -> Json:
         raise ValueError("exchange.ledger is not an object")
     fields = checked(LEDGER, given, "exchange.ledger.")
     try:
-        key = bytes.fromhex(given.get("key", ""))
+        key, rendering = (bytes.fromhex(given.get(name, "")) for name in ("key", "rendering"))
     except (TypeError, ValueError):
-        key = b""
+        key = rendering = b""
     if len(key) != 16 or fields.keys() != LEDGER.keys():
         raise ValueError("exchange.ledger is incomplete")
     if not all(isinstance(entry, dict) and _is_id(entry.get("id")) for entry in fields["candidates"]):
         raise ValueError("exchange.ledger.candidates is invalid")
     if not all(isinstance(text, str) for text in fields["injected"]):
         raise ValueError("exchange.ledger.injected is invalid")
-    return fields | {"key": key}
+    return fields | {"key": key, "rendering": rendering}
 
 
 def _pieces(value: Json, length: int) -> tuple[Piece, ...]:

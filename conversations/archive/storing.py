@@ -102,7 +102,7 @@ class Importer:
                 row.question_id = known.get(named.question) if named.question is not None else None
                 rows.append(row)
                 if named.ledger:
-                    ledgers.append(Ledger(exchange=row, **_ledger(named.ledger, known)))
+                    ledgers.append(Ledger(exchange=row, instance_id=row.instance_id, **_ledger(named.ledger, known)))
             with transaction.atomic():
                 Exchange.objects.bulk_update(rows, ["request_ids", "question"])
                 Ledger.objects.bulk_create(ledgers, ignore_conflicts=True)
@@ -147,6 +147,7 @@ def _ledger(fields: Json, known: Mapping[int, int]) -> Json:
         "considered": [entry["id"] for entry in candidates],
         "message_ids": [known[theirs] for theirs in fields["message_ids"]] if whole else [],
         "injected": fields["injected"] if whole else [],
+        "rendering": fields["rendering"] if whole else b"",
         "tokens": fields["tokens"] if whole else 0,
     }
 

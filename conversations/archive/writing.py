@@ -126,7 +126,9 @@ def _exchange(exchange: Exchange) -> tuple[Json, Json]:
     long = {name: short.pop(name) for name in AT_LENGTH} | {"question": exchange.question_id, "ledger": None}
     ledger: Ledger | None = getattr(exchange, "ledger", None)
     if ledger:
-        long["ledger"] = {name: written(getattr(ledger, name)) for name in LEDGER} | {"key": bytes(ledger.key).hex()}
+        fields = {name: written(getattr(ledger, name)) for name in LEDGER} | {"candidates": ledger.entries}
+        bytes_ = {name: bytes(getattr(ledger, name)).hex() for name in ("key", "rendering")}
+        long["ledger"] = fields | bytes_
     return short, long
 
 

@@ -29,7 +29,7 @@ from conversations.recall.names import in_first_person, mentions, same_person
 from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
 from conversations.recall.ranking import WEIGHTS, Asked, Bools, Floats, Frame, Ints, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
-from conversations.recall.spans import WHOLE, Scored, best_span
+from conversations.recall.spans import WHOLE, Scored, best_span, excerpt
 from conversations.turns import storable
 
 CANDIDATES = 50
@@ -91,9 +91,7 @@ class Candidate:
     @property
     def text(self) -> str:
         """The text to show, with dots where something is left out."""
-        before = "… " if self.start > 0 else ""
-        after = " …" if self.end < len(self.content) else ""
-        return f"{before}{self.content[self.start : self.end].strip()}{after}"
+        return excerpt(self.content, self.start, self.end)
 
 
 def prepare_query(*, scope: Scope, text: str) -> Query:

@@ -30,6 +30,13 @@ class Scored(NamedTuple):
     cosine: float
 
 
+def excerpt(text: str, start: int, end: int) -> str:
+    """A part of a text as it is shown, with dots where something is left out."""
+    before = "… " if start > 0 else ""
+    after = " …" if end < len(text) else ""
+    return f"{before}{text[start:end].strip()}{after}"
+
+
 def best_span(text: str, pieces: Sequence[Scored], stems: Collection[str]) -> tuple[int, int]:
     """The offsets of what to show: the best piece, widened; or all of a short text.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from django.db import connection
 from django.db.models.functions import Left
 
-from conversations.models import Ledger, Message
+from conversations.models import Message
 from conversations.querysets import Scope
-from conversations.states import MemoryState
 
 LONGEST_TOKEN = 16  # characters; a text with more than this for each token of the budget is too long, uncounted
 MESSAGE_OVERHEAD = 4  # tokens that a message costs besides its text
@@ -33,11 +34,13 @@ class LatestMessage(NamedTuple):
 
 
 class EarlierInjection(NamedTuple):
-    """What an earlier round of a tool loop was given: JSON texts, ids of stored messages, tokens."""
+    """What an earlier round of a tool loop was given: its texts, or else ids of stored messages and their rendering."""
 
-    messages: tuple[str, ...]
+    injected: tuple[str, ...]
+    rendering: bytes
     message_ids: tuple[int, ...]
     tokens: int
+    instance_id: int
 
 
 Pair = tuple[LatestMessage, LatestMessage]  # a question and its answer
@@ -88,13 +91,36 @@ def _latest(row: Row) -> LatestMessage:
 
 def earlier_injection(scope: Scope, key: bytes) -> EarlierInjection | None:
     """What the latest exchange with this ledger key was given, None without one."""
-    ledgers = Ledger.objects.filter(
-        key=key,
-        exchange__instance__partition__name=scope.partition,
-        exchange__instance__name=scope.instance,
-    )
-    # A round whose recall was late added nothing: the round before it decides.
-    ledger = ledgers.exclude(exchange__memory=MemoryState.DEGRADED, injected=[]).order_by("-pk").first()
-    if ledger is None:
+    with connection.cursor() as cursor:
+        cursor.execute(EARLIER, {"key": key, "partition": scope.partition, "instance": scope.instance})
+        row = cursor.fetchone()
+    if row is None:
         return None
-    return EarlierInjection(tuple(ledger.injected), tuple(ledger.message_ids), ledger.tokens)
+    injected, rendering, message_ids, tokens, instance_id = row
+    return EarlierInjection(tuple(json.loads(injected)), bytes(rendering), tuple(message_ids), tokens, instance_id)
+
+
+# A round whose recall was late added nothing: the round before it decides.
+EARLIER = """
+SELECT l.injected, l.rendering, l.message_ids, l.tokens, i.id
+FROM conversations_partition p JOIN conversations_instance i ON i.partition_id = p.id
+JOIN conversations_ledger l ON l.instance_id = i.id
+JOIN conversations_exchange e ON e.id = l.exchange_id AND e.instance_id = i.id
+WHERE p.name = %(partition)s AND i.name = %(instance)s AND l.key = %(key)s
+  AND NOT (e.memory = 'degraded' AND l.injected = '[]'::jsonb AND l.message_ids = '{}')
+ORDER BY l.id DESC LIMIT 1
+"""
+
+
+def stored_texts(ids: Sequence[int], *, instance_id: int | None) -> list[tuple[int, str, str, datetime, str]]:
+    """(id, role, name, time, text) of those of an instance's messages that still exist."""
+    with connection.cursor() as cursor:
+        cursor.execute(TEXTS, {"instance": instance_id, "ids": list(ids)})
+        rows: list[tuple[int, str, str, datetime, str]] = cursor.fetchall()
+        return rows
+
+
+TEXTS = """
+SELECT id, role, name, created, content FROM conversations_message
+WHERE instance_id = %(instance)s AND id = ANY(%(ids)s::bigint[])
+"""

@@ -118,7 +118,7 @@ async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: 
 
 def _considered(trace_id: uuid.UUID) -> list[Considered]:
     exchange = Exchange.objects.select_related("ledger").get(trace_id=trace_id)
-    entries = [entry for entry in exchange.ledger.candidates if entry["arm"] == "recall"]
+    entries = [entry for entry in exchange.ledger.entries if entry["arm"] == "recall"]
     texts = dict(Message.objects.filter(pk__in=[e["id"] for e in entries]).values_list("pk", "content"))
     connection.close()
     return [Considered(texts[e["id"]], e["score"], e["kept"], e["why"]) for e in entries if e["id"] in texts]

@@ -19,7 +19,7 @@ from conversations.querysets import Scope
 from conversations.repetition import set_aside
 from conversations.states import Ended, MemoryState
 from conversations.turns import Turn, digest, plain_text, storable, storable_json
-from proxy.memory.ledger import entries, explained
+from proxy.memory.ledger import explained, kept
 from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, question_key
 from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
 from proxy.prompt.chat import Chat, ChatMessage, Json, Reply
@@ -200,13 +200,9 @@ class RememberedExchange:
         return await self._service.store(work, entry, scope=scope, trace_id=trace_id, seconds=seconds, spooled=spooled)
 
     def _ledger(self, injection: Injection) -> actions.Ledger:
-        return actions.Ledger(
-            key=question_key(self._request.chat),
-            candidates=tuple(entries(self._recalled, injection, self._request.count)),
-            injected=injection.messages,
-            message_ids=injection.shown,
-            tokens=injection.tokens,
-        )
+        request = self._request
+        key, role = question_key(request.chat), request.target.memory_role
+        return kept(self._recalled, injection, key=key, role=role, count=request.count)
 
     def _ask(self, injection: Injection) -> actions.Asked:
         """The question as it is stored. Slow for a long history, so it happens off the event loop."""

@@ -26,6 +26,7 @@ from conversations.turns import Json
 from proxy.database.reconnecting import on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.errors import BadRequest, Overloaded, Unavailable
+from proxy.memory.added import HasAdded, added_by
 from proxy.spool.writing import SpoolError
 
 __all__ = ["History", "MessageFilter", "Page", "Selection"]
@@ -74,7 +75,7 @@ class History:
 
     async def exchange(self, trace_id: uuid.UUID) -> Json | None:
         """An exchange with its messages and its ledger, None without one."""
-        return await self._read(partial(lookup.exchange, trace_id))
+        return await self._read(partial(lookup.exchange, trace_id, _added))
 
     async def view(self, count: int, *, partition: str, instance: str) -> list[Json]:
         """The latest messages of a scope, oldest first."""
@@ -163,3 +164,8 @@ async def _begun(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[byt
         yield first
         async for chunk in rest:
             yield chunk
+
+
+def _added(ledger: HasAdded) -> Json:
+    texts, exact = added_by(ledger)
+    return {"injected": list(texts), "exact": exact}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from conversations.actions import Ledger
+from conversations.ledger_entries import Why, nearest
 from conversations.recall.search import Candidate
 from proxy.memory.recollection import Recollection, as_memory
-from proxy.prompt.chat import Json, Turn
+from proxy.memory.rendering import Part, described
+from proxy.prompt.chat import Json, MemoryRole, Turn
 from proxy.prompt.counting import Count
 from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
 from proxy.prompt.injection import Injection
 from proxy.prompt.window import WINDOW
 
-# Why a message is not shown, for readers who have never seen the code.
-REASONS = {
-    BUDGET: "left out: no room for it in the budget for memories",
-    DUPLICATE: "left out: the same text is shown already",
-    EMPTY: "left out: it has no text that could be shown",
-    WINDOW: "left out: the request would not have fitted the model's window",
-}
+MISSES = 8  # messages that were not shown: the nearest ones stay in the ledger
+
+REASONS = {BUDGET: Why.NO_ROOM, DUPLICATE: Why.SAME_TEXT, EMPTY: Why.NO_TEXT, WINDOW: Why.WINDOW}
 
 
 def entries(recalled: Recollection, injection: Injection, count: Count) -> list[Json]:
@@ -32,6 +31,35 @@ def entries(recalled: Recollection, injection: Injection, count: Count) -> list[
         *(_turn_entry(turn, injection, count) for turn in recalled.additions.turns),
         *(_candidate_entry(candidate, recalled, injection, count) for candidate in recalled.candidates),
     ]
+
+
+def kept(recalled: Recollection, injection: Injection, *, key: bytes, role: MemoryRole, count: Count) -> Ledger:
+    """What is stored of it: the entries of what was shown and of the nearest misses, and how to add the same again.
+
+    `key` is the request's question_key(), `role` that of the message that holds the memories.
+    """
+    rendering = _rendering(recalled, injection, role)
+    return Ledger(
+        key=key,
+        candidates=tuple(nearest(entries(recalled, injection, count), MISSES)),
+        injected=() if rendering else injection.messages,
+        message_ids=injection.shown,
+        tokens=injection.tokens,
+        rendering=rendering,
+    )
+
+
+def _rendering(recalled: Recollection, injection: Injection, role: MemoryRole) -> bytes:
+    """Empty if nothing was added, or a text whose rendering is not known."""
+    if not injection.messages:
+        return b""
+    if recalled.reused:
+        return recalled.reused.rendering
+    turns = {turn.id for turn in recalled.additions.turns}
+    candidates = {candidate.id: candidate for candidate in recalled.candidates}
+    memories = [candidates[pk] for pk in injection.shown if pk not in turns]
+    parts = [Part(memory.start, memory.end, memory.is_wish) for memory in memories]
+    return described(injection.messages, role, len(injection.shown) - len(parts), parts)
 
 
 def explained(recalled: Recollection, injection: Injection, count: Count) -> list[Json]:
@@ -73,7 +101,7 @@ def _turn_entry(turn: Turn, injection: Injection, count: Count) -> Json:
         "arm": "latest",
         "tokens": count(str(turn.message.payload["content"])),
         "kept": turn.id in injection.shown,
-        "why": REASONS.get(injection.reasons.get(turn.id, ""), "shown: one of the latest messages"),
+        "why": REASONS.get(injection.reasons.get(turn.id, ""), Why.LATEST).value,
     }
 
 
@@ -87,17 +115,15 @@ def _candidate_entry(candidate: Candidate, recalled: Recollection, injection: In
         "piece": [candidate.start, candidate.end],
         "tokens": note_tokens(as_memory(candidate), count),
         "kept": candidate.id in injection.shown and not is_latest,
-        "why": _why(candidate, recalled, injection, is_latest=is_latest),
+        "why": _why(candidate, recalled, injection, is_latest=is_latest).value,
     }
 
 
-def _why(candidate: Candidate, recalled: Recollection, injection: Injection, *, is_latest: bool) -> str:
+def _why(candidate: Candidate, recalled: Recollection, injection: Injection, *, is_latest: bool) -> Why:
     if is_latest:
-        return "not repeated: it is among the latest messages, which are added as turns"
+        return Why.AMONG_LATEST
     if candidate.id in injection.shown:
-        return "shown: a standing wish" if candidate.is_wish else "shown: relevant"
+        return Why.WISH if candidate.is_wish else Why.RELEVANT
     if any(memory.id == candidate.id for memory in recalled.additions.memories):
-        return REASONS.get(injection.reasons.get(candidate.id, ""), "left out")
-    if not candidate.relevant:
-        return "left out: scores less than half of the best"
-    return "not repeated: the request holds it already"
+        return REASONS.get(injection.reasons.get(candidate.id, ""), Why.OTHERWISE)
+    return Why.IN_REQUEST if candidate.relevant else Why.LOW_SCORE

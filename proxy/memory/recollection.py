@@ -21,7 +21,9 @@ from conversations.recall.search import CANDIDATES, PARTS, Candidate, Query, pre
 from conversations.recall.unranked import LatestMessage, earlier_injection, latest_pairs
 from conversations.states import MemoryState
 from conversations.turns import conversation_key, digest, plain_text
-from proxy.prompt.chat import Additions, Chat, ChatMessage, Memory, Turn
+from proxy.memory.added import added_by
+from proxy.memory.rendering import Stored, as_turn
+from proxy.prompt.chat import Additions, Chat, Memory, Turn
 from proxy.prompt.counting import Count
 from proxy.prompt.enrichment import wishes_first, without_block
 from proxy.prompt.injection import Reused
@@ -78,7 +80,10 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
     """
     chat = request.chat
     if chat.in_tool_loop and (earlier := earlier_injection(request.scope, question_key(chat))):
-        return Recollection(MemoryState.ON, reused=Reused(*earlier))
+        texts = added_by(earlier).texts
+        return Recollection(
+            MemoryState.ON, reused=Reused(texts, earlier.message_ids, earlier.tokens, earlier.rendering)
+        )
     assert chat.last_user is not None
     text = _shortened(plain_text(without_block(chat.messages[chat.last_user].payload)))
     query = prepare_query(scope=request.scope, text=text)
@@ -172,5 +177,4 @@ def _latest_turns(request: RecallRequest, present: Set[bytes]) -> tuple[Turn, ..
 
 
 def _as_turn(message: LatestMessage) -> Turn:
-    payload = {"role": message.role, "content": message.text} | ({"name": message.name} if message.name else {})
-    return Turn(message.id, ChatMessage.make(payload), message.created)
+    return as_turn(Stored(message.id, message.role, message.name, message.created, message.text))

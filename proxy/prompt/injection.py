@@ -13,11 +13,15 @@ from proxy.prompt.window import Limit, fit
 
 
 class Reused(NamedTuple):
-    """The injection of the first request with this user message: JSON texts, ids of stored messages, tokens."""
+    """The injection of the first request with this user message: JSON texts, ids of stored messages, tokens.
+
+    `rendering` is what the texts are kept as (proxy/memory/rendering.py); empty for those that an earlier version sent.
+    """
 
     messages: tuple[str, ...]
     shown: tuple[int, ...]
     tokens: int
+    rendering: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Injection:
 
     chat: Chat
     messages: tuple[str, ...] = ()  # JSON texts; the one of a block inside the last user message is a string
-    shown: tuple[int, ...] = ()  # ids
+    shown: tuple[int, ...] = ()  # ids: of the turns, then of the memories
     tokens: int = 0
     reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why it is not shown
     cut: Set[int] = frozenset()
@@ -57,7 +61,8 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
         fitted = fit(chat, Additions(again), limit, count, render=render, default_window=window)
         if fitted.additions.turns != again:
             return Injection(fitted.chat, cut=fitted.cut)
-        return Injection(splice(fitted.chat, reused.messages), *reused, cut=fitted.cut)
+        texts, shown, tokens, _ = reused
+        return Injection(splice(fitted.chat, texts), texts, shown, tokens, cut=fitted.cut)
     packed = pack(additions.memories, constraints.budget, count)
     offered = Additions(as_turns(additions.turns), packed.kept)
     fitted = fit(chat, offered, limit, count, render=render, default_window=window)

@@ -30,6 +30,7 @@ MAGIC = b"\x9fRSV"
 HEADER = struct.Struct("<4sB3xIQ8s8sII")
 CHECKED = struct.Struct("<IQ8s8sI")  # the fields that the header's checksum covers
 STATE_AT = 4
+BYTES = ("key", "rendering")  # fields of a ledger, written as hexadecimal digits
 
 
 class State(IntEnum):
@@ -82,7 +83,8 @@ def encode(entry: Entry) -> bytes:
             "trace_id": str(asked.trace_id),
             "created": asked.created.isoformat(),
             "turns": [turn.payload for turn in asked.turns],
-            "ledger": asked.ledger and {**_fields(asked.ledger), "key": asked.ledger.key.hex()},
+            "ledger": asked.ledger
+            and _fields(asked.ledger) | {name: getattr(asked.ledger, name).hex() for name in BYTES},
         }
     }
     if answered:
@@ -111,7 +113,8 @@ def decode(payload: bytes) -> Entry:
     }
     if ledger:
         texts = {name: tuple(ledger[name]) for name in ("candidates", "injected", "message_ids")}
-        asked["ledger"] = Ledger(**ledger | texts | {"key": bytes.fromhex(ledger["key"])})
+        bytes_ = {name: bytes.fromhex(ledger.get(name, "")) for name in BYTES}
+        asked["ledger"] = Ledger(**ledger | texts | bytes_)
     if answered:
         answered |= {
             "finished": datetime.fromisoformat(answered["finished"]),
@@ -123,6 +126,10 @@ def decode(payload: bytes) -> Entry:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _of_ledger(ledger: Ledger) -> dict[str, Any]:
+    return _fields(ledger) | {name: getattr(ledger, name).hex() for name in BYTES}
 
 
 def _turn(raw: str) -> Turn:

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from conversations.ledger_entries import nearest
+from proxy.memory.ledger import MISSES
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
 from tests.fake_provider.provider import FakeProvider
@@ -77,19 +79,23 @@ def test_recall_matches_what_a_request_gets_and_what_its_ledger_says(
     *sent, question = provider.last.messages
     assert question["content"] == QUESTION
     assert [m["content"] for m in sent] == [e["content"] for e in found["latest"]] + [found["block"]]
-    (ledger,) = store.rows(
-        server,
-        """SELECT l.candidates, l.tokens FROM conversations_ledger l
-           JOIN conversations_exchange e ON e.id = l.exchange_id WHERE e.id = %s""",
-        store.exchanges(server, scope)[-1]["id"],
-    )
+    trace_id = store.exchanges(server, scope)[-1]["trace_id"]
+    whole = httpx.get(f"{server.url}/v1/memory/exchanges/{trace_id}", timeout=300, trust_env=False).json()
+    ledger = whole["ledger"]
     of_the_message = {"role", "name", "created_at", "content", "text"}
     entries = [
         {key: value for key, value in entry.items() if key not in of_the_message}
         for entry in (*found["latest"], *found["memories"])
     ]
-    assert ledger["candidates"] == entries
+    for entry in entries:  # the ledger leaves out parts of the formula that add nothing
+        if "arms" in entry:
+            entry["arms"] = {name: arm for name, arm in entry["arms"].items() if arm["rank"] or arm["score"]}
+    assert ledger["candidates"] == nearest(entries, MISSES)
+    assert 0 < sum(not entry["kept"] for entry in ledger["candidates"]) <= MISSES
     assert ledger["tokens"] == found["tokens"]
+    assert ledger["exact"] is True
+    assert json.loads(ledger["injected"][-1])["content"] == found["block"]
+    assert ledger["injected"] == [json.dumps(message) for message in sent]
 
 
 def test_get_and_post_give_the_same_answer(server: Server, scope: Scope) -> None:

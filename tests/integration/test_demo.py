@@ -81,9 +81,9 @@ def test_the_demo_shows_both_requests_and_leaves_nothing_behind_unless_asked(
 
     assert "Kept in demo/mira-" in demo(tmp_path, "--keep", columns=170)
     assert rows("SELECT count(*) FROM conversations_message") == [(2 * (len(HISTORY) + len(QUESTIONS)),)]
-    injected = rows(
-        "SELECT l.injected::text FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id "
-        "ORDER BY e.id"
+    shown_texts = rows(
+        "SELECT string_agg(m.content, ' ') FROM conversations_ledger l "
+        "JOIN conversations_message m ON m.id = ANY(l.message_ids) GROUP BY l.exchange_id ORDER BY l.exchange_id"
     )
-    for (text,), remembered in zip(injected, ANSWERS, strict=True):
+    for (text,), remembered in zip(shown_texts, ANSWERS, strict=True):
         assert remembered in text

@@ -259,7 +259,8 @@ def test_ledgers_from_before_the_candidates_column_are_migrated() -> None:
     exchange([said("user", "one")], "two")
     ids = list(Message.objects.order_by("pk").values_list("pk", flat=True))
     later = exchange([said("user", "three")], "four", shows=ids[:1], considers=ids[1:])
-    Ledger.objects.update(considered=[])
+    old = [{"id": pk, "kept": pk == ids[0]} for pk in ids]  # as they were then
+    Ledger.objects.filter(exchange=later).update(considered=[], candidates=[], earlier_candidates=old)
     with connection.schema_editor() as editor:
         migration.fill(None, editor)
     assert Ledger.objects.get(exchange=later).considered == ids
