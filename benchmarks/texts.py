@@ -11,6 +11,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,7 @@ class Writer:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self._words = re.findall(r"^[a-z]{2,}$", VOCABULARY.read_text(), re.MULTILINE)
-        self._weights = list(accumulate(1 / (rank + 10) for rank in range(len(self._words))))
+        self._words, self._weights = _words()
 
     def sentence(self, words: int) -> str:
         return " ".join(self.random.choices(self._words, cum_weights=self._weights, k=words)).capitalize()
@@ -42,6 +42,13 @@ class Writer:
     def statement(self) -> str:
         """A message of 8 to 40 words."""
         return self.sentence(self.random.randint(8, 40)) + "."
+
+
+@cache
+def _words() -> tuple[list[str], list[float]]:
+    """Words, most frequent first, and their added weights (Zipf)."""
+    words = re.findall(r"^[a-z]{2,}$", VOCABULARY.read_text("utf-8"), re.MULTILINE)
+    return words, list(accumulate(1 / (rank + 10) for rank in range(len(words))))
 
 
 def history(partition: str, instance: str, messages: int, *, seed: int) -> Iterator[str]:
