@@ -40,6 +40,11 @@ INDEX_SECONDS = 60.0  # between two checks for scopes that have grown large enou
 IDLE_SECONDS = 5.0  # how soon messages that another process left are noticed
 
 
+def waiting(most: int = 100_000) -> int:
+    """How many messages wait for a vector; `most` if there are more. Reads an index alone."""
+    return Message.objects.filter(embed_due__isnull=False).order_by()[:most].count()
+
+
 def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
     """Embed at most `batch` messages that are due. Returns how many were taken; 0 if none are due.
 

@@ -297,7 +297,13 @@ def _criteria(given: Part) -> dict[str, Any]:
 
 
 def _aware(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+    """The moment in UTC. Raises BadRequest for one that lies outside of the years 1 to 9999 there."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise BadRequest("A time must lie in the years 1 to 9999.", code="invalid_parameter") from None
 
 
 async def _page(page: Page) -> HttpResponseBase:

@@ -9,6 +9,8 @@ RECALL = "/recall"
 PROBES = ("/live", "/ready", "/health", "/healthz")
 """Paths that say whether the server serves; the last two answer like /live, for platforms that ask there."""
 
+METRICS = "/metrics"  # figures for Prometheus
+
 NO_MEMORY = (b"x-reservoir-memory", b"off")  # the header of an answer in which memory had no part
 
 PREFIXES = (f"{VERSION}/", "/partition/")  # every path that begins with one of these is the API's
@@ -19,3 +21,16 @@ def spelled(path: str) -> str:
     """A path below a base URL in the spelling of our routes: clients add slashes and a second `v1`."""
     parts = [part for part in path.split("/") if part]
     return "/" + "/".join(parts[1:] if parts[:1] == ["v1"] else parts)
+
+
+def kind(path: str) -> str:
+    """What a request asks for, in one of a few words: for figures."""
+    if path in PROBES:
+        return "probe"
+    if not path.startswith(PREFIXES):
+        return "metrics" if path == METRICS else "admin"
+    if path.startswith(f"{MEMORY}/"):
+        return "memory"
+    if "/instance/" not in path:
+        return "other"
+    return next((end[1:].replace("/", "_") for end in PARSED if path.endswith(end)), "passed_through")

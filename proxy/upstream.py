@@ -14,6 +14,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from proxy import metrics
 from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 
 Headers = list[tuple[bytes, bytes]]
@@ -207,7 +208,11 @@ class Upstream:
         try:
             answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
         except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise _translated(error, f"{name} at {_host(url)}") from error
+            failure = _translated(error, f"{name} at {_host(url)}")
+            metrics.provider_failed(name, failure.code or "")
+            raise failure from error
+        if answer.status >= 400:
+            metrics.provider_failed(name, str(answer.status))
         if not 200 <= answer.status <= 599:
             await answer.close()
             raise ProviderUnreachable(f"The provider {name} at {_host(url)} answered with an invalid HTTP status.")

@@ -25,6 +25,7 @@ from reservoir_site import database  # noqa: E402
 from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
 from reservoir_site.postgres import EmbeddedPostgres  # noqa: E402
 from reservoir_site.postgres_folder import PostgresError  # noqa: E402
+from reservoir_site.slots import slots  # noqa: E402
 
 WATCH_SECONDS = 0.5
 EXIT_SECONDS = 5.0
@@ -61,6 +62,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
+    slots.tell()
     _collect_seldom()
     await send({"type": "lifespan.startup.complete"})
     await receive()

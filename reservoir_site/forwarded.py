@@ -11,6 +11,7 @@ Address = IPv4Address | IPv6Address
 
 PREFIX = b"x-forwarded-"
 SCHEMES = (b"http", b"https")
+PROXIES_SAY = (b"forwarded", b"via", b"x-real-ip")
 
 
 def received(scope: MutableMapping[str, Any], trusted: Sequence[Network]) -> MutableMapping[str, Any]:
@@ -38,6 +39,14 @@ def received(scope: MutableMapping[str, Any], trusted: Sequence[Network]) -> Mut
     if host := told.get(b"host", [b""])[-1].strip():
         changed["headers"] = [*((name, value) for name, value in headers if name != b"host"), (b"host", host)]
     return {**scope, **changed}
+
+
+def is_local(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request comes from a program on this machine, and from no proxy that says that it is one."""
+    address = _address((scope.get("client") or ("",))[0])
+    if address is None or not address.is_loopback:
+        return False
+    return not any(name.startswith(PREFIX) or name in PROXIES_SAY for name, _ in scope["headers"])
 
 
 def _client(hops: Sequence[bytes], trusted: Sequence[Network]) -> Address | None:

@@ -17,9 +17,10 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from conversations.numbers import whole_number
+from proxy import metrics
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, HeadersTooLarge, NotFound, ReservoirError
-from proxy.routes import PARSED, PREFIXES, PROBES, VERSION
-from reservoir_site.forwarded import received
+from proxy.routes import METRICS, PARSED, PREFIXES, PROBES, VERSION, kind
+from reservoir_site.forwarded import is_local, received
 from reservoir_site.slots import slots
 
 Event = MutableMapping[str, Any]
@@ -53,6 +54,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
+        local = is_local(scope)
         scope = received(scope, settings.RESERVOIR_TRUSTED_PROXIES)
         # As the client wrote it: once decoded, a name with %2F would look like two segments.
         path = quote(scope.get("raw_path") or scope["path"].encode(), safe=NOT_ENCODED)
@@ -69,7 +71,7 @@ class Guard:
         try:
             try:
                 _admit(scope, headers, path)
-                is_api = path.startswith(PREFIXES) or path in PROBES
+                is_api = path.startswith(PREFIXES) or path in PROBES or path == METRICS
                 if is_api and origin and _is_preflight(scope["method"], headers):
                     await _respond(watched_send, 204, _preflight(headers), b"")
                     return
@@ -77,7 +79,7 @@ class Guard:
                 if path.startswith(PREFIXES):
                     await self._in_turn({**scope, "path": path}, limited, watched_send)
                 elif is_api:
-                    await self._api({**scope, "path": path}, limited, watched_send)
+                    await self._api({**scope, "path": path, "reservoir.local": local}, limited, watched_send)
                 elif scope["path"].startswith(PREFIXES):
                     raise NotFound("The beginning of this path must not be percent-encoded.")
                 else:
@@ -86,9 +88,11 @@ class Guard:
                 if not status:
                     await _respond(watched_send, refusal.status, refusal.headers, refusal.body())
         finally:
+            metrics.answered(kind(path), status)
             elapsed = (time.perf_counter() - started) * 1000
             # Without the query string, which may hold private text.
-            log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed)
+            fields = {"method": scope["method"], "path": path, "status": status, "milliseconds": round(elapsed)}
+            log.info("%s %s %s %.0f ms", scope["method"], path, status or "client left", elapsed, extra=fields)
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or refuse it at once so that the others stay fast. Raises Overloaded.
@@ -194,7 +198,7 @@ def _no_page(path: str) -> Headers:
     """Headers that keep a provider's HTML from acting as a page of ours. The admin's pages have their own."""
     if path == DOCS:
         return [(b"content-security-policy", DOCS_POLICY), (b"x-frame-options", b"DENY"), NOSNIFF]
-    if path.startswith(PREFIXES) or path in PROBES:
+    if path.startswith(PREFIXES) or path in (*PROBES, METRICS):
         return [(b"content-security-policy", b"sandbox; default-src 'none'"), NOSNIFF]
     return []
 

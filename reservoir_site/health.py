@@ -1,13 +1,18 @@
-"""The probes: /live depends on nothing, /ready names the parts that are not ready."""
+"""The probes: /live depends on nothing, /ready names the parts that are not ready; and /metrics, for Prometheus."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import cast
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from proxy import runtime
+from proxy import metrics, runtime
+from proxy.errors import Forbidden
+from proxy.handler import ApiRequest, WholeResponse
 from reservoir_site.slots import slots
 
 
@@ -28,3 +33,13 @@ async def ready(request: HttpRequest) -> HttpResponse:
         "versions": {"reservoir": settings.RESERVOIR_VERSION, **versions},
     }
     return HttpResponse(json.dumps(body), status=200 if ok else 503, content_type="application/json")
+
+
+async def figures(request: HttpRequest) -> HttpResponse:
+    """The figures of all workers, for programs on this machine."""
+    if not cast(ApiRequest, request).scope.get("reservoir.local"):
+        error = Forbidden("Metrics are for programs on this machine: ask 127.0.0.1 without a proxy.")
+        return WholeResponse(error.status, error.headers, error.body())
+    await runtime.current().memory.tell_what_waits()
+    text = await asyncio.to_thread(metrics.exposition)
+    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
 import resource
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 
 import uvicorn
@@ -23,6 +26,7 @@ from conversations.actions import interrupt_open_exchanges
 from conversations.direct import DIRECT, direct_connection
 from conversations.embedders.factory import make_embedder
 from conversations.locks import held
+from proxy import metrics
 from proxy.providers import configuration
 from proxy.rules import rules_file
 from reservoir_site import database, database_check, env
@@ -137,6 +141,8 @@ def announce(say: Callable[[str], object]) -> None:
 def run() -> None:
     """Serve until SIGTERM or SIGINT; running answers then have RESERVOIR_SHUTDOWN_SECONDS to finish."""
     _allow_connections()
+    if settings.RESERVOIR_WORKERS > 1:
+        _share_metrics()
     uvicorn.run(
         "reservoir_site.asgi:application",
         host=settings.RESERVOIR_BIND,
@@ -155,6 +161,13 @@ def run() -> None:
         timeout_graceful_shutdown=settings.RESERVOIR_SHUTDOWN_SECONDS,
         backlog=2048,
     )
+
+
+def _share_metrics() -> None:
+    """Name the folder in which the workers, which inherit this environment, keep their figures together."""
+    folder = tempfile.mkdtemp(prefix="reservoir-metrics-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[metrics.FOLDER] = folder
 
 
 def _allow_connections() -> None:

@@ -36,6 +36,9 @@ RESERVOIR_SHUTDOWN_SECONDS = env.integer("RESERVOIR_SHUTDOWN_SECONDS", 30)
 RESERVOIR_BODY_LIMIT = env.integer("RESERVOIR_BODY_LIMIT", 32 * 2**20, least=1024)
 RESERVOIR_UPLOAD_LIMIT = env.integer("RESERVOIR_UPLOAD_LIMIT", 2**30, least=1024)
 
+# Whether /metrics tells partitions apart; their names may be private.
+RESERVOIR_METRICS_PARTITIONS = env.boolean("RESERVOIR_METRICS_PARTITIONS", False)
+
 # --- memory ----------------------------------------------------------------------------------------
 # Milliseconds after which a request continues without recall.
 RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 300, least=1)
@@ -144,8 +147,16 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname:<7} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "LINE": {"format": "{asctime} {levelname:<7} {name}: {message}", "style": "{"},
+        "JSON": {"()": "reservoir_site.json_log.JsonFormatter"},
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.choice("RESERVOIR_LOG_FORMAT", "LINE", ("LINE", "JSON")),
+        }
+    },
     "root": {
         "handlers": ["console"],
         "level": env.choice("RESERVOIR_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

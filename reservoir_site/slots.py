@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from django.conf import settings
 
+from proxy import metrics
 from proxy.errors import Overloaded
 
 
@@ -32,10 +33,16 @@ class Slots:
         """Hold a slot. Raises Overloaded."""
         self.check()
         self.running += 1
+        self.tell()
         try:
             yield
         finally:
             self.running -= 1
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the metrics."""
+        metrics.slots_taken(self.running, settings.RESERVOIR_MAX_REQUESTS)
 
 
 slots = Slots()  # of this process

@@ -8,7 +8,7 @@ from django.views.defaults import page_not_found
 
 from proxy.api import api, not_found
 from proxy.routes import PREFIXES
-from reservoir_site.health import live, ready
+from reservoir_site.health import figures, live, ready
 
 urlpatterns = [
     path("", lambda request: redirect("admin:index")),
@@ -16,6 +16,7 @@ urlpatterns = [
     path("health", live),
     path("healthz", live),
     path("ready", ready),
+    path("metrics", figures),
     path("admin", lambda request: redirect("admin:index")),
     path("admin/", admin.site.urls),
     path("v1", lambda request: redirect("/v1/docs")),

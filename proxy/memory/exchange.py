@@ -19,6 +19,7 @@ from conversations.querysets import Scope
 from conversations.repetition import set_aside
 from conversations.states import Ended, MemoryState
 from conversations.turns import Turn, digest, plain_text, storable, storable_json
+from proxy import metrics
 from proxy.memory.ledger import explained, kept
 from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, question_key
 from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
@@ -148,10 +149,13 @@ class RememberedExchange:
 
         Does nothing on a second call, or if the client does not want the exchange stored.
         """
-        if self._opening is None or self._finished:
+        if self._finished:
             return
         self._finished = True
-        usage = result.reply.usage or {}
+        usage, dollars, took = result.reply.usage or {}, cost(result.reply.usage or {}), timings()
+        self._count(result, usage, dollars, took)
+        if self._opening is None:
+            return
         answered = actions.Answered(
             finished=timezone.now(),
             ended=result.ended,
@@ -159,12 +163,29 @@ class RememberedExchange:
             finish_reason=storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
             error=storable(result.error),
             usage=storable_json(usage),
-            cost=cost(usage),
-            timings=timings(),
+            cost=dollars,
+            timings=took,
             response_id=storable(result.reply.id),
         )
         closing = self._close(self._opening, answered, () if self._rule else result.reply.messages)
         await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))
+
+    def _count(
+        self, result: Result, usage: Mapping[str, Any], dollars: Decimal | None, timings: Mapping[str, float]
+    ) -> None:
+        target = self._request.target
+        metrics.exchange_ended(
+            metrics.Ended(
+                provider=target.provider.name,
+                model=target.model,
+                partition=self._request.scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
+                ended=result.ended.value,
+                usage=usage,
+                cost=dollars,
+                timings=timings,
+                memories=self._shown,
+            )
+        )
 
     async def _close(
         self, opening: asyncio.Future[StoredIn], answered: actions.Answered, messages: Sequence[ChatMessage]

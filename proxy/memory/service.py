@@ -20,16 +20,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError
 
 from conversations import policy
-from conversations.backlog import Worker
+from conversations.backlog import Worker, waiting
 from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.querysets import SCRATCH, Scope
 from conversations.repetition import is_repeated
 from conversations.states import MemoryState
 from conversations.turns import digest, plain_text
+from proxy import metrics
 from proxy.database.circuit_breaker import CircuitBreaker
 from proxy.database.health import NO_ANSWER, database_health, recall_health
 from proxy.database.reconnecting import DatabaseUnavailable, error_name, on_database
@@ -39,6 +40,7 @@ from proxy.memory.recollection import RecallRequest, Recollection, recollect
 from proxy.prompt.chat import Chat
 from proxy.spool.record import Entry
 from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
+from proxy.spool.segments import total_size
 from proxy.spool.writing import Spool, SpoolError
 
 __all__ = ["SCRATCH", "STORE_SECONDS", "MemoryService", "Scope", "StoredIn"]
@@ -143,6 +145,7 @@ class MemoryService:
         if request.chat.last_user is None:
             return Recollection(MemoryState.ON)
         if self._breaker.is_open:
+            metrics.degraded("database unreachable")
             return Recollection(MemoryState.DEGRADED)
         milliseconds = settings.RESERVOIR_RECALL_DEADLINE_MS
         recalling = partial(recollect, self.embedder, replace(request, milliseconds=milliseconds))
@@ -150,10 +153,12 @@ class MemoryService:
             return await self._recalling.run(partial(on_database, recalling), milliseconds / 1000)
         except DeadlineExceeded:
             self._breaker.suspect()
+            metrics.degraded("recall late")
             log.warning("recall for %s took too long and was skipped", trace_id)
             return Recollection(MemoryState.DEGRADED, late=True)
         except Exception as error:
             self._note(error)
+            metrics.degraded("recall failed")
             log.error("recall for %s failed and was skipped (%s)", trace_id, error_name(error))
         return Recollection(MemoryState.DEGRADED)
 
@@ -180,6 +185,14 @@ class MemoryService:
             except DeadlineExceeded:
                 parts["recall"] = "its query does not end in time"
         return parts, versions
+
+    async def tell_what_waits(self) -> None:
+        """Tell the metrics how much waits: messages for a vector, and exchanges in the spool."""
+        messages = None
+        if not self._breaker.is_open:
+            with suppress(DeadlineExceeded, DatabaseError, InterfaceError):
+                messages = await self._storing.run(partial(on_database, waiting), STORE_SECONDS)
+        metrics.waiting(messages=messages, spooled=await asyncio.to_thread(total_size, spool_folder()))
 
     def _embed_ready(self) -> tuple[list[float], str]:
         """A vector, and the name of its embedding model, which may have to be read from the database. Blocks."""
@@ -217,11 +230,13 @@ class MemoryService:
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(self._spool.keep(entry)))
+            metrics.degraded("spooled")
             return StoredIn.SPOOL
         except SpoolError as error:
             log.error("exchange %s is not stored: %s", trace_id, error)
         except TimeoutError:
             log.error("exchange %s may be lost: the disk takes too long", trace_id)
+        metrics.degraded("not stored")
         self._lost_until = time.monotonic() + LOSS_SHOWN_SECONDS
         return StoredIn.NEITHER
 
