@@ -40,23 +40,22 @@ def ask(server: Server, text: str = "Which tea?", **more: object) -> int:
 def test_figures_add_up_over_all_workers(start_beside: StartServer, provider: FakeProvider, workers: str) -> None:
     server = start_beside({"RESERVOIR_WORKERS": workers})
     with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(lambda number: ask(server, f"Tea {number}?", stream=number % 2 == 0), range(24))) == {
-            200
-        }
+        found = threads.map(lambda number: ask(server, f"Tea {number}?", stream=number % 2 == 0), range(24))
+        assert set(found) == {200}
     provider.answer(Answer(429, body=error_body("Slow down.")))
     assert ask(server) == 429
-    found = figures(server)
-    assert found["reservoir_exchanges_total", "answered", "gpt-4", "openai"] == 24
-    assert found["reservoir_exchanges_total", "failed", "gpt-4", "openai"] == 1
-    assert found["reservoir_provider_errors_total", "429", "openai"] == 1
-    assert found["reservoir_http_requests_total", "chat_completions", "200"] == 24
-    assert found["reservoir_tokens_total", "input", "gpt-4", "openai"] > 0
-    assert found["reservoir_cost_dollars_total", "gpt-4", "openai"] > 0
-    assert found["reservoir_phase_seconds_count", "recall"] == 25
-    assert found[("reservoir_slots_taken",)] == 0
-    assert found[("reservoir_slots",)] == 1000 * int(workers)
-    assert found[("reservoir_spool_bytes",)] == 0
-    assert found[("reservoir_queue_messages",)] >= 0
+    sums = figures(server)
+    assert sums["reservoir_exchanges_total", "answered", "gpt-4", "openai"] == 24
+    assert sums["reservoir_exchanges_total", "failed", "gpt-4", "openai"] == 1
+    assert sums["reservoir_provider_errors_total", "429", "openai"] == 1
+    assert sums["reservoir_http_requests_total", "chat_completions", "200"] == 24
+    assert sums["reservoir_tokens_total", "input", "gpt-4", "openai"] > 0
+    assert sums["reservoir_cost_dollars_total", "gpt-4", "openai"] > 0
+    assert sums["reservoir_phase_seconds_count", "recall"] == 25
+    assert sums[("reservoir_slots_taken",)] == 0
+    assert sums[("reservoir_slots",)] == 1000 * int(workers)
+    assert sums[("reservoir_spool_bytes",)] == 0
+    assert sums[("reservoir_queue_messages",)] >= 0
 
 
 def test_memories_and_degraded_requests_are_counted(start_beside: StartServer) -> None:
