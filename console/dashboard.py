@@ -19,6 +19,7 @@ from console.charts import Series
 from console.pages import page
 from console.visible import allowed_partitions, may, visible
 from conversations.models import EmbeddingModel, Exchange, Instance, Partition
+from conversations.states import MemoryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ WINDOWS = {
 }
 MOST_WAITING = 10_000
 TOO_LONG = timedelta(minutes=10)
+DEGRADED_PERCENT = 1  # of the last hour's exchanges: beyond this the dashboard warns
+MOST_LOOKED_AT = 10_000  # of them
 
 # Figures are cached for this long, so that several readers do not sum them up again.
 KEPT_SECONDS = 30
@@ -143,6 +146,7 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
         **(_shown(request, figures, window, since) if figures else {"later": f"?window={name}&summed=1"}),
         recent=_recent(request),
         backlog=_backlog() if allowed is None else None,
+        degraded=_degraded(request),
         reads=may(request, "view_message"),
         tables=storage.tables() if allowed is None else [],
         database=f"PostgreSQL {connection.pg_version // 10000}.{connection.pg_version % 10000}",  # type: ignore[attr-defined]
@@ -243,6 +247,17 @@ def _recent(request: HttpRequest) -> list[Exchange]:
 def _failures(request: HttpRequest, since: datetime) -> list[Exchange]:
     failed = visible(request, Exchange.objects.filter(created__gte=since, ended__in=("failed", "cut")))
     return list(failed.only("created", "model", "provider", "status", "error", "ended")[:5])
+
+
+def _degraded(request: HttpRequest) -> dict[str, Any] | None:
+    """The last hour's exchanges if memory was late or failed in more than a few of them, else None."""
+    since = timezone.now() - timedelta(hours=1)
+    latest = visible(request, Exchange.objects.filter(created__gte=since)).order_by("-created")
+    states = list(latest.values_list("memory", flat=True)[:MOST_LOOKED_AT])
+    bad = states.count(MemoryState.DEGRADED)
+    if not bad or 100 * bad <= DEGRADED_PERCENT * len(states):
+        return None
+    return {"bad": bad, "exchanges": len(states), "more": len(states) == MOST_LOOKED_AT}
 
 
 def _backlog() -> dict[str, Any]:

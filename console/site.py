@@ -21,6 +21,7 @@ CONTENT_SECURITY_POLICY = (
 
 # Pages beside the lists: their address, their name, the view, and the permission that a link at the top needs.
 PAGES = (
+    ("usage/", "usage", "console.usage_page.usage_page", "view_exchange"),
     ("search/", "search", "console.search.page.search_page", "view_message"),
     ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
     ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),

@@ -130,6 +130,7 @@ class Exchange(models.Model):
             # Rare values that people search for: without these indexes, such a list would read all other rows first.
             models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
             models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
+            models.Index(fields=["-created", "-id"], name="exchange_by_rule", condition=~Q(rule="")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
             models.Index(fields=["instance", "response_id"], name="exchange_by_response", condition=~Q(response_id="")),
             models.Index(fields=["instance", "follows"], name="exchange_by_what_follows", condition=~Q(follows="")),

@@ -14,7 +14,16 @@ from console import tags
 from console.exchange import page as exchange_page
 from console.lists.base import ReadOnly
 from console.lists.columns import SNIPPET, ended_badge, scope_link
-from console.lists.filters import InInstance, InPartition, Memory
+from console.lists.filters import (
+    InInstance,
+    InPartition,
+    Memory,
+    ModelName,
+    PartitionName,
+    Provider,
+    RuleName,
+    Status,
+)
 from console.search import words
 from console.visible import may
 from conversations.models import Exchange
@@ -26,7 +35,9 @@ class ExchangeAdmin(ReadOnly):
     list_display = ("at", "asked", "scope", "how", "model", "memory_shown", "tokens", "costs", "took")
     list_display_links = ("at", "asked")
     list_select_related = ("instance__partition",)
-    list_filter = (InPartition, InInstance, "ended", Memory, "created")
+    list_filter = (
+        InPartition, InInstance, "ended", Memory, "created", Provider, ModelName, Status, RuleName, PartitionName,
+    )  # fmt: skip
     search_fields = ("trace_id",)
     search_help_text = "Trace id, or words of the question (searches the latest matches)"
     sortable_by = ("at",)

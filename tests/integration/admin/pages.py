@@ -42,6 +42,8 @@ def every_page(one: Exchange) -> list[str]:
         reverse("admin:index"),
         reverse("admin:index") + "?window=month&summed=1",
         *lists,
+        reverse("admin:usage") + "?by=day&by=partition&by=provider&by=model",
+        f"{lists[2]}?provider=openai&model=gpt-4o&status=5xx&rule=any&partition_name={instance.partition.name}",
         f"{lists[2]}?instance={instance.pk}",
         f"{lists[2]}?partition={instance.partition_id}&ended=answered&memory=on",
         f"{lists[2]}?q={one.trace_id}",

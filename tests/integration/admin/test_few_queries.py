@@ -60,6 +60,8 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(root: Client) -> None
     [
         ("exchange", "ended__exact=gone", "exchange_not_answered"),
         ("exchange", "memory=degraded", "exchange_without_memory"),
+        ("exchange", "rule=any", "exchange_by_rule"),
+        ("exchange", "status=429", "exchange_not_answered"),
         ("message", "role=tool", "message_of_tool"),
     ],
 )

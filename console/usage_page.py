@@ -1,0 +1,55 @@
+"""What exchanges used and cost in a span of time, by partition, provider, model and day; also as CSV."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+
+from console.pages import page
+from console.visible import require, visible
+from conversations.models import Exchange
+from conversations.usage import DIMENSIONS, as_csv, total, usage
+
+SPANS = {"today": "today", "yesterday": "yesterday", "week": "7 days", "month": "30 days"}
+SHOWN = 200  # rows of the page; the file has all
+
+
+def usage_page(request: HttpRequest) -> HttpResponse:
+    """The table of `?span=` (see SPANS) by each `&by=` (see DIMENSIONS), costliest first; `&format=csv` as a file."""
+    require(request, "view_exchange")
+    span = request.GET.get("span", "")
+    span = span if span in SPANS else "week"
+    by = [name for name in DIMENSIONS if name in request.GET.getlist("by")] or ["partition", "model"]
+    since, before = _bounds(span, timezone.now())
+    rows = usage(visible(request, Exchange.objects.filter(created__gte=since, created__lt=before)), by)
+    if request.GET.get("format") == "csv":
+        name = f"usage-{since:%Y-%m-%d}-{span}.csv"
+        return HttpResponse(
+            as_csv(rows, by),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+    shown = [([row[name] for name in by], row) for row in rows[:SHOWN]]
+    context: dict[str, Any] = {
+        "spans": [(key, title, key == span) for key, title in SPANS.items()],
+        "span": span,
+        "dimensions": [(name, name in by) for name in DIMENSIONS],
+        "by": by,
+        "rows": shown,
+        "more": len(rows) - len(shown),
+        "total": total(rows),
+        "since": since,
+    }
+    return page(request, "usage", title="Usage", **context)
+
+
+def _bounds(span: str, now: datetime) -> tuple[datetime, datetime]:
+    """From when to when, in UTC."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if span == "yesterday":
+        return midnight - timedelta(days=1), midnight
+    days = {"today": 0, "week": 6, "month": 29}[span]
+    return midnight - timedelta(days=days), now + timedelta(minutes=1)
