@@ -59,6 +59,7 @@ class Asked:
     memory: str = MemoryState.ON
     ledger: Ledger | None = None
     rule: str = ""  # the name of the rule that held; its turns are left out
+    served_by: uuid.UUID | None = None  # the process that is to end it, see servers.py
     dialect: str = CHAT_COMPLETIONS
     follows: str = ""  # the provider's id of the answer or the conversation that the request continues
 
@@ -127,6 +128,7 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
         memories=len(asked.ledger.message_ids) if asked.ledger else 0,
         memory_tokens=asked.ledger.tokens if asked.ledger else 0,
         rule=asked.rule,
+        served_by=asked.served_by,
         parameters=asked.parameters,
         prompts=[list(prompt) for prompt in asked.prompts],
         request_ids=ids,
@@ -277,11 +279,6 @@ def _time(instance: Instance, moment: datetime, skew: timedelta) -> tuple[dateti
     if latest - timezone.now() > SET_BACK or latest - moment <= skew:
         return latest, False
     return moment, True
-
-
-def interrupt_open_exchanges() -> int:
-    """Mark exchanges that a dead server left open, so that asking again is a retry. Returns their number."""
-    return Exchange.objects.filter(ended=Exchange.Ended.OPEN).update(ended=Exchange.Ended.INTERRUPTED)
 
 
 def interrupt_exchange(*, trace_id: uuid.UUID) -> None:

@@ -78,6 +78,7 @@ def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
         "streamed": asked.streamed,
         "memory": asked.memory,
         "rule": asked.rule,
+        "served_by": asked.served_by,
         "memories": len(ledger.message_ids) if ledger else 0,
         "memory_tokens": ledger.tokens if ledger else 0,
         "parameters": asked.parameters,
@@ -275,11 +276,11 @@ WITH RECURSIVE {scope}, {place}, new AS MATERIALIZED (
     SELECT place.known || array_agg(new.id ORDER BY new.at) AS ids FROM place CROSS JOIN new GROUP BY place.known
 ), opened AS (
     INSERT INTO conversations_exchange (
-        trace_id, instance_id, created, dialect, model, provider, streamed, ended, finish_reason, error, timings,
-        memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
+        trace_id, instance_id, created, served_by, dialect, model, provider, streamed, ended, finish_reason, error,
+        timings, memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
     )
-    SELECT %(trace_id)s, scope.id, scope.moment, %(dialect)s, %(model)s, %(provider)s, %(streamed)s,
-           'open', '', '', '{{}}', %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s,
+    SELECT %(trace_id)s, scope.id, scope.moment, %(served_by)s::uuid, %(dialect)s, %(model)s, %(provider)s,
+           %(streamed)s, 'open', '', '', '{{}}', %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s,
            %(prompts)s::jsonb, sent.ids, %(left_out)s::int[], sent.ids[%(question)s]
     FROM scope CROSS JOIN sent
     RETURNING id, instance_id, question_id

@@ -93,6 +93,7 @@ class Exchange(models.Model):
     provider = models.TextField(blank=True)
     streamed = models.BooleanField(default=False)
     ended = models.CharField(max_length=12, choices=Ended.choices, default=Ended.OPEN)
+    served_by = models.UUIDField(null=True)  # the ServerProcess that is to end it
     status = models.PositiveSmallIntegerField(null=True)
     finish_reason = models.TextField(blank=True)
     error = models.TextField(blank=True)
@@ -265,6 +266,24 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.message_id}[{self.start}:{self.end}]"
+
+
+class ServerProcess(models.Model):
+    """A process that serves, or did lately (see servers.py). Times are the database's."""
+
+    id = models.UUIDField(primary_key=True)
+    name = models.TextField()  # of its host
+    home = models.TextField()  # its RESERVOIR_HOME
+    secret = models.TextField()  # a fingerprint: all hosts need the same secret
+    has_login = models.BooleanField(default=False)  # the file with the first admin's login is in its home
+    started = models.DateTimeField()
+    seen = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "server processes"
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.home}"
 
 
 class StaffLimit(models.Model):

@@ -19,16 +19,19 @@ import django
 
 django.setup()
 
+from conversations.servers import Heartbeat  # noqa: E402
 from proxy import runtime  # noqa: E402
 from proxy.handler import ApiHandler, SiteHandler  # noqa: E402
 from reservoir_site import database  # noqa: E402
 from reservoir_site.guard import App, Guard, Receive, Scope, Send  # noqa: E402
+from reservoir_site.hosts import this_host  # noqa: E402
 from reservoir_site.postgres import EmbeddedPostgres  # noqa: E402
 from reservoir_site.postgres_folder import PostgresError  # noqa: E402
 from reservoir_site.slots import slots  # noqa: E402
 
 WATCH_SECONDS = 0.5
 EXIT_SECONDS = 5.0
+STOP_SECONDS = 2.0
 COLLECTED_AFTER = (700, 10, 1000)  # the last: a full collection after some 7 million objects
 
 log = logging.getLogger("reservoir.database")
@@ -64,12 +67,15 @@ async def lifespan(receive: Receive, send: Send) -> None:
         return
     slots.tell()
     _collect_seldom()
+    heartbeat = Heartbeat(this_host())
+    heartbeat.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
     await running.stop()
+    await asyncio.to_thread(heartbeat.stop, STOP_SECONDS)
     if server := database.embedded():
         await asyncio.to_thread(server.release)
     _exit_soon()

@@ -22,14 +22,13 @@ from django.db import DatabaseError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from console.roles import make_groups
-from conversations.actions import interrupt_open_exchanges
 from conversations.direct import DIRECT, direct_connection
 from conversations.embedders.factory import make_embedder
 from conversations.locks import held
 from proxy import metrics
 from proxy.providers import configuration
 from proxy.rules import rules_file
-from reservoir_site import database, database_check, env
+from reservoir_site import database, database_check, env, hosts
 from reservoir_site.http_protocol import IDLE_SECONDS, DeadlineProtocol
 from reservoir_site.postgres_folder import PostgresError
 
@@ -81,7 +80,7 @@ def prepare(say: Callable[[str], object]) -> None:
         _check_language()
         _make_first_admin(say)
         make_groups()
-        interrupt_open_exchanges()
+        hosts.check_secret()
 
     prepare_database(after_migrating)
 
@@ -133,7 +132,8 @@ def announce(say: Callable[[str], object]) -> None:
     host = settings.RESERVOIR_BIND if settings.RESERVOIR_BIND not in EVERYWHERE else "localhost"
     root = f"http://{host}:{settings.RESERVOIR_PORT}"
     say(f"Reservoir  {root}/v1/partition/{{partition}}/instance/{{instance}}")
-    say(f"Admin      {root}/admin/   (login: {settings.RESERVOIR_HOME / 'admin_login'})")
+    say(f"Admin      {root}/admin/   ({hosts.login_hint()})")
+    connection.close()
     if settings.RESERVOIR_BIND not in ("127.0.0.1", "::1", "localhost"):
         say(f"Listening on {settings.RESERVOIR_BIND}: every client that reaches this port can read every partition.")
 
@@ -184,7 +184,7 @@ def _make_first_admin(say: Callable[[str], object]) -> None:
         return
     password = secrets.token_urlsafe(12)
     users.create_superuser("admin", password=password)
-    login = settings.RESERVOIR_HOME / "admin_login"
+    login = settings.RESERVOIR_HOME / hosts.LOGIN
     login.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     login.unlink(missing_ok=True)
     login.touch(mode=0o600)

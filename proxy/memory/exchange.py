@@ -17,6 +17,7 @@ from conversations import actions, policy
 from conversations.backlog import save_computed_vectors
 from conversations.querysets import Scope
 from conversations.repetition import set_aside
+from conversations.servers import this_process
 from conversations.states import Ended, MemoryState
 from conversations.turns import Turn, digest, plain_text, storable, storable_json
 from proxy import metrics
@@ -83,6 +84,7 @@ class RememberedExchange:
             streamed=request.chat.stream,
             dialect=request.chat.dialect,
             follows=storable(request.chat.follows),
+            served_by=this_process,
         )
         self._opening: asyncio.Future[StoredIn] | None = None
         self._built = self._finished = False

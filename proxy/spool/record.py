@@ -15,6 +15,7 @@ import hashlib
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -82,6 +83,7 @@ def encode(entry: Entry) -> bytes:
             **_fields(asked),
             "trace_id": str(asked.trace_id),
             "created": asked.created.isoformat(),
+            "served_by": asked.served_by and str(asked.served_by),
             "turns": [turn.payload for turn in asked.turns],
             "ledger": asked.ledger
             and _fields(asked.ledger) | {name: getattr(asked.ledger, name).hex() for name in BYTES},
@@ -110,6 +112,7 @@ def decode(payload: bytes) -> Entry:
         "left_out": tuple(asked.get("left_out", ())),
         "prompts": tuple((at, raw) for at, raw in asked["prompts"]),
         "ledger": None,
+        "served_by": UUID(asked["served_by"]) if asked.get("served_by") else None,
     }
     if ledger:
         texts = {name: tuple(ledger[name]) for name in ("candidates", "injected", "message_ids")}
@@ -121,7 +124,13 @@ def decode(payload: bytes) -> Entry:
             "turns": tuple(_turn(raw) for raw in answered["turns"]),
             "cost": None if answered["cost"] is None else Decimal(answered["cost"]),
         }
-    return Entry(Asked(**asked), Answered(**answered) if answered else None, told.get("opened", False))
+    answer = Answered(**_known(Answered, answered)) if answered else None
+    return Entry(Asked(**_known(Asked, asked)), answer, told.get("opened", False))
+
+
+def _known(kind: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that this version has: the next one may have written the record."""
+    return {field.name: told[field.name] for field in dataclasses.fields(kind) if field.name in told}
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from proxy.spool.segments import (
     erase,
     has_owner,
     opened,
+    pending,
     read,
     remove_if_stored,
     segments_in,
@@ -176,16 +177,28 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
         raise Refused(error_name(error)) from error
 
 
-def store_spool() -> int:
-    """Store the whole spool, including records refused before. Blocks. Returns the number of records stored.
+def waiting(folder: Path) -> Iterator[Entry]:
+    """The entries of the folder that are not stored yet, segment by segment. Damaged ones are passed over."""
+    for name in segments_in(folder):
+        with suppress(FileNotFoundError), opened(folder / name) as segment:
+            for record in pending(segment):
+                if entry := read(segment, record):
+                    yield entry
+
+
+def store_spool(folder: Path | None = None) -> int:
+    """Store a whole spool, including records refused before: that of this host, unless `folder` is another. Blocks.
+
+    Returns the number of records stored.
 
     Raises SpoolError if the database still refuses some, django.db.Error if it does not answer.
     """
+    folder = folder or spool_folder()
     tokens.prepare(Path(settings.RESERVOIR_HOME) / "tiktoken")
     stored = 0
-    while (done := replay(spool_folder(), store_entry, wait=True, rejected_too=True)).stored or done.damaged:
+    while (done := replay(folder, store_entry, wait=True, rejected_too=True)).stored or done.damaged:
         stored += done.stored
-    if left := summary(spool_folder())["rejected"]:
+    if left := summary(folder)["rejected"]:
         raise SpoolError(
             f"The database refuses {left} exchanges of the spool: `manage.py spool discard` deletes them for good."
         )

@@ -83,7 +83,9 @@ def test_two_servers_share_memory_through_a_pooler(
     scope: Scope,
     provider: FakeProvider,
 ) -> None:
-    settings = {"DATABASE_DIRECT_URL": direct_url(where)} if direct else {}
+    settings = {"RESERVOIR_SECRET_KEY": "the same on both hosts"}
+    if direct:
+        settings["DATABASE_DIRECT_URL"] = direct_url(where)
     url = pooler.url(where.dbname)
     first = start_server(settings, home=tmp_path / "first", database_url=url)
     second = start_server(settings, home=tmp_path / "second", database_url=url)

@@ -10,16 +10,17 @@ import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 import pytest
 
 from reservoir_site.postgres import EmbeddedPostgres
 from reservoir_site.postgres_folder import embedded_location
 from tests.fake_provider.provider import FakeProvider
-from tests.faults.breaking import frozen, locked, postgres_down
+from tests.faults.breaking import frozen, postgres_down
 from tests.faults.clients import Asked, Client, Ledger, run_clients
 from tests.faults.stored import rows, settled, waiting
 from tests.faults.watching import postmaster, report
@@ -121,7 +122,7 @@ async def break_things(site: Site, ledger: Ledger) -> int:
     await asyncio.to_thread(site.postgres.ensure_running)
 
     await reached(0.3)
-    with locked(site.database):
+    with held_up(site.database):
         await more(CLIENTS)
     await reached(0.4)
     with frozen(postmaster(site.database) or 0):
@@ -137,6 +138,15 @@ async def break_things(site: Site, ledger: Ledger) -> int:
     await more(max(2 * CLIENTS, EXCHANGES // 10))  # the other server goes on with the same conversations
     await asyncio.to_thread(victim.start)
     return segments
+
+
+@contextmanager
+def held_up(database: Path) -> Iterator[None]:
+    """Storing and recall wait for a lock."""
+    where = embedded_location(database)
+    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+        connection.execute("LOCK TABLE conversations_message")
+        yield
 
 
 class Stored(NamedTuple):

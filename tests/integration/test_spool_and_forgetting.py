@@ -9,10 +9,12 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from conversations import forgetting
@@ -49,6 +51,27 @@ def exchange(spool: Spool, text: str, *, scope: Scope = HOME, status: int = 200)
 
 def said() -> list[str]:
     return list(Message.objects.order_by("id").values_list("content", flat=True))
+
+
+def test_the_spool_of_a_lost_host_is_listed_and_stored(spool: Spool, tmp_path: Path, settings: Any) -> None:
+    asked = exchange(spool, "a secret recipe")
+    folder, settings.RESERVOIR_HOME = tmp_path / "spool", tmp_path / "another-host"
+
+    def run(*action: str) -> str:
+        out = StringIO()
+        call_command("spool", *action, stdout=out)
+        return out.getvalue()
+
+    assert run("list") == "" and run("status").startswith("0 records wait")
+    lines = run("--folder", str(folder), "list").splitlines()
+    assert [line.split()[2:] for line in lines] == [[str(asked.trace_id), what, "home/alice"] for what in KINDS]
+    assert run("--folder", str(folder), "replay") == "2 records are stored\n"
+    assert said() == ["a secret recipe", "You said: a secret recipe"]
+    with pytest.raises(CommandError, match="There is no folder"):
+        run("--folder", str(tmp_path / "nowhere"), "replay")
+
+
+KINDS = ("question", "answer")
 
 
 def test_spooled_records_are_stored_once_however_often_they_are_replayed(spool: Spool) -> None:
