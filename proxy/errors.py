@@ -89,9 +89,9 @@ class Overloaded(ReservoirError):
     status = 503
     default_code = "overloaded"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, seconds: int = 1) -> None:
         super().__init__(message)
-        self.headers.append((b"retry-after", b"1"))
+        self.headers.append((b"retry-after", b"%d" % seconds))
 
 
 class Unavailable(Overloaded):

@@ -40,8 +40,9 @@ RESERVOIR_UPLOAD_LIMIT = env.integer("RESERVOIR_UPLOAD_LIMIT", 2**30, least=1024
 RESERVOIR_METRICS_PARTITIONS = env.boolean("RESERVOIR_METRICS_PARTITIONS", False)
 
 # --- memory ----------------------------------------------------------------------------------------
-# Milliseconds after which a request continues without recall.
-RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 300, least=1)
+# Milliseconds that recall may run before the request continues without it. A model's first token takes as long, and a
+# memory that is missing is worse than a token that is late.
+RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 2000, least=1)
 # Bytes of exchanges on disk while the database is unreachable; further exchanges are served but not stored.
 RESERVOIR_SPOOL_LIMIT = env.integer("RESERVOIR_SPOOL_LIMIT", 2**30, least=2**20)
 # Tokens of the block of recalled memories, as rendered.

@@ -1,4 +1,7 @@
-"""Decides whether PostgreSQL is used at all: after one failure, no request has to time out to find out again."""
+"""Decides whether PostgreSQL is used at all: after one failure, no request has to time out to find out again.
+
+Slow is not unreachable: a probe that fails opens the breaker only if no exchange was stored meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,19 @@ async def answers() -> bool:
 
 
 class CircuitBreaker:
-    """Closed while the database answers. `trip` opens it; only a successful probe closes it again."""
+    """Closed while the database answers. `trip` opens it; only a successful probe closes it again.
 
-    def __init__(self, probe: Callable[[], Awaitable[bool]] = answers) -> None:
+    `opened` is called when it opens.
+    """
+
+    def __init__(
+        self, probe: Callable[[], Awaitable[bool]] = answers, *, opened: Callable[[], None] = lambda: None
+    ) -> None:
         self.is_open = False
         self._probe = probe
+        self._opened = opened
         self._since = 0.0
+        self._written = float("-inf")
         self._suspected = asyncio.Event()
 
     def trip(self) -> None:
@@ -48,7 +58,12 @@ class CircuitBreaker:
         if not self.is_open:
             self.is_open, self._since = True, time.monotonic()
             log.error("the database does not answer: requests go on without memory, exchanges go to the spool")
+            self._opened()
         self._suspected.set()
+
+    def confirm(self) -> None:
+        """Record that the database has just taken a write."""
+        self._written = time.monotonic()
 
     def suspect(self) -> None:
         """Have the database probed soon: it may be unreachable."""
@@ -66,11 +81,12 @@ class CircuitBreaker:
             if not self.is_open:
                 return
         self._suspected.clear()
+        begun = time.monotonic()
         if await self._probe():
             if self.is_open:
                 self.is_open = False
                 log.warning("the database answers again, after %.1f s", time.monotonic() - self._since)
         elif self.is_open:
             await asyncio.sleep(PROBE_SECONDS)  # many requests may trip it meanwhile: one probe serves them all
-        else:
+        elif self._written < begun:
             self.trip()

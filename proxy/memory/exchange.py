@@ -94,9 +94,12 @@ class RememberedExchange:
     async def decide(self, rule: str, *, polls: bool) -> None:
         """Apply the rule that holds for the request, if any: no recall, and no messages are stored.
 
-        `polls`: a text that is sent again and again has a rule of its own.
+        `polls`: a text that is sent again and again has a rule of its own. Raises Overloaded if too many requests wait
+        for memory already.
         """
         request = self._request
+        if request.options.recall or request.options.store:
+            self._service.admit()
         if polls and not rule and await self._service.is_poll(request.chat, request.scope):
             rule = REPEATED
         if rule and await self._service.rules_act(request.scope):
@@ -134,8 +137,9 @@ class RememberedExchange:
         """The headers that tell the client about its memory. Waits for the question to be stored, within limits."""
         state = self.state
         if self._opening:
+            # Slow is not degraded: what waits will be stored, in the database or the spool.
             await asyncio.wait([self._opening], timeout=settings.RESERVOIR_RECALL_DEADLINE_MS / 1000)
-            if not self._opening.done() or self._opening.result() is not StoredIn.DATABASE:
+            if self._opening.done() and self._opening.result() is not StoredIn.DATABASE:
                 state = MemoryState.DEGRADED
         told = {
             "x-reservoir-trace-id": str(self._request.trace_id),

@@ -4,12 +4,15 @@ Django's ORM blocks, so its work runs on a few threads that keep their connectio
 a slow recall delays no commit. No connection is held while a provider is working. Memory never fails a request: errors
 are logged with the trace id, and the request goes on without memory. During an outage the database is not used at all:
 recall is skipped, and exchanges wait in the spool.
+
+A busy machine is no outage: work waits for its turn, and a request that would wait longer than MOST_WAIT is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -35,6 +38,7 @@ from proxy.database.circuit_breaker import CircuitBreaker
 from proxy.database.health import NO_ANSWER, database_health, recall_health
 from proxy.database.reconnecting import DatabaseUnavailable, error_name, on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
+from proxy.errors import Overloaded
 from proxy.memory.polls import SUSPICIOUS, Seen
 from proxy.memory.recollection import RecallRequest, Recollection, recollect
 from proxy.prompt.chat import Chat
@@ -51,7 +55,11 @@ log = logging.getLogger(__name__)
 
 RECALL_THREADS = 4
 STORE_THREADS = 4
-STORE_SECONDS = 2.0  # an exchange that the database has not stored by then goes to the spool
+HEALTH_THREADS = 2  # so that a check of the embedder does not wait for a database that hangs
+STORE_SECONDS = 2.0  # an exchange that takes the database longer goes to the spool
+SLOW_SECONDS = 0.3  # work that takes longer makes the database suspicious
+SUSPICIOUS_AGAIN_SECONDS = 1.0  # so often at most, as a probe makes a connection
+MOST_WAIT = 10.0  # seconds that a request may wait for threads; clients that would wait longer are better off elsewhere
 WATCH_SECONDS = 60.0  # between two checks of a database that answers
 REPLAY_SECONDS = 0.5  # between two checks of the spool
 REPLAY_SECONDS_AFTER_FAILURE = 5.0
@@ -75,10 +83,12 @@ class MemoryService:
     """Created once per server process."""
 
     def __init__(self) -> None:
-        self._recalling = ThreadPool("recall", RECALL_THREADS)
-        self._storing = ThreadPool("store", STORE_THREADS)
+        self._breaker = CircuitBreaker(opened=self._give_up)
+        self._recalling = ThreadPool("recall", RECALL_THREADS, slow=self._suspect, slow_seconds=SLOW_SECONDS)
+        self._storing = ThreadPool("store", STORE_THREADS, slow=self._suspect, slow_seconds=SLOW_SECONDS)
         self._replaying = ThreadPool("replay", 1)
-        self._breaker = CircuitBreaker()
+        self._checking = ThreadPool("health", HEALTH_THREADS)
+        self._suspected = float("-inf")
         self._spool = Spool(spool_folder(), limit=settings.RESERVOIR_SPOOL_LIMIT)
         self._background: list[asyncio.Task[None]] = []
         self.embedder = in_use
@@ -105,10 +115,17 @@ class MemoryService:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self._spool.close)
-        pools = (self._recalling, self._storing, self._replaying)
+        pools = (self._recalling, self._storing, self._replaying, self._checking)
         stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *pools)]
         await asyncio.gather(*stopping)
         self.embedder.close()
+
+    def admit(self) -> None:
+        """Raises Overloaded if a request would wait too long for memory, with the seconds until it would not."""
+        excess = self._recalling.seconds_to_wait + self._storing.seconds_to_wait - MOST_WAIT
+        if excess > 0:
+            seconds = math.ceil(excess)
+            raise Overloaded(f"Too many requests are waiting for memory: try again in {seconds} s.", seconds=seconds)
 
     async def rules_act(self, scope: Scope) -> bool:
         """Whether rules act in the scope's partition. They do while the database is unreachable."""
@@ -141,7 +158,10 @@ class MemoryService:
             return otherwise
 
     async def recall(self, request: RecallRequest, trace_id: uuid.UUID) -> Recollection:
-        """The memories for a request, within RESERVOIR_RECALL_DEADLINE_MS. Never raises: failures are `degraded`."""
+        """The memories for a request. Never raises: failures are `degraded`.
+
+        RESERVOIR_RECALL_DEADLINE_MS counts from when a thread is free.
+        """
         if request.chat.last_user is None:
             return Recollection(MemoryState.ON)
         if self._breaker.is_open:
@@ -168,12 +188,12 @@ class MemoryService:
         versions: dict[str, str] = {}
         if not self._breaker.is_open:
             with suppress(DeadlineExceeded):
-                parts, versions = await self._storing.run(database_health, STORE_SECONDS)
+                parts, versions = await self._checking.run(database_health, STORE_SECONDS)
         if time.monotonic() < self._lost_until:
             parts["storing"] = "an exchange was lost in the last minute: see the log"
         vector, model = None, ""
         try:
-            vector, model = await self._recalling.run(self._embed_ready, STORE_SECONDS)
+            vector, model = await self._checking.run(self._embed_ready, STORE_SECONDS)
             parts["embedder"] = None
         except DeadlineExceeded:
             parts["embedder"] = "it does not answer in time"
@@ -181,7 +201,7 @@ class MemoryService:
             parts["embedder"] = str(error)
         if not any(parts.values()):
             try:
-                parts["recall"] = await self._recalling.run(partial(recall_health, vector, model), STORE_SECONDS)
+                parts["recall"] = await self._checking.run(partial(recall_health, vector, model), STORE_SECONDS)
             except DeadlineExceeded:
                 parts["recall"] = "its query does not end in time"
         return parts, versions
@@ -191,7 +211,7 @@ class MemoryService:
         messages = None
         if not self._breaker.is_open:
             with suppress(DeadlineExceeded, DatabaseError, InterfaceError):
-                messages = await self._storing.run(partial(on_database, waiting), STORE_SECONDS)
+                messages = await self._checking.run(partial(on_database, waiting), STORE_SECONDS)
         metrics.waiting(messages=messages, spooled=await asyncio.to_thread(total_size, spool_folder()))
 
     def _embed_ready(self) -> tuple[list[float], str]:
@@ -217,12 +237,15 @@ class MemoryService:
     ) -> StoredIn:
         """Store half of an exchange in the database by `work`, or spool `entry` if that takes longer than `seconds`.
 
+        The seconds count from when a thread is free: while the database answers, waiting is no reason for the spool.
+
         `spooled`: the other half is in the spool, so this one goes there too, as do later exchanges of the scope:
         replaying keeps their order. Both functions are called on other threads, and `work` may block. Never raises.
         """
         if not spooled and await self._may_store(scope):
             try:
                 await self._storing.run(partial(on_database, work), seconds)
+                self._breaker.confirm()
                 return StoredIn.DATABASE
             except Exception as error:
                 self._note(error)
@@ -255,6 +278,17 @@ class MemoryService:
             self._breaker.trip()
         elif isinstance(error, DeadlineExceeded | OperationalError | InterfaceError):
             self._breaker.suspect()
+
+    def _suspect(self) -> None:
+        """Have the database probed: work takes long. A busy machine does not have it probed all the time."""
+        if time.monotonic() - self._suspected > SUSPICIOUS_AGAIN_SECONDS:
+            self._suspected = time.monotonic()
+            self._breaker.suspect()
+
+    def _give_up(self) -> None:
+        """Stop waiting for a database that does not answer."""
+        self._recalling.give_up()
+        self._storing.give_up()
 
     async def _watch(self) -> None:
         while True:

@@ -80,6 +80,38 @@ async def test_a_confirmed_suspicion_opens_it(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
+async def test_a_probe_that_fails_while_exchanges_are_stored_leaves_it_closed(
+    breaker: CircuitBreaker, database: Database
+) -> None:
+    """A machine may be too busy to probe in time, and still store."""
+
+    async def fail_while_storing() -> bool:
+        breaker.confirm()
+        return await database.probe()
+
+    breaker = CircuitBreaker(fail_while_storing)
+    database.up = False
+    breaker.suspect()
+    await in_time(breaker.watch(ENOUGH * 2))
+    assert (breaker.is_open, database.asked) == (False, 1)
+
+
+async def test_what_was_stored_before_the_probe_proves_nothing(breaker: CircuitBreaker, database: Database) -> None:
+    database.up = False
+    breaker.confirm()
+    breaker.suspect()
+    await in_time(breaker.watch(ENOUGH * 2))
+    assert breaker.is_open
+
+
+async def test_whoever_waits_for_the_database_is_told_once_that_it_opened(database: Database) -> None:
+    told: list[bool] = []
+    breaker = CircuitBreaker(database.probe, opened=lambda: told.append(True))
+    breaker.trip()
+    breaker.trip()
+    assert told == [True]
+
+
 async def test_tripping_opens_it_immediately_and_is_logged_once(
     breaker: CircuitBreaker, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

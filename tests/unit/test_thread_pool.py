@@ -100,18 +100,82 @@ async def test_work_is_refused_immediately_while_late_work_holds_every_thread(ha
     assert not ran.is_set()
 
 
-async def test_work_that_has_not_started_by_its_deadline_never_runs(hanging: Hanging) -> None:
+async def test_work_that_waits_for_a_thread_is_not_late(hanging: Hanging) -> None:
     pool = pool_of(1)
     first = asyncio.create_task(pool.run(hanging, None))
     await hanging.until_begun()
-    ran = threading.Event()
-    with pytest.raises(DeadlineExceeded):
-        await pool.run(ran.set, 0.01)
-    assert held(pool) == 0, "work without a deadline is not late, and dropped work holds no thread"
+    waiting = asyncio.create_task(pool.run(lambda: "served in its turn", 0.01))
+    await asyncio.sleep(0.1)  # ten times its deadline
+    assert not waiting.done()
     hanging.go.set()
-    assert await first == "finished"
-    assert await pool.run(lambda: "next", ENOUGH) == "next"
+    assert [await first, await waiting] == ["finished", "served in its turn"]
+
+
+async def test_nobody_waits_for_a_thread_once_late_work_holds_them_all(hanging: Hanging) -> None:
+    pool, ran = pool_of(1), threading.Event()
+    late = asyncio.create_task(pool.run(hanging, 0.2))
+    await hanging.until_begun()
+    waiting = asyncio.create_task(pool.run(ran.set, None))  # without a deadline of its own
+    for task in (late, waiting):
+        with pytest.raises(DeadlineExceeded):
+            await task
+    hanging.go.set()
+    await until_none_is_held(pool)
+    assert await pool.run(lambda: "serves again", ENOUGH) == "serves again"
     assert not ran.is_set()
+
+
+async def test_work_that_is_given_up_holds_its_thread_and_what_waits_is_dropped(hanging: Hanging) -> None:
+    pool, ran = pool_of(1), threading.Event()
+    running = asyncio.create_task(pool.run(hanging, None))
+    await hanging.until_begun()
+    waiting = asyncio.create_task(pool.run(ran.set, ENOUGH))
+    await asyncio.sleep(0)
+    pool.give_up()
+    for task in (running, waiting):
+        with pytest.raises(DeadlineExceeded):
+            await task
+    assert held(pool) == 1
+    hanging.go.set()
+    await until_none_is_held(pool)
+    assert await pool.run(lambda: "serves again", ENOUGH) == "serves again"
+    assert not ran.is_set()
+
+
+async def test_slow_work_is_reported_once_while_it_runs(hanging: Hanging) -> None:
+    reported = asyncio.Event()
+    times = 0
+
+    def slow() -> None:
+        nonlocal times
+        times += 1
+        reported.set()
+
+    pool = ThreadPool("tested", 1, slow=slow, slow_seconds=0.01)
+    running = asyncio.create_task(pool.run(hanging, ENOUGH))
+    async with asyncio.timeout(ENOUGH):
+        await reported.wait()
+    await asyncio.sleep(0.05)
+    assert times == 1 and not running.done()
+    hanging.go.set()
+    assert await running == "finished"
+
+
+async def test_the_wait_for_a_thread_is_estimated_from_what_work_took(hanging: Hanging) -> None:
+    pool = pool_of(1)
+    for _ in range(3):
+        await pool.run(lambda: time.sleep(0.02), ENOUGH)
+    assert pool.seconds_to_wait == 0, "nothing is waiting"
+    running = asyncio.create_task(pool.run(hanging, None))
+    await hanging.until_begun()
+    waiting = [asyncio.create_task(pool.run(lambda: None, ENOUGH)) for _ in range(8)]
+    await asyncio.sleep(0)
+    estimated = pool.seconds_to_wait
+    waiting += [asyncio.create_task(pool.run(lambda: None, ENOUGH)) for _ in range(8)]
+    await asyncio.sleep(0)
+    assert estimated > 0 and pool.seconds_to_wait == pytest.approx(2 * estimated)
+    hanging.go.set()
+    await asyncio.gather(running, *waiting)
 
 
 async def test_work_whose_caller_has_left_never_starts(hanging: Hanging) -> None:
