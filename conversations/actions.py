@@ -15,6 +15,7 @@ from django.utils import timezone
 from conversations import late, models
 from conversations.branches import abandon_siblings, follow, latest_messages
 from conversations.capture import Alignment, align
+from conversations.chains import after, answer_of, resolved
 from conversations.exchange_sql import SET_BACK, SKEW, Opened, close_in_one, open_in_one
 from conversations.messages import (
     add_to_counters,
@@ -101,17 +102,23 @@ def _open_anywhere(asked: Asked, count: Count, *, replayed: bool) -> Opened:
 
 def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Count, *, replayed: bool) -> Exchange:
     created, is_late = _time(instance, asked.created, timedelta() if replayed else SKEW)
-    known = Message.objects.known(instance.pk, [turn.digest for turn in asked.turns])
-    if is_late:
-        known = late.known_then(known, created)
-    alone = len(asked.turns) == 1
-    question, latest = latest_messages(instance, created if is_late else None) if alone else (None, None)
-    where = align(asked.turns, known, question, StoredBranches(instance.pk))
-    if is_late and where.ids[-1:] == (None,):
-        where = _resent(instance, asked, answered, created, where)
-    if alone and where.parent is None:
-        where = replace(where, parent=latest)
-    left = is_late and not alone and None in where.ids and late.is_left(where, created)
+    turns = resolved(instance.pk, asked.turns)
+    continued = answer_of(instance.pk, asked.follows)
+    alone = len(turns) == 1 and continued is None
+    left = False
+    if continued is not None:
+        where = after(instance.pk, continued, turns)
+    else:
+        known = Message.objects.known(instance.pk, [turn.digest for turn in turns])
+        if is_late:
+            known = late.known_then(known, created)
+        question, latest = latest_messages(instance, created if is_late else None) if alone else (None, None)
+        where = align(turns, known, question, StoredBranches(instance.pk))
+        if is_late and where.ids[-1:] == (None,):
+            where = _resent(instance, asked, answered, created, where)
+        if alone and where.parent is None:
+            where = replace(where, parent=latest)
+        left = is_late and not alone and None in where.ids and late.is_left(where, created)
     exchange_id, ids = _reserve_ids_for(where)
     questions = [pk for pk, turn in zip(ids, asked.turns, strict=True) if turn.role == "user"]
     exchange = Exchange(

@@ -6,4 +6,11 @@ class ConversationsConfig(AppConfig):
     verbose_name = "Conversations"
 
     def ready(self) -> None:
-        from conversations import checks  # noqa: F401, it registers them
+        from django.conf import settings
+
+        from conversations import (
+            checks,  # noqa: F401, it registers them
+            tool_marks,
+        )
+
+        tool_marks.know(settings.RESERVOIR_TOOL_TAGS)

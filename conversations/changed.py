@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 from rapidfuzz.distance import LCSseq
 
 from conversations.likeness import alike
-from conversations.turns import Turn, calls_in
+from conversations.shapes import calls_in
+from conversations.turns import Turn
 
 
 class Node(NamedTuple):

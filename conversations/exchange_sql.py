@@ -20,6 +20,7 @@ from django.utils import timezone
 from conversations.ledger_entries import pack
 from conversations.lexemes import asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
+from conversations.shapes import references_in
 from conversations.states import Ended
 from conversations.turns import Count, Turn
 
@@ -56,6 +57,7 @@ def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
     new = turns[known:]
     if (
         asked.follows
+        or any(references_in(turn.payload) for turn in turns[:-1])
         or not new
         or (not known and len(turns) > 1)
         or sum(len(turn.payload) for turn in new) > MOST_CHARACTERS

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from conversations.binary import without_files
 from conversations.likeness import spelled, without_thinking
+from conversations.shapes import attachments_of, calls_of, role_of, texts_of
+from conversations.tool_marks import without_marked
 
 Json = dict[str, Any]
 Count = Callable[[str], int]  # text -> tokens
@@ -37,7 +39,7 @@ class Turn(NamedTuple):
         """The turn of an API message: `raw` is its JSON text, `payload` the same text decoded."""
         name = payload.get("name")
         return cls(
-            role=storable(str(payload.get("role") or ""))[:ROLE_LENGTH],
+            role=storable(role_of(payload))[:ROLE_LENGTH],
             name=storable(name)[:NAME_LENGTH] if isinstance(name, str) else "",
             content=plain_text(payload),
             payload=raw,
@@ -70,91 +72,48 @@ def storable_json(value: Any) -> Any:
 
 
 def plain_text(payload: Mapping[str, Any]) -> str:
-    """The words of a message: its text (parts joined by line breaks), its refusal, or the transcript of its audio.
+    """The words of a turn: its texts, joined by line breaks.
 
-    Files written into the text (data URLs, Base64) are replaced by a note.
+    Files written into the text (data URLs, Base64) are replaced by a note, and what a coding tool wrote into a user's
+    message is left out.
     """
     return storable(without_files(_words(payload)))
 
 
+def whole_text(payload: Mapping[str, Any]) -> str:
+    """The words of a turn with what a coding tool wrote into them."""
+    return storable(without_files("\n".join(texts_of(payload))))
+
+
 def _words(payload: Mapping[str, Any]) -> str:
-    content = payload.get("content")
-    parts = content if isinstance(content, list) else [content]
-    texts = [text for part in parts if isinstance(text := _part_text(part), str)]
-    if not any(texts) and isinstance(refusal := payload.get("refusal"), str):
-        texts = [refusal]
-    audio = payload.get("audio")
-    if not any(texts) and isinstance(audio, dict) and isinstance(transcript := audio.get("transcript"), str):
-        texts = [transcript]
-    return "\n".join(texts)
-
-
-def _part_text(part: Any) -> Any:
-    """The text of a content part; some clients write a string in its place."""
-    return (part.get("text") or part.get("refusal")) if isinstance(part, dict) else part
-
-
-NO_ATTACHMENT = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
+    texts = texts_of(payload)
+    if role_of(payload) == "assistant":
+        return "\n".join(texts)
+    own = ((text, without_marked(text)) for text in texts)
+    return "\n".join(left for text, left in own if left or not text)
 
 
 def digest(payload: Mapping[str, Any]) -> bytes:
-    """16 bytes that are equal for turns that a reader would call the same, however a client library spells them.
+    """16 bytes that are equal for turns that a reader would call the same, however a client library spells them and
+    whichever API they come through.
 
     Libraries resend an answer with null fields added or omitted, with its text as a string or as a list of one part,
     in other Unicode forms and line ends (likeness.spelled), without its thinking, with a call's arguments as
     differently spelt JSON, or with their own ids for calls. The digest covers the role, the text, the calls and the
     attachments.
     """
-    words = storable(_words(payload))
-    attachments = [part for part in _parts(payload.get("content")) if not NO_ATTACHMENT.intersection(part)]
+    role, words = role_of(payload), storable(_words(payload))
     essence = [
-        payload.get("role"),
-        spelled(without_thinking(words) if payload.get("role") == "assistant" else words),
-        attachments,
-        calls(payload),
+        role if isinstance(payload.get("role"), str) or role else payload.get("role"),
+        spelled(without_thinking(words) if role == "assistant" else words),
+        attachments_of(payload),
+        calls_of(payload),
         payload.get("function_call") or None,
     ]
     # A message without calls has the digest that it had when ids counted.
     essence.append(None)
     text = json.dumps(essence, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list, and none if the value is not a list: clients and providers may send anything."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _parts(content: Any) -> list[Any]:
-    """The parts of a content that are objects. Content of a type that no API names counts as one part."""
-    return [{"content": content}] if isinstance(content, int | float | dict) else _objects(content)
-
-
-def calls(payload: Mapping[str, Any]) -> list[Any]:
-    """The tool calls of a message as values that are equal where the calls are, whatever their ids."""
-    return [_call(call) for call in _objects(payload.get("tool_calls"))]
-
-
-def calls_in(raw: str) -> list[Any]:
-    """The tool calls in a message's JSON text, as calls() gives them; none in what is no object."""
-    payload = json.loads(raw) if '"tool_calls"' in raw else None
-    return calls(payload) if isinstance(payload, dict) else []
-
-
-def _call(call: Mapping[str, Any]) -> Any:
-    function = call.get("function")
-    body = function if isinstance(function, dict) else call.get("custom")
-    if isinstance(body, dict) and isinstance(arguments := body.get("arguments"), str):
-        body = body | {"arguments": _spelt_alike(arguments)}
-    return body
-
-
-def _spelt_alike(arguments: str) -> str:
-    """JSON text in one canonical spelling; any other text unchanged."""
-    try:
-        return json.dumps(json.loads(arguments), sort_keys=True)
-    except (ValueError, RecursionError):
-        return arguments
 
 
 def conversation_key(digests: Iterable[bytes]) -> bytes:

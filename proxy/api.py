@@ -18,7 +18,7 @@ from django.urls import register_converter
 from ninja import NinjaAPI, Path, Router
 from ninja.errors import ValidationError
 
-from proxy import pipeline, runtime
+from proxy import background, pipeline, runtime
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH
@@ -27,7 +27,7 @@ from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import Text, at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
-from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, NO_MEMORY, RECALL, VERSION, spelled
+from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, NO_MEMORY, RECALL, RESPONSES, VERSION, spelled
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
@@ -67,6 +67,18 @@ async def chat_completions(request: HttpRequest, partition: Path[str], instance:
 async def kept_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path go to the provider."""
     return await pass_through(request, partition, instance, "chat/completions")
+
+
+@router.api_operation(["POST"], RESPONSES)
+async def responses(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """OpenAI's Responses, with a memory."""
+    return await ask(BY_PATH[RESPONSES], request, partition, instance)
+
+
+@router.api_operation(NOT_POST, RESPONSES, include_in_schema=False)
+async def other_responses(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """Other methods on this path go to the provider."""
+    return await pass_through(request, partition, instance, "responses")
 
 
 @router.api_operation(["GET", "POST"], RECALL)
@@ -116,7 +128,10 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
         raise BadRequest("Paths with dot segments are not passed on.", code="invalid_path")
     if request.method == "POST" and (dialect := BY_PATH.get(spelled(rest))):
         return await ask(dialect, request, partition, instance)
-    return _encode(await pipeline.pass_through(_call(request, partition, instance), rest, runtime.current()))
+    call, run = _call(request, partition, instance), runtime.current()
+    if request.method == "GET" and (id_ := background.response_id(spelled(rest))):
+        return _encode(await background.fetch(call, rest, id_, run))
+    return _encode(await pipeline.pass_through(call, rest, run))
 
 
 old_router = Router()  # for the paths of the original Reservoir's clients

@@ -123,6 +123,7 @@ def _constraints(target: Target, dialect: Dialect, run: Runtime, *, budget: int)
         default_window=settings.RESERVOIR_DEFAULT_WINDOW,
         role=dialect.place(target.memory_role),
         count=counter.count,
+        names=dialect.names,
     )
 
 

@@ -4,6 +4,7 @@ VERSION = "/v1"
 BASE = "/partition/{segment:partition}/instance/{segment:instance}"
 MEMORY = f"{VERSION}/memory"
 CHAT_COMPLETIONS = "/chat/completions"
+RESPONSES = "/responses"
 RECALL = "/recall"
 
 PROBES = ("/live", "/ready", "/health", "/healthz")
@@ -14,7 +15,7 @@ METRICS = "/metrics"  # figures for Prometheus
 NO_MEMORY = (b"x-reservoir-memory", b"off")  # the header of an answer in which memory had no part
 
 PREFIXES = (f"{VERSION}/", "/partition/")  # every path that begins with one of these is the API's
-PARSED = (CHAT_COMPLETIONS, RECALL)  # the ends of the paths whose bodies are parsed here
+PARSED = (CHAT_COMPLETIONS, RESPONSES, RECALL)  # the ends of the paths whose bodies are parsed here
 
 
 def spelled(path: str) -> str:

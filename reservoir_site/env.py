@@ -94,6 +94,11 @@ def origins(name: str) -> list[str]:
     return _each(name, words(name), ORIGIN, "origins such as https://app.example.com, in lower case, without a path")
 
 
+def tags(name: str) -> list[str]:
+    """Names of tags, without their brackets. Raises ImproperlyConfigured."""
+    return _each(name, words(name), re.compile(r"[A-Za-z][\w.-]{0,60}"), "names of tags, such as editor_context")
+
+
 def networks(name: str) -> list[IPv4Network | IPv6Network]:
     """Networks and addresses; host bits may be set."""
     try:

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 from conversations.archive.fields import EXCHANGE, LEDGER, MESSAGE, NAMESPACE, checked
 from conversations.archive.json_stream import Broken, values
 from conversations.querysets import Scope
-from conversations.turns import NAME_LENGTH, ROLE_LENGTH, UNSTORABLE, Json, Turn
+from conversations.turns import NAME_LENGTH, ROLE_LENGTH, UNSTORABLE, Json, Turn, whole_text
 
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # seconds mistaken for milliseconds are in 1970
 DIMENSIONS = 16_000  # of the longest vector that PostgreSQL's halfvec holds
@@ -166,9 +166,14 @@ def _turn(value: Json, role: str, content: str | None) -> Turn:
     if not isinstance(payload, dict):
         raise ValueError("payload is not the JSON text of a message")
     made = Turn.from_payload(raw, payload)
-    if (made.role, made.content) != (role, content or ""):
+    if made.role != role or not (made.content == (content or "") or _is_part(content or "", whole_text(payload))):
         raise ValueError("payload contradicts role and content")
     return made
+
+
+def _is_part(content: str, whole: str) -> bool:
+    """Whether the content may be the whole text without what coding tools wrote, by tags that are not known here."""
+    return bool(content) and all(line in whole for line in content.splitlines())
 
 
 def _ledger(given: Any) -> Json:

@@ -17,7 +17,7 @@ LONGEST_TOKEN = 16  # characters; a text with more than this for each token of t
 MESSAGE_OVERHEAD = 4  # tokens that a message costs besides its text
 
 
-CALLS = r'"(tool_calls"\s*:\s*\[|function_call"\s*:)\s*\{'  # in a payload
+CALLS = r'"(tool_calls"\s*:\s*\[|function_call"\s*:)\s*\{|"type"\s*:\s*"(tool_use|[a-z_]*_call)"'  # in a payload
 
 Row = dict[str, Any]
 

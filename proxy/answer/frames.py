@@ -15,6 +15,7 @@ HALF_EVENT = 2**16  # bytes; a longer unfinished event is relayed before its end
 _BOM = b"\xef\xbb\xbf"
 _DONE = b"[DONE]"
 _LONGEST_LAST_LINE = 32
+_LONGEST_HEAD = 96  # bytes of a line that name the type of its event
 _COST_OF_A_LINE = 256  # bytes that a list entry takes beside its text
 # A line with its end, or a run of line ends. Linear: the alternatives begin with different bytes.
 _LINES = re.compile(rb"[^\r\n]+(?:\r\n|\r|\n)?|[\r\n]+")
@@ -43,6 +44,21 @@ def done_line(line: bytes, ended: bool) -> Last:
         return Last.LINE if line.startswith(b"data:") and line[5:].strip(b" \t") == _DONE else Last.NO
     may_be = b"data:".startswith(line) or (line.startswith(b"data:") and _DONE.startswith(line[5:].strip(b" \t")))
     return Last.PERHAPS if may_be else Last.NO
+
+
+def event_of(*types: str) -> IsLast:
+    """Recognises typed events: by the line `event: TYPE`, or by data that begins with `{"type": "TYPE"`."""
+    names = tuple(b"event:" + name.encode() for name in types)
+    heads = tuple(b'data:{"type":"' + name.encode() + b'"' for name in types)
+
+    def is_last(line: bytes, ended: bool) -> Last:
+        head = line[:_LONGEST_HEAD].replace(b" ", b"")
+        if head.startswith(heads) or (ended and head in names and len(line) < _LONGEST_HEAD):
+            return Last.EVENT
+        more_may_come = not ended and len(line) < _LONGEST_HEAD
+        return Last.PERHAPS if more_may_come and any(one.startswith(head) for one in names + heads) else Last.NO
+
+    return is_last
 
 
 class Frames:

@@ -80,6 +80,8 @@ def _read(answer: Answer, body: bytes, reader: Reader) -> Result:
     reply = _events_in(body, reader) if are_events(body[:100]) else reader.reply(body)
     if answer.status < 400 and reply.complete:
         return Result(Ended.ANSWERED, answer.status, reply)
+    if answer.status < 400 and reply.pending:
+        return Result(Ended.OPEN, answer.status, reply)
     error = error_line(reply.error) or error_line_of_body(body)
     return Result(Ended.FAILED, answer.status, reply, redacted(error, answer.secrets))
 
@@ -236,6 +238,8 @@ class _StreamRelay:
         reply = self._copy.reply()
         if self._decoder.stopped and self._ended and not self.broken:
             return Result(Ended.ANSWERED if status < 400 else Ended.FAILED, status, reply, EXPANDS)
+        if reply.pending and reply.error is None:
+            return Result(Ended.OPEN, status, reply)
         if not (self._ended or self._copy.done or reply.complete):  # a client may leave at the finish_reason
             return Result(Ended.GONE, status, reply)
         if reply.error is not None or not reply.complete:

@@ -28,7 +28,9 @@ def usage_in(fields: Mapping[str, Any]) -> Json | None:
         usage["prompt_tokens"] = prompt + sum(_first(usage, (name,)) or 0 for name in _OUTSIDE_PROMPT)
     if "completion_tokens" not in usage and (completion := _first(usage, _COMPLETION)) is not None:
         usage["completion_tokens"] = completion
-    if not isinstance(usage.get("prompt_tokens_details"), dict) and (cached := _first(usage, _CACHED)):
+    details = usage.get("input_tokens_details")  # of OpenAI's Responses
+    cached = _first(usage, _CACHED) or _first(details if isinstance(details, dict) else {}, _CACHED)
+    if not isinstance(usage.get("prompt_tokens_details"), dict) and cached:
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
     return usage
 

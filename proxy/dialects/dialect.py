@@ -25,6 +25,10 @@ class Dialect(Protocol):
     def path(self) -> str:
         """The route below a base URL, without a slash at its beginning."""
 
+    @property
+    def names(self) -> bool:
+        """Whether a message may have the name of its speaker."""
+
     def decode(self, body: bytes) -> Chat:
         """A request's body -> its Chat. Raises BadRequest for a body that is no request of this API."""
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from conversations import actions, policy
 from conversations.backlog import save_computed_vectors
+from conversations.chains import Pending
 from conversations.querysets import Scope
 from conversations.repetition import set_aside
 from conversations.servers import this_process
@@ -32,7 +33,7 @@ from proxy.providers.registry import Target
 from proxy.rules.rules_file import REPEATED
 from proxy.spool.record import Entry
 
-__all__ = ["Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
+__all__ = ["BackgroundExchange", "Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
 
 Cost = Callable[[Mapping[str, Any]], Decimal | None]  # the provider's `usage` -> US dollars
 
@@ -158,37 +159,33 @@ class RememberedExchange:
         if self._finished:
             return
         self._finished = True
-        usage, dollars, took = result.reply.usage or {}, cost(result.reply.usage or {}), timings()
-        self._count(result, usage, dollars, took)
+        if result.ended is Ended.OPEN:  # the provider goes on in the background
+            if self._opening:
+                noting = self._note_pending(self._opening, storable(result.reply.id))
+                await asyncio.shield(self._service.track(asyncio.ensure_future(noting)))
+            return
+        answered = _answered(result, timings(), cost)
+        self._count(answered)
         if self._opening is None:
             return
-        answered = actions.Answered(
-            finished=timezone.now(),
-            ended=result.ended,
-            status=result.status,
-            finish_reason=storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
-            error=storable(result.error),
-            usage=storable_json(usage),
-            cost=dollars,
-            timings=took,
-            response_id=storable(result.reply.id),
-        )
         closing = self._close(self._opening, answered, () if self._rule else result.reply.messages)
         await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))
 
-    def _count(
-        self, result: Result, usage: Mapping[str, Any], dollars: Decimal | None, timings: Mapping[str, float]
-    ) -> None:
+    async def _note_pending(self, opening: asyncio.Future[StoredIn], response_id: str) -> None:
+        if await opening is StoredIn.DATABASE:
+            await self._service.note_pending(self._request.trace_id, response_id)
+
+    def _count(self, answered: actions.Answered) -> None:
         target = self._request.target
         metrics.exchange_ended(
             metrics.Ended(
                 provider=target.provider.name,
                 model=target.model,
                 partition=self._request.scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
-                ended=result.ended.value,
-                usage=usage,
-                cost=dollars,
-                timings=timings,
+                ended=answered.ended,
+                usage=answered.usage or {},
+                cost=answered.cost,
+                timings=answered.timings,
                 memories=self._shown,
             )
         )
@@ -205,7 +202,7 @@ class RememberedExchange:
         @cache
         def whole() -> actions.Answered:
             """With its turns. Parsing a long answer takes half a second, so it happens off the event loop."""
-            return replace(answered, turns=tuple(_turn(m) for m in messages if _has_content(m)))
+            return replace(answered, turns=_turns(messages))
 
         def work() -> None:
             count = self._request.count
@@ -272,14 +269,73 @@ class RememberedExchange:
         )
 
 
+class BackgroundExchange:
+    """An exchange whose answer is fetched by a later request."""
+
+    def __init__(self, service: MemoryService, scope: Scope, pending: Pending) -> None:
+        self._service = service
+        self._pending = pending
+        self._asked = actions.Asked(
+            trace_id=pending.trace_id,
+            scope=scope,
+            created=timezone.now(),
+            model=pending.model,
+            provider=pending.provider,
+            streamed=False,
+        )
+
+    async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
+        """Store the answer if it is there, and wait for the commit: a refusal to fetch it says nothing about it."""
+        if result.ended not in (Ended.ANSWERED, Ended.FAILED, Ended.CUT) or (result.status or 0) >= 400:
+            return
+        if result.ended is Ended.CUT and result.reply.error is None:
+            return
+        answered = _answered(result, timings(), cost)
+
+        @cache
+        def whole() -> actions.Answered:
+            return replace(answered, turns=() if self._pending.rule else _turns(result.reply.messages))
+
+        storing = self._service.store(
+            lambda: actions.close_exchange(asked=self._asked, answered=whole(), opened=True),
+            lambda: Entry(self._asked, whole(), opened=True),
+            scope=self._asked.scope,
+            trace_id=self._asked.trace_id,
+        )
+        await asyncio.shield(self._service.track(asyncio.ensure_future(storing)))
+        self._service.wake()
+
+
+def _answered(result: Result, timings: Mapping[str, float], cost: Cost) -> actions.Answered:
+    """How an exchange ended, without the turns of its answer."""
+    usage = result.reply.usage or {}
+    return actions.Answered(
+        finished=timezone.now(),
+        ended=result.ended,
+        status=result.status,
+        finish_reason=storable(",".join(filter(None, result.reply.finish_reasons)))[:100],
+        error=storable(result.error),
+        usage=storable_json(usage),
+        cost=cost(usage),
+        timings=timings,
+        response_id=storable(result.reply.id),
+    )
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[Turn, ...]:
+    return tuple(_turn(message) for message in messages if _has_content(message))
+
+
 def _turn(message: ChatMessage) -> Turn:
     """A message as it is stored. A block of memories that a client or a model repeats is no part of its text."""
-    return Turn.from_payload(message.raw, without_block(message.payload))
+    return Turn.from_payload(message.stored, without_block(message.payload))
 
 
 def _has_content(message: ChatMessage) -> bool:
-    """Whether a message of an answer has text, or a field of its own such as tool calls."""
+    """Whether a message of an answer has text, a part that is no text, or a field of its own such as tool calls."""
+    content = message.payload.get("content")
     return bool(
         plain_text(message.payload)
+        or (isinstance(content, list) and any(not isinstance(part, dict) or "text" not in part for part in content))
         or {key for key, value in message.payload.items() if value} - {"role", "content", "refusal"}
     )

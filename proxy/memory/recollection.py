@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from django.conf import settings
 from django.db import connection, transaction
 
+from conversations.chains import referred, told
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.querysets import Scope
 from conversations.recall.baselines import BASELINES
@@ -88,7 +89,8 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
     text = _shortened(plain_text(without_block(chat.messages[chat.last_user].payload)))
     query = prepare_query(scope=request.scope, text=text)
     state, vectors, model = _embedded(embedder, text, query)
-    present = {digest(without_block(message.payload)) for message in chat.messages}
+    digests = [digest(without_block(message.payload)) for message in chat.messages]
+    present = {*digests, *referred(request.scope, [message.stored for message in chat.messages], digests)}
     with _transaction(request.milliseconds):
         turns = _latest_turns(request, present) if request.latest and not chat.has_history else ()
         found = search(
@@ -101,6 +103,8 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         )
     present |= {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # a turn with an image is added as its text, which has another digest
+    if chat.follows:  # the provider keeps what this chain has said, and what it was shown
+        added |= told(request.scope, chat.follows)
     relevant = (each for each in found if each.relevant and each.digest not in present and each.id not in added)
     memories = wishes_first([*map(as_memory, relevant)], settings.RESERVOIR_WISH_BUDGET, request.count)
     return Recollection(

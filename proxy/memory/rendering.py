@@ -16,7 +16,7 @@ from typing import NamedTuple, get_args
 from conversations.leb128 import decode, encode
 from conversations.recall.spans import excerpt
 from proxy.prompt.chat import Additions, ChatMessage, Memory, MemoryRole, Turn
-from proxy.prompt.enrichment import additions_to_send, render
+from proxy.prompt.enrichment import additions_to_send, as_turns, render
 
 _ROLES: tuple[MemoryRole, ...] = get_args(MemoryRole)  # their places are stored: new ones are added at the end
 _HEAD = 3  # numbers before those of the memories
@@ -67,9 +67,13 @@ def rebuilt(rendering: bytes, ids: Sequence[int], stored: Mapping[int, Stored]) 
     if role >= len(_ROLES) or len(rest) != 3 * (len(ids) - turns) or any(pk not in stored for pk in ids):
         return Added(exact=False)
     memories = [_memory(stored[pk], *rest[3 * at : 3 * at + 3]) for at, pk in enumerate(ids[turns:])]
-    additions = Additions(tuple(as_turn(stored[pk]) for pk in ids[:turns]), tuple(memories))
-    texts = additions_to_send(additions, render(memories), _ROLES[role])
-    return Added(texts, exact=_checksum(texts) == checksum)
+    said, block = [as_turn(stored[pk]) for pk in ids[:turns]], render(memories)
+    for names in (True, False):  # some APIs know no names: the checksum tells
+        additions = Additions(as_turns(said, names=names), tuple(memories))
+        texts = additions_to_send(additions, block, _ROLES[role])
+        if _checksum(texts) == checksum:
+            return Added(texts)
+    return Added(texts, exact=False)
 
 
 def _memory(message: Stored, start: int, length: int, is_wish: int) -> Memory:

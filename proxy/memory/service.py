@@ -27,6 +27,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 
 from conversations import policy
 from conversations.backlog import Worker, waiting
+from conversations.chains import Pending, note_pending, pending
 from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.querysets import SCRATCH, Scope
@@ -145,7 +146,20 @@ class MemoryService:
         length = len(plain_text(payload).strip())
         return await self._asked(partial(is_repeated, scope=scope, digest=asked, length=length), otherwise=False)
 
-    async def _asked(self, work: Callable[[], bool], *, otherwise: bool) -> bool:
+    async def pending(self, scope: Scope, response_id: str) -> Pending | None:
+        """The exchange that waits for a provider's answer with this id; None without one, or without the database."""
+        return await self._asked(partial(pending, scope, response_id), otherwise=None)
+
+    async def note_pending(self, trace_id: uuid.UUID, response_id: str) -> None:
+        """Note for an open exchange under which id its answer is to be fetched. Never raises."""
+        try:
+            work = partial(note_pending, trace_id=trace_id, response_id=response_id)
+            await self._storing.run(partial(on_database, work), STORE_SECONDS)
+        except Exception as error:
+            self._note(error)
+            log.warning("exchange %s stays open: the id of its answer is not stored (%s)", trace_id, error_name(error))
+
+    async def _asked(self, work: Callable[[], T], *, otherwise: T) -> T:
         """The database's answer within the deadline of recall."""
         if self._breaker.is_open:
             return otherwise
@@ -154,7 +168,7 @@ class MemoryService:
             return await self._recalling.run(partial(on_database, work), seconds)
         except Exception as error:
             self._note(error)
-            log.warning("a rule was applied without asking the database (%s)", error_name(error))
+            log.warning("the database was not asked in time (%s)", error_name(error))
             return otherwise
 
     async def recall(self, request: RecallRequest, trace_id: uuid.UUID) -> Recollection:

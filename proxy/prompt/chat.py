@@ -23,20 +23,33 @@ MemoryRole = Literal["inside", "system", "user"]
 
 DEEPEST_VALUE = 32
 
+RUN_BEGINS, RUN_ENDS = '{"role": "assistant", "output": [', "]}"
+
 SYSTEM_ROLES = frozenset({"system", "developer"})
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn as the API sent it: its JSON text, and that text parsed."""
+    """One turn as the API sent it: its JSON text, and that text parsed.
+
+    `spoken_by` is its role where the payload names another or none. A `run` of several values of the list that the
+    API takes, which are one turn, has their texts, separated by commas, and the payload `{"role", "output": [...]}`.
+    """
 
     raw: str
     payload: Mapping[str, Any]
+    spoken_by: str = ""
+    is_run: bool = False
 
     @property
     def role(self) -> str:
-        return str(self.payload["role"])
+        return self.spoken_by or str(self.payload["role"])
+
+    @property
+    def stored(self) -> str:
+        """The JSON text of the payload."""
+        return f"{RUN_BEGINS}{self.raw}{RUN_ENDS}" if self.is_run else self.raw
 
     @property
     def is_system(self) -> bool:
@@ -95,6 +108,7 @@ class Reply:
     usage: Json | None = None
     error: Any = None
     complete: bool = False
+    pending: bool = False  # the provider is working on it in the background
     id: str = ""  # the provider's, where a later request may name it
 
 
@@ -109,11 +123,13 @@ class Chat:
     body: str
     fields: Json
     messages: tuple[ChatMessage, ...]
-    messages_span: Span
+    messages_span: Span | None  # None for a request that names none
     model_span: Span | None
     changed: bool = field(default=False)
     dialect: str = "chat_completions"
     follows: str = ""
+    instructions: tuple[str, ...] = ()  # texts that the model is shown besides the messages
+    messages_field: str = "messages"  # the API's name for them
 
     @property
     def model(self) -> str:
@@ -132,18 +148,18 @@ class Chat:
     @property
     def in_tool_loop(self) -> bool:
         """Whether the request returns tool results to the model, within one user turn."""
-        return self.messages[-1].role in ("tool", "function")
+        return bool(self.messages) and self.messages[-1].role in ("tool", "function")
 
     @property
     def has_history(self) -> bool:
-        """Whether the client sent turns of its own before the last user message."""
+        """Whether turns come before the last user message: the client's own, or those that the provider keeps."""
         last = self.last_user
-        return any(not m.is_system for m in self.messages[: last or 0])
+        return bool(self.follows) or any(not m.is_system for m in self.messages[: last or 0])
 
     @property
     def output_reserve(self) -> int:
         """Tokens that the request reserves for the answer; 0 if it reserves none."""
-        for key in ("max_completion_tokens", "max_tokens"):
+        for key in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
             value = self.fields.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
@@ -154,14 +170,17 @@ class Chat:
         return replace(self, messages=tuple(messages), changed=True)
 
     def without_messages(self) -> str:
-        """The body's text with an empty array in place of its messages."""
+        """The body's text with an empty array in place of its messages, or an empty text where they were a text."""
+        if self.messages_span is None:
+            return self.body
         start, end = self.messages_span
-        return f"{self.body[:start]}[]{self.body[end:]}"
+        nothing = '""' if self.body[start] == '"' else "[]"
+        return f"{self.body[:start]}{nothing}{self.body[end:]}"
 
     def encode(self, model: str | None = None) -> bytes:
         """The body to send: the original bytes where nothing has changed. `model` replaces the model's name."""
         edits: list[tuple[Span, str]] = []
-        if self.changed:
+        if self.changed and self.messages_span:
             edits.append((self.messages_span, "[" + ", ".join(m.raw for m in self.messages) + "]"))
         if model is not None and model != self.model and self.model_span:
             edits.append((self.model_span, json.dumps(model)))

@@ -6,12 +6,16 @@ towards too few: a count that is too high would refuse or cut requests that a pr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from conversations.shapes import is_run
 from proxy.prompt.chat import Chat, ChatMessage, Json
 
 Count = Callable[[str], int]
+
+DEFINITIONS = ("response_format", "text", "functions", "tools")  # the fields of a request that hold some
 
 MESSAGE_OVERHEAD = 4  # three tokens of framing, one for the role
 NAME_OVERHEAD = 1
@@ -25,6 +29,12 @@ LOW_DETAIL_IMAGE = 85
 IMAGE = 765
 HIGH_DETAIL_IMAGE = 1105
 FILE = 1000
+NO_MEDIA = frozenset(
+    {
+        *("text", "refusal", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+        *("input_text", "output_text", "reasoning_text", "summary_text"),
+    }
+)
 EARLIER_AUDIO = 250
 BASE64_PER_AUDIO_TOKEN = {"wav": 6400, "mp3": 2133}
 
@@ -62,8 +72,13 @@ def definition_tokens(fields: Json, count: Count) -> int:
 
 def request_tokens(chat: Chat, count: Count) -> int:
     """Tokens of a whole request: messages, definitions, and the three that prime the reply."""
-    messages = sum(message_tokens(message.payload, count) for message in chat.messages)
-    return messages + definition_tokens(chat.fields, count) + REPLY_PRIMING
+    return sum(message_tokens(message.payload, count) for message in chat.messages) + fixed_tokens(chat, count)
+
+
+def fixed_tokens(chat: Chat, count: Count) -> int:
+    """Tokens of all of a request but its messages."""
+    instructions = sum(MESSAGE_OVERHEAD + count(text) for text in chat.instructions)
+    return instructions + definition_tokens(chat.fields, count) + REPLY_PRIMING
 
 
 def request_at_most(chat: Chat) -> int:
@@ -72,7 +87,7 @@ def request_at_most(chat: Chat) -> int:
     A token takes at least one byte of text, and a byte of text at least one byte of its JSON. JSON's own marks
     outnumber the tokens that are added for framing.
     """
-    start, end = chat.messages_span
+    start, end = chat.messages_span or (0, 0)
     around = text_at_most(chat.body[:start]) + text_at_most(chat.body[end:])
     return around + sum(map(message_at_most, chat.messages))
 
@@ -90,7 +105,10 @@ def text_at_most(text: str) -> int:
 def _extras(payload: Mapping[str, Any]) -> int:
     """Tokens of a message besides its overhead and its texts."""
     name = NAME_OVERHEAD if isinstance(payload.get("name"), str) else 0
+    if is_run(payload):
+        return _media(payload) + CALL_OVERHEAD * sum("arguments" in item for item in objects(payload["output"]))
     calls = [*objects(payload.get("tool_calls")), payload.get("function_call")]
+    calls += [part for part in objects(payload.get("content")) if part.get("type") == "tool_use"]
     return name + CALL_OVERHEAD * sum(isinstance(call, Mapping) for call in calls) + _media(payload)
 
 
@@ -101,6 +119,14 @@ def _texts(payload: Mapping[str, Any]) -> Iterable[str]:
     for part in objects(content):
         texts += [part.get("text"), part.get("refusal")]
         texts += [thought.get("text") for thought in objects(part.get("thinking"))]
+        if part.get("type") == "tool_use":
+            texts += [part.get("name"), json.dumps(part.get("input"))]
+        elif part.get("type") == "tool_result":
+            texts += _texts(part)
+    output = payload.get("output")
+    texts += [output, payload.get("arguments"), payload.get("input")]
+    for item in objects(output):
+        texts += _texts(item) if is_run(payload) else [item.get("text")]
     calls = [call.get(kind) for call in objects(payload.get("tool_calls")) for kind in ("function", "custom")]
     for call in [*calls, payload.get("function_call")]:
         if isinstance(call, Mapping):
@@ -110,19 +136,23 @@ def _texts(payload: Mapping[str, Any]) -> Iterable[str]:
 
 def _media(payload: Mapping[str, Any]) -> int:
     """The estimate for the parts of a message that are not text."""
+    if is_run(payload):
+        return sum(map(_media, objects(payload["output"])))
     earlier = EARLIER_AUDIO if isinstance(payload.get("audio"), Mapping) else 0
     return earlier + sum(map(_part, objects(payload.get("content"))))
 
 
 def _part(part: Mapping[str, Any]) -> int:
     match part:
-        case {"type": "text" | "refusal" | "thinking"}:
+        case {"type": str(kind)} if kind in NO_MEDIA:
             return 0
         case {"type": "image_url", "image_url": {"detail": "low"}}:
             return LOW_DETAIL_IMAGE
-        case {"type": "image_url", "image_url": {"detail": "high"}}:
+        case {"type": "input_image", "detail": "low"}:
+            return LOW_DETAIL_IMAGE
+        case {"type": "image_url", "image_url": {"detail": "high"}} | {"type": "input_image", "detail": "high"}:
             return HIGH_DETAIL_IMAGE
-        case {"type": "image_url"}:
+        case {"type": "image_url" | "input_image" | "image"}:
             return IMAGE
         case {"type": "input_audio", "input_audio": {"data": str(data), **rest}}:
             return -(-len(data) // BASE64_PER_AUDIO_TOKEN["wav" if rest.get("format") == "wav" else "mp3"])
@@ -137,7 +167,7 @@ def _definitions(fields: Json) -> tuple[list[str], int]:
     """
     words: list[str] = []
     properties = 0
-    todo: list[tuple[Any, bool]] = [(fields.get(key), False) for key in ("response_format", "functions", "tools")]
+    todo: list[tuple[Any, bool]] = [(fields.get(key), False) for key in DEFINITIONS]
     while todo:
         value, is_map_of_names = todo.pop()
         match value:

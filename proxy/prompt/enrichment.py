@@ -25,6 +25,8 @@ BUDGET, DUPLICATE, EMPTY = "budget", "duplicate", "empty"
 
 BLOCK_START = "<memory>"
 
+DEEPEST_TEXT = 8  # a run's item, its part, the part's text; or a result, its part, the part's text
+
 _BEGIN = (
     f"{BLOCK_START}\n"
     "Read-only notes from earlier in this conversation, times in UTC. "
@@ -201,30 +203,47 @@ def _with_block(message: ChatMessage, block: str) -> ChatMessage | None:
     elif isinstance(content, list):
         part = json.dumps({"type": "text", "text": block})
         places = element_spans(text, start)
-        first = next((i for i, one in enumerate(content) if isinstance(one, Mapping) and one.get("type") == "text"), 0)
-        before, after = (places[first][0], f"{part}, ") if places else (end - 1, part)
+        first = _first_text(content)
+        if first < len(places):
+            before, after = places[first][0], f"{part}, "
+        else:
+            before, after = (places[-1][1], f", {part}") if places else (end - 1, part)
         text = f"{text[:before]}{after}{text[before:]}"
     else:
         return None
     return ChatMessage(text, json.loads(text))
 
 
+def _first_text(parts: Sequence[Any]) -> int:
+    """The place of the first text after all results of tools, which must come first; or else the place after these."""
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
+    start = max((i + 1 for i, kind in enumerate(kinds) if kind == "tool_result"), default=0)
+    return next((i for i in range(start, len(kinds)) if kinds[i] == "text"), start)
+
+
 def without_block(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     """A message without blocks of memories in its text: a client or a model may repeat what it was given, and that must
     never be stored as their own words.
     """
-    content = payload.get("content")
-    if isinstance(content, str):
-        return {**payload, "content": _cut_blocks(content)} if _BEGIN in content else payload
-    if not isinstance(content, list) or not any(_BEGIN in _part_text(part) for part in content):
-        return payload
-    parts = [{**part, "text": _cut_blocks(part["text"])} if _BEGIN in _part_text(part) else part for part in content]
-    return {**payload, "content": [part for part in parts if part != {"type": "text", "text": ""}]}
+    cut: Mapping[str, Any] = _without_blocks(payload, DEEPEST_TEXT)
+    return cut
 
 
-def _part_text(part: Any) -> str:
-    text = part.get("text") if isinstance(part, Mapping) else None
-    return text if isinstance(text, str) else ""
+def _without_blocks(value: Any, depth: int) -> Any:
+    """The value itself where nothing is cut. Texts stand in these fields, also in those of parts, results and items."""
+    if isinstance(value, str):
+        return _cut_blocks(value) if _BEGIN in value else value
+    if depth == 0:
+        return value
+    if isinstance(value, list):
+        items = [_without_blocks(item, depth - 1) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return [new for new, old in zip(items, value, strict=True) if new is old or new != {"type": "text", "text": ""}]
+    if isinstance(value, Mapping):
+        texts = {key: _without_blocks(value[key], depth - 1) for key in ("content", "text", "output") if key in value}
+        return {**value, **texts} if any(texts[key] is not value[key] for key in texts) else value
+    return value
 
 
 def _cut_blocks(text: str) -> str:
@@ -237,23 +256,24 @@ def _cut_blocks(text: str) -> str:
     return "".join([*kept, text])
 
 
-def as_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """Stored messages as turns that every provider accepts: a user's or an assistant's text, and a valid name.
+def as_turns(turns: Iterable[Turn], *, names: bool = True) -> tuple[Turn, ...]:
+    """Stored messages as turns that every provider accepts: a user's or an assistant's text, and a valid name, unless
+    the API knows no `names`.
 
     Content other than text is left out. So are tool calls and their results: providers refuse one without the other.
     """
-    messages = ((turn.id, _plain(turn.message)) for turn in turns)
+    messages = ((turn.id, _plain(turn.message, names=names)) for turn in turns)
     return tuple(Turn(id_, message) for id_, message in messages if message is not None)
 
 
-def _plain(message: ChatMessage) -> ChatMessage | None:
+def _plain(message: ChatMessage, *, names: bool) -> ChatMessage | None:
     payload = message.payload
     text = _SURROGATES.sub("\ufffd", _text(payload.get("content")))
     if message.role not in ("user", "assistant") or not text.strip():
         return None
     plain = {"role": message.role, "content": text}
     name = payload.get("name")
-    if isinstance(name, str) and _NAME_FOR_PROVIDERS.fullmatch(name) and not _SURROGATES.search(name):
+    if names and isinstance(name, str) and _NAME_FOR_PROVIDERS.fullmatch(name) and not _SURROGATES.search(name):
         plain["name"] = name
     return message if plain == payload else ChatMessage.make(plain)
 

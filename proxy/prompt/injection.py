@@ -48,6 +48,7 @@ class Constraints:
     default_window: int  # tokens, assumed where the limit is not known
     role: MemoryRole  # of the memory block's message
     count: Count
+    names: bool = True  # turns may have the name of their speaker
 
 
 def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused: Reused | None = None) -> Injection:
@@ -64,7 +65,7 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
         texts, shown, tokens, _ = reused
         return Injection(splice(fitted.chat, texts), texts, shown, tokens, cut=fitted.cut)
     packed = pack(additions.memories, constraints.budget, count)
-    offered = Additions(as_turns(additions.turns), packed.kept)
+    offered = Additions(as_turns(additions.turns, names=constraints.names), packed.kept)
     fitted = fit(chat, offered, limit, count, render=render, default_window=window)
     turns, kept = fitted.additions.turns, fitted.additions.memories
     added = additions_to_send(fitted.additions, fitted.block, constraints.role)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from conversations.shapes import ids_answered, ids_called
 from proxy.errors import ContextLengthExceeded
 from proxy.prompt.chat import Additions, Chat, Memory, Turn
 from proxy.prompt.counting import (
     MESSAGE_OVERHEAD,
-    REPLY_PRIMING,
     Count,
-    definition_tokens,
+    fixed_tokens,
     message_at_most,
     message_tokens,
-    objects,
     request_at_most,
     text_at_most,
 )
@@ -54,15 +53,17 @@ class Fitted:
 
 def admit(chat: Chat, limit: Limit, count: Count) -> None:
     """Raises ContextLengthExceeded when the last message alone is longer than a known window."""
+    if limit.tokens is None or not limit.known or not chat.messages:
+        return
     last = chat.messages[-1]
-    if limit.tokens is None or not limit.known or message_at_most(last) <= limit.tokens:
+    if message_at_most(last) <= limit.tokens:
         return
     tokens = message_tokens(last.payload, count)
     if tokens > limit.tokens:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limit.tokens} tokens, "
             f"but your last message alone has {tokens} tokens. Please shorten it.",
-            param="messages",
+            param=chat.messages_field,
         )
 
 
@@ -99,7 +100,7 @@ def fit(
         return Fitted(chat, additions, block)
 
     sizes = [message_tokens(message.payload, count) for message in chat.messages]
-    own = sum(sizes) + definition_tokens(chat.fields, count) + REPLY_PRIMING
+    own = sum(sizes) + fixed_tokens(chat, count)
     fitted = _fit_additions(Fitted(chat, additions, block), window - answer - own, count, render)
     over = own + chat.output_reserve - window
     return _cut(fitted, sizes, over) if limit.known and over > 0 else fitted
@@ -167,10 +168,10 @@ def _groups_that_may_go(chat: Chat) -> list[list[int]]:
             groups.append([])
         group = groups[-1]
         if message.role == "tool":
-            group = callers.get(str(message.payload.get("tool_call_id")), group)
+            group = next((callers[id_] for id_ in ids_answered(message.payload) if id_ in callers), group)
         group.append(i)
-        for call in objects(message.payload.get("tool_calls")):
-            callers[str(call.get("id"))] = group
+        for id_ in ids_called(message.payload):
+            callers[id_] = group
     stay = {last_user, len(chat.messages) - 1}
     return [group for group in groups if stay.isdisjoint(group)]
 

@@ -121,6 +121,11 @@ class Providers:
     def _target(self, rule: Rule, model: str) -> Target:
         return Target(self._providers[rule.provider], model, f"it matches {rule.pattern}, {rule.why}")
 
+    def target(self, provider: str, model: str) -> Target | None:
+        """A model of the provider with this name; None where no such provider is configured."""
+        known = self._providers.get(provider)
+        return Target(known, model) if known else None
+
     def key_variable(self, provider: str) -> str:
         """The environment variable that holds a provider's key; empty for an unknown provider or one without a key."""
         known = self._providers.get(provider)

@@ -59,7 +59,7 @@ class Asked:
         return cls(
             model=chat.model,
             headers=headers,
-            system=_excerpt("\n".join(prompts)),
+            system=_excerpt("\n".join([*chat.instructions, *prompts])),
             user="" if last is None else _excerpt(_text(chat.messages[last].payload)),
         )
 

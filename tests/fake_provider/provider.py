@@ -1,4 +1,4 @@
-"""A provider that speaks the OpenAI API over real HTTP on loopback and records what it received.
+"""A provider that speaks OpenAI's APIs over real HTTP on loopback and records what it received.
 
 In tests it runs in a thread of the test process, and every byte of its answers can be scripted:
 
@@ -23,10 +23,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+from tests.fake_provider import responses
 from tests.fake_provider.answers import (
     CREATED,
     Answer,
     Answerer,
+    Headers,
     Request,
     completion,
     error_body,
@@ -35,6 +37,8 @@ from tests.fake_provider.answers import (
     vector,
 )
 from tests.fake_provider.connection import Connection
+
+Speaks = Callable[[Request, Headers, float], Answer]  # request, headers, seconds before each event
 
 
 class FakeProvider:
@@ -178,6 +182,8 @@ class FakeProvider:
         match request.method, request.path.rpartition("/v1/")[2]:
             case "POST", "chat/completions":
                 return self._chat(request, headers)
+            case "POST", "responses":
+                return self._in(responses.default, request, headers)
             case "GET", "models":
                 models = [_model(name) for name in ("gpt-4", "gpt-4o-mini", "text-embedding-3-small")]
                 return Answer(200, headers, json.dumps({"object": "list", "data": models}).encode())
@@ -196,6 +202,12 @@ class FakeProvider:
                     "sha256": request.digest,
                 }
                 return Answer(200, headers, json.dumps(echo).encode())
+
+    def _in(self, dialect: Speaks, request: Request, headers: list[tuple[str, str]]) -> Answer:
+        try:
+            return dialect(request, headers, self.word_delay)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return Answer(400, headers, error_body("We could not parse the JSON body of your request."))
 
     def _chat(self, request: Request, headers: list[tuple[str, str]]) -> Answer:
         try:

@@ -93,6 +93,7 @@ def test_a_changed_request_keeps_the_clients_spelling(
     changed = chat.with_messages([*chat.messages[:at], added, *chat.messages[at:]])
     sent = changed.encode().decode()
 
+    assert chat.messages_span
     start, end = chat.messages_span
     assert sent.startswith(text[:start])
     assert sent.endswith(text[end:])

@@ -5,13 +5,12 @@ The chunks: https://platform.openai.com/docs/api-reference/chat-streaming.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
 from io import StringIO
 from itertools import groupby
 from typing import Any
 
+from proxy.answer.json_events import decoded, text_of
 from proxy.answer.room import COST_OF_AN_ENTRY, Room
 from proxy.answer.usage import usage_in
 from proxy.prompt.chat import ChatMessage, Json, Reply, is_shallow
@@ -37,7 +36,7 @@ class Deltas:
         """Add the data of one event; None stands for an event that was too large to keep."""
         if data is not None and is_costly(data):
             data = None
-        chunk = None if data is None else _decoded(data)
+        chunk = None if data is None else decoded(data)
         if isinstance(chunk, dict):
             self._add_chunk(chunk)
         elif data is not None and b"\n" in data:  # some gateways end an event by one line break
@@ -207,21 +206,13 @@ def _is_whole(call: _Fields) -> bool:
     """Whether the arguments of a call have arrived: a JSON value, not the beginning of one."""
     function = call.get("function")
     arguments = function.get("arguments") if isinstance(function, _Fields) else None
-    return isinstance(arguments, StringIO) and _decoded(arguments.getvalue().encode(errors="replace")) is not None
-
-
-def _decoded(data: bytes) -> Any:
-    """The JSON value in the data; None for anything else."""
-    try:
-        return _DECODER.decode(data.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        return None
+    return isinstance(arguments, StringIO) and decoded(arguments.getvalue().encode(errors="replace")) is not None
 
 
 def _as_json(value: Any) -> Any:
     match value:
         case StringIO():
-            return _text(value.getvalue())
+            return text_of(value.getvalue())
         case _Fields():
             return value.as_json()
         case list():
@@ -230,21 +221,12 @@ def _as_json(value: Any) -> Any:
             return value
 
 
-def _text(text: str) -> str:
-    """Joins the two halves of a character that was split into two escapes, each in an event of its own."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def _joined(parts: Iterable[Any]) -> list[Any]:
     """Content parts, with adjacent pieces of one text (or, from Mistral, of one thought) joined."""
     joined: list[Any] = []
     for kind, run in groupby(parts, _kind):
         if kind == "text":
-            joined.append({"type": kind, kind: _text("".join(part[kind] for part in run))})
+            joined.append({"type": kind, kind: text_of("".join(part[kind] for part in run))})
         elif kind == "thinking":
             joined.append({"type": kind, kind: _joined(inner for part in run for inner in part[kind])})
         else:
@@ -260,12 +242,3 @@ def _kind(part: Any) -> str | None:
             return "thinking"
         case _:
             return None
-
-
-def _finite(number: str) -> float | None:
-    value = float(number)
-    return value if math.isfinite(value) else None
-
-
-# Python reads NaN, Infinity and 1e999; JSON and PostgreSQL do not have them.
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)

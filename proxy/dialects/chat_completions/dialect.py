@@ -14,6 +14,7 @@ from proxy.prompt.chat import Chat, MemoryRole, Reply
 class ChatCompletions:
     name = "chat_completions"
     path = "chat/completions"
+    names = True
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)
