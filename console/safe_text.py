@@ -5,7 +5,7 @@ to the web or to mail, and characters that hide or reorder the text beside them 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -85,14 +85,14 @@ def web_address(url: object) -> str:
         return ""
 
 
-def marked(text: str, words: Iterable[str]) -> SafeString:
-    """The text as written, with these words (whole, in any case) marked."""
+def marked(text: str, words: Iterable[str], notes: Mapping[str, Sequence[int]] | None = None) -> SafeString:
+    """The text as written, with these words (whole, in any case) marked; `notes` are numbers to stand beside a word."""
     text = shown(text)
     wanted = sorted({word for word in words if word}, key=len, reverse=True)
     if not wanted:
         return format_html('<div class="text plain" dir="auto">{}</div>', text)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, wanted))})(?!\w)", re.IGNORECASE)
-    return mark_safe(f'<div class="text plain" dir="auto">{_with_marks(text, pattern)}</div>')  # noqa: S308, escaped there
+    return mark_safe(f'<div class="text plain" dir="auto">{_with_marks(text, pattern, notes or {})}</div>')  # noqa: S308, escaped there
 
 
 def excerpt(text: str, stems: Sequence[str], length: int = 320) -> SafeString:
@@ -102,15 +102,17 @@ def excerpt(text: str, stems: Sequence[str], length: int = 320) -> SafeString:
     first = pattern.search(text) if pattern else None
     start = max(0, first.start() - length // 3) if first else 0
     cut = shown(text[start : start + length])
-    html = _with_marks(cut, pattern) if pattern else escape(cut)
+    html = _with_marks(cut, pattern, {}) if pattern else escape(cut)
     before, after = "…" if start else "", "…" if start + length < len(text) else ""
     return mark_safe(f"<bdi>{before}{html}{after}</bdi>")  # noqa: S308, escaped there
 
 
-def _with_marks(text: str, pattern: re.Pattern[str]) -> str:
+def _with_marks(text: str, pattern: re.Pattern[str], notes: Mapping[str, Sequence[int]]) -> str:
     html, at = [], 0
     for found in pattern.finditer(text):
         html += [escape(text[at : found.start()]), "<mark>", escape(found.group()), "</mark>"]
+        if numbers := notes.get(found.group().casefold()):
+            html.append(f"<sup>{', '.join(map(str, numbers))}</sup>")
         at = found.end()
     return "".join([*html, escape(text[at:])])
 

@@ -26,6 +26,7 @@ PAGES = (
     ("prune/", "prune", "console.forgetting.page.prune_page", "delete_message"),
     ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
     ("prune/remember/<int:pk>/", "remember", "console.forgetting.retention.remember", ""),
+    ("playground/", "playground", "console.playground.playground", "view_message"),
     ("export/", "export", "console.exporting.export_page", ""),
     ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from console import safe_text
 from console.exchange.request_body import body
 from console.exchange.sent import Sent
-from conversations.models import Exchange
+from conversations.models import Exchange, Instance
 from proxy.providers import configuration
 
 
@@ -20,8 +20,7 @@ def curl(request: HttpRequest, exchange: Exchange, sent: Sent) -> SafeString | s
     """The command that repeats the request without recalling or storing; empty if part of the request is missing."""
     if not sent.complete or any(turn.large for turn in sent.turns):
         return ""
-    partition, instance = (quote(name, safe="") for name in (exchange.instance.partition.name, exchange.instance.name))
-    url = f"{request.scheme}://{request.get_host()}/v1/partition/{partition}/instance/{instance}/chat/completions"
+    url = f"{request.scheme}://{request.get_host()}{base_url(exchange.instance)}/chat/completions"
     key = _key_variable(exchange.provider)
     return " \\\n    ".join(
         [
@@ -32,6 +31,12 @@ def curl(request: HttpRequest, exchange: Exchange, sent: Sent) -> SafeString | s
             f"-d {shlex.quote(safe_text.escaped(body(exchange.parameters, [turn.raw for turn in sent.turns])))}",
         ]
     )
+
+
+def base_url(instance: Instance) -> str:
+    """The path of a conversation's base URL."""
+    names = (quote(name, safe="") for name in (instance.partition.name, instance.name))
+    return "/v1/partition/{}/instance/{}".format(*names)
 
 
 def _key_variable(provider: str) -> str:

@@ -82,7 +82,7 @@ class Table:
 def table(request: HttpRequest, ledger: Ledger | None) -> Table:
     """The ledger with the messages that the user may see."""
     entries = [entry for entry in ledger.entries if isinstance(entry, dict)] if ledger else []
-    arms = list(dict.fromkeys(arm for entry in entries for arm in _arms(entry)))
+    arms = _told(entries)
     messages, texts = _messages(request, entries)
     best = max((_score(entry) or 0 for entry in entries), default=0) or 1
     rows = [
@@ -102,6 +102,13 @@ def table(request: HttpRequest, ledger: Ledger | None) -> Table:
     ]
     rows.sort(key=lambda row: not row.recalled)  # recalled messages first, then the latest turns
     return Table(rows, [ARMS.get(arm, (arm, "")) for arm in arms])
+
+
+def _told(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The arms that told something of any candidate, in the order of ARMS."""
+    told = {arm for entry in entries for arm, (rank, _) in _arms(entry).items() if rank is not None}
+    order = list(ARMS)
+    return sorted(told, key=lambda arm: (order.index(arm) if arm in order else len(order), arm))
 
 
 def _messages(request: HttpRequest, entries: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Message], dict[int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +10,15 @@ from django.http import HttpRequest, HttpResponse
 from console import safe_text
 from console.charts import Bar, waterfall
 from console.exchange import ledger
-from console.exchange.curl import curl
-from console.exchange.echoes import by_echo, find_echoes
+from console.exchange.curl import base_url, curl
+from console.exchange.echoes import Echoes, find_echoes
 from console.exchange.request_body import body
 from console.exchange.sent import added_turn, read_sent, shortened, texts_sent, with_added, with_gaps
 from console.pages import page, to_instance
 from console.reading import Part, parts, pretty
 from console.visible import require, visible
 from conversations.models import Exchange, Ledger, Message
-from conversations.states import MemoryState
+from conversations.states import Ended, MemoryState
 from proxy.answer.timings import PHASES
 from proxy.memory.added import added_by
 from proxy.memory.rendering import Added
@@ -30,6 +29,8 @@ PHASE_TITLES = {
     "provider": "wait for the provider's first byte",
     "answer": "read the answer",
 }
+
+FIRST = 5  # memories that are shown unfolded
 
 
 def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
@@ -45,9 +46,8 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     got = [turn for turn in both if not turn.left_out]
     got_texts = texts_sent(sent.turns, texts)
     answers = _answers(request, exchange)
-    # Forgetting a quoted message removes the addition; the other quoted messages are still stored.
-    recalled = [] if added else [row.text for row in (*table.memories, *table.turns)]
-    echoes = find_echoes(answers, sent.turns, added, recalled)
+    echoes = find_echoes(answers, sent.turns, added, table)
+    memories = [(row, safe_text.marked(row.text, echoes)) for row in table.memories]
     return page(
         request,
         "exchange",
@@ -63,7 +63,11 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         added_count=len(added),
         complete=sent.complete,
         table=table,
-        memories=by_echo([(row, safe_text.marked(row.text, echoes)) for row in table.memories]),
+        memories=memories,
+        first_memories=memories[:FIRST],
+        more_memories=memories[FIRST:],
+        first_count=FIRST,
+        failed=exchange.ended in (Ended.FAILED, Ended.CUT) or (exchange.status or 0) >= 400,
         turns=[(row, safe_text.marked(row.text, echoes)) for row in table.turns],
         ledger=kept,
         echoes=bool(echoes),
@@ -75,6 +79,8 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         curl=curl(request, exchange, sent),
         emptied=bool(kept and not texts and exchange.memories),
         exact=exact or not texts,
+        base_url=base_url(instance),
+        again=body(exchange.parameters, [turn.raw for turn in sent.turns]),
         large=sum(turn.large for turn in sent.turns),
         sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
         got_json=safe_text.shown(pretty(body(exchange.parameters, got_texts, model=exchange.model))),
@@ -87,13 +93,13 @@ def _answers(request: HttpRequest, exchange: Exchange) -> list[Message]:
     return list(rows.order_by("choice", "id").only("id", "role", "name", "content", "payload", "partial", "choice"))
 
 
-def _answer(answer: Message, echoes: Sequence[str]) -> list[Part]:
+def _answer(answer: Message, echoes: Echoes) -> list[Part]:
     found = parts(answer.role, answer.content, answer.payload)
     if not echoes:
         return found
     # Plain text when words are marked: marks in rendered Markdown would have to cross its tags.
     texts = [part for part in found if part.kind != "text"]
-    return [Part("text", safe_text.marked(answer.content, echoes)), *texts]
+    return [Part("text", safe_text.marked(answer.content, echoes, notes=echoes)), *texts]
 
 
 def _bars(exchange: Exchange) -> list[Bar]:

@@ -29,7 +29,13 @@ def addresses(page: Page) -> list[str]:
     partition = str(page.locator(".trail a").nth(1).get_attribute("href"))
     lists = [f"/admin/conversations/{name}/" for name in ("partition", "instance", "exchange", "message")]
     search = ["/admin/search/", "/admin/search/?q=soup", "/admin/search/?q=soup&by=meaning"]
-    users = ["/admin/auth/user/", "/admin/auth/user/add/", "/admin/auth/user/1/change/", "/admin/password_change/"]
+    users = [
+        "/admin/auth/user/",
+        "/admin/auth/user/add/",
+        "/admin/auth/user/1/change/",
+        "/admin/password_change/",
+        "/admin/playground/",
+    ]
     forms = ["/admin/prune/", forget]
     return ["/admin/", *lists, *search, *forms, *users, exchange, message, conversation, graph, partition]
 
