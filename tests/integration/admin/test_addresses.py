@@ -23,6 +23,7 @@ MODELS = {
     "ledger",
     "message",
     "partition",
+    "serverprocess",
     "stafflimit",
 }
 ADDRESSES = {
