@@ -12,7 +12,7 @@ from console.words import tells_something, words
 from conversations.models import Message
 from conversations.turns import plain_text
 
-RARE = 2  # of the messages considered, so many may hold a rare word
+RARE = 2  # at most this number of the messages considered hold a rare word
 
 # A word of an answer, and the numbers of the memories that hold it.
 Echoes = Mapping[str, Sequence[int]]
