@@ -6,13 +6,12 @@ read from the environment. Answers are handed on as raw bytes; the caller of `se
 
 from __future__ import annotations
 
-import http.cookiejar
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from proxy import metrics
 from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
@@ -20,6 +19,7 @@ from proxy.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 Headers = list[tuple[bytes, bytes]]
 
 BEGINNING = 2**16  # bytes of a body that a test of its kind may look at
+CHUNK = 2**14  # bytes of a body that are handed on at once
 
 # RFC 9110, section 7.6.1, and other headers of one connection.
 HOP_BY_HOP = frozenset(
@@ -59,7 +59,7 @@ _NO_NAME = re.compile(rb"[^!#$%&\x27*+.^_`|~0-9A-Za-z-]")
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
+KEY_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
 
 
 def address(base_url: str, path: str, query: str) -> str:
@@ -119,19 +119,21 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
 class Answer:
     """A provider's answer: status and headers have arrived, the body has not."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, sent: Headers) -> None:
+        """`sent` are the headers that the request went out with."""
         self._response = response
-        self._raw = response.aiter_raw()
+        self._sent = sent
+        self._raw = response.content.iter_chunked(CHUNK)
         self._beginning = b""
-        self.status = response.status_code
-        self.headers: Headers = list(response.headers.raw)
-        self.encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        self.is_event_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        self.status = response.status
+        self.headers: Headers = list(response.raw_headers)
+        self.encoding = _joined(self.headers, b"content-encoding").strip().lower() or "identity"
+        self.is_event_stream = _joined(self.headers, b"content-type").lower().startswith("text/event-stream")
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The keys that went out with the request: a provider may echo them."""
-        values = (self._response.request.headers.get(name, "") for name in KEY_HEADERS)
+        values = (_joined(self._sent, name) for name in KEY_HEADERS)
         return tuple(value.removeprefix("Bearer ").strip() for value in values if value)
 
     async def begins(self, test: Callable[[bytes], bool | None]) -> bool:
@@ -146,7 +148,7 @@ class Answer:
                 self._beginning += await anext(self._raw)
         except StopAsyncIteration:
             return False
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise _translated(error) from error
         return result
 
@@ -160,7 +162,7 @@ class Answer:
                 yield self._beginning
             async for chunk in self._raw:
                 yield chunk
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             if rest := _received(self._response):
                 yield rest
             raise _translated(error) from error
@@ -169,48 +171,48 @@ class Answer:
 
     async def close(self) -> None:
         """Close the connection if the body has not been read to its end. May be called more than once."""
-        await self._response.aclose()
+        self._response.release()
+        await self._response.wait_for_close()
 
 
 class Upstream:
-    """The client to all providers. Each event loop needs its own."""
+    """The client to all providers. Each event loop needs its own, made while it runs."""
 
     def __init__(self, *, connect_seconds: float, read_seconds: float) -> None:
-        self._timeout = httpx.Timeout(read_seconds, connect=connect_seconds, pool=connect_seconds)
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(client=self._session),
-            trust_env=False,
-            timeout=self._timeout,
-            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
-        )
-
-    def _session(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=httpx.create_ssl_context()),
+        trusted = httpx.create_ssl_context()  # certifi's authorities, or those of SSL_CERT_FILE or SSL_CERT_DIR
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=connect_seconds, sock_connect=connect_seconds, sock_read=read_seconds
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
             trust_env=False,
             auto_decompress=False,
             read_bufsize=2**16,
         )
-        session._retry_connection = False  # otherwise aiohttp resends idempotent requests
-        return session
+        self._session._retry_connection = False  # otherwise aiohttp resends idempotent requests
 
     async def send(
         self, method: str, url: str, headers: Headers, content: bytes | AsyncIterator[bytes], *, name: str
     ) -> Answer:
         """Send a request once. Raises ProviderUnreachable or ProviderTimeout when no answer begins.
 
-        `name` is the provider's, for errors.
+        `name` is the provider's, for errors. The URL goes out as it is.
         """
-        request = httpx.Request(method, url, headers=headers, content=content)
-        request.extensions["timeout"] = self._timeout.as_dict()
         try:
-            answer = Answer(await self._client.send(request, stream=True, follow_redirects=False))
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
+            response = await self._session.request(
+                method,
+                URL(url, encoded=True),
+                headers=[(_text(name), _text(value)) for name, value in headers],
+                data=content or None,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = _translated(error, f"{name} at {_host(url)}")
             metrics.provider_failed(name, failure.code or "")
             raise failure from error
+        answer = Answer(response, headers)
         if answer.status >= 400:
             metrics.provider_failed(name, str(answer.status))
         if not 200 <= answer.status <= 599:
@@ -219,12 +221,25 @@ class Upstream:
         return answer
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
 
-def _received(response: httpx.Response) -> bytes:
+def _text(value: bytes) -> str:
+    """A name or value of a header, which aiohttp sends as UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _joined(headers: Headers, wanted: bytes) -> str:
+    """The values of a header, which may be repeated."""
+    return ", ".join(_text(value) for name, value in headers if name.lower() == wanted)
+
+
+def _received(response: aiohttp.ClientResponse) -> bytes:
     """The bytes that had arrived when the connection broke: aiohttp raises before it returns them."""
-    content = response.stream._stream._aiohttp_response.content  # type: ignore[union-attr]
+    content = response.content
     return bytes(content._read_nowait(-1)) if content._buffer else b""
 
 
@@ -234,7 +249,7 @@ def _host(url: str) -> str:
 
 
 def _translated(error: Exception, provider: str = "") -> ProviderError:
-    """httpx-aiohttp reports refused and broken connections as timeouts; their cause shows the difference."""
+    """The error of the API for one of the connection's, which may be the cause of another."""
     who = f"the provider {provider}".rstrip()
     subject = f"T{who[1:]}"
     causes: list[BaseException] = [error]

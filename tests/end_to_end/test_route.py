@@ -182,6 +182,19 @@ def test_everything_else_is_passed_through_untouched(server: Server, scope: Scop
     assert store.messages(server, scope) == []
 
 
+def test_paths_queries_and_repeated_headers_arrive_as_they_were_sent(
+    server: Server, scope: Scope, provider: FakeProvider
+) -> None:
+    address = f"{server.base_url(*scope)}/files/%7ea%2fb;c='d'"
+    with httpx.Client(trust_env=False) as client:
+        client.get(f"{address}?x=%7e&x=%2F+%20", headers=[(b"X-Tag", b"one"), (b"X-Tag", "två".encode())])
+    assert provider.last.target.endswith("/files/%7ea%2fb;c='d'?x=%7e&x=%2F+%20")
+    assert [value for name, value in provider.last.headers if name.lower() == "x-tag"] == [
+        "one",
+        "två".encode().decode("latin-1"),
+    ]
+
+
 def test_the_model_of_a_json_body_chooses_the_provider_of_any_route(
     start_beside: StartServer, scope: Scope, provider: FakeProvider
 ) -> None:
