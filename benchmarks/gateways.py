@@ -183,6 +183,7 @@ class Reservoir(Gateway):
         super().__init__(provider, folder, core)
         self._code = code
         self.name = f"Reservoir {version}".strip()
+        self._python = sys.executable if code == ROOT else str(code / ".venv" / "bin" / "python")
         self._home = folder / "home"
         self._environment = {
             "RESERVOIR_HOME": str(self._home),
@@ -191,7 +192,7 @@ class Reservoir(Gateway):
         }
 
     def start(self) -> None:
-        self.run([sys.executable, "manage.py", "serve"], "/ready", self._code, **self._environment)
+        self.run([self._python, "manage.py", "serve"], "/ready", self._code, **self._environment)
 
     def url(self, instance: str) -> str:
         return f"{self.root}/v1/partition/{PARTITION}/instance/{instance}/chat/completions"
@@ -203,7 +204,7 @@ class Reservoir(Gateway):
                 archive.writelines(history(PARTITION, f"{FILLED}-{scope}", messages, seed=scope))
             archive.flush()
             done = subprocess.run(
-                [sys.executable, "manage.py", "import", archive.name],
+                [self._python, "manage.py", "import", archive.name],
                 cwd=self._code,
                 env=clean_environment() | self._environment,
                 capture_output=True,

@@ -54,14 +54,16 @@ def portkey() -> Path:
 
 
 def version(commit: str) -> Path:
-    """A folder with the code of another commit. Raises NotInstalled."""
+    """A folder with the code of another commit, and its packages in its .venv. Raises NotInstalled."""
     folder = BELOW / f"reservoir-{commit}"
     if not folder.exists():
+        progress.done(f"Installing Reservoir {commit} below {folder} ...")
         archive = folder.with_suffix(".tar")
         BELOW.mkdir(exist_ok=True)
         _run(f"Commit {commit}", ["git", "-C", str(ROOT), "archive", "-o", str(archive), commit])
         shutil.unpack_archive(archive, folder, filter="data")
         archive.unlink()
+    _run(f"Commit {commit}", [str(folder / "script" / "setup")])
     return folder
 
 
