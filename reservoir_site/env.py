@@ -99,6 +99,14 @@ def tags(name: str) -> list[str]:
     return _each(name, words(name), re.compile(r"[A-Za-z][\w.-]{0,60}"), "names of tags, such as editor_context")
 
 
+def public_url(name: str) -> str:
+    """Scheme and host, and a port if it is not the scheme's own, as browsers send them in Origin; empty if unset."""
+    given = text(name).rstrip("/").lower()
+    if given and not (ORIGIN.fullmatch(given) and given.startswith(("http://", "https://"))):
+        raise ImproperlyConfigured(f"{name} is {given!r}: write an address such as https://memory.example.com.")
+    return given
+
+
 def networks(name: str) -> list[IPv4Network | IPv6Network]:
     """Networks and addresses; host bits may be set."""
     try:

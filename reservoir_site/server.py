@@ -10,6 +10,7 @@ import resource
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 
@@ -130,7 +131,7 @@ def _check_language() -> None:
 def announce(say: Callable[[str], object]) -> None:
     """Print the base URL for apps, and the admin's address."""
     host = settings.RESERVOIR_BIND if settings.RESERVOIR_BIND not in EVERYWHERE else "localhost"
-    root = f"http://{host}:{settings.RESERVOIR_PORT}"
+    root = settings.RESERVOIR_PUBLIC_URL or f"http://{host}:{settings.RESERVOIR_PORT}"
     say(f"Reservoir  {root}/v1/partition/{{partition}}/instance/{{instance}}")
     say(f"Admin      {root}/admin/   ({hosts.login_hint()})")
     connection.close()
@@ -189,4 +190,6 @@ def _make_first_admin(say: Callable[[str], object]) -> None:
     login.unlink(missing_ok=True)
     login.touch(mode=0o600)
     login.write_text(f"user admin\npassword {password}\n")
-    say(f"First start: admin login  user admin  password {password}")
+    # A log keeps what it is told, and is read by others.
+    shown = f"password {password}" if sys.stdout.isatty() else f"password in {login}"
+    say(f"First start: admin login  user admin  {shown}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -22,6 +24,10 @@ RESERVOIR_PORT = env.integer("RESERVOIR_PORT", 3017, least=1, most=65535)
 RESERVOIR_BIND = env.text("RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES", "127.0.0.1")
 # Host names that requests may name; others are refused, against DNS rebinding.
 ALLOWED_HOSTS = env.hosts("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+# Where people and apps reach the server through a proxy, such as https://memory.example.com.
+RESERVOIR_PUBLIC_URL = env.public_url("RESERVOIR_PUBLIC_URL")
+if RESERVOIR_PUBLIC_URL:
+    ALLOWED_HOSTS.append(str(urlsplit(RESERVOIR_PUBLIC_URL).hostname))
 # Web origins whose pages may call the API; none by default.
 RESERVOIR_ALLOWED_ORIGINS = env.origins("RESERVOIR_ALLOWED_ORIGINS")
 # Networks of proxies whose X-Forwarded-For, -Proto and -Host are believed; those of others are ignored.
@@ -93,6 +99,13 @@ try:
 except ValueError as error:
     raise ImproperlyConfigured(str(error)) from None
 
+# Behind TLS, cookies travel by TLS alone, and browsers are told to come back by it.
+CSRF_TRUSTED_ORIGINS = [RESERVOIR_PUBLIC_URL] if RESERVOIR_PUBLIC_URL else []
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = RESERVOIR_PUBLIC_URL.startswith("https://")
+SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
+# The proxy redirects to TLS. Whether that holds for subdomains, and for browsers' lists, is its operator's decision.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
+
 INSTALLED_APPS = [
     "reservoir_site",  # before staticfiles: its runserver serves ASGI
     "console",  # before the admin: its templates replace the admin's
@@ -102,6 +115,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "axes",
     "conversations",
     "access",
     "proxy",
@@ -119,7 +133,18 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
+
+# Those who guess passwords of the admin wait. `manage.py axes_reset` lets them in at once.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]  # each counts on its own
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_ON_SUCCESS = True
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 
 TEMPLATES = [
     {
@@ -169,5 +194,6 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django": {"handlers": [], "propagate": True},
         "httpx": {"level": "WARNING"},
+        "axes": {"level": "ERROR"},  # its lines name users
     },
 }
