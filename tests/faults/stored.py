@@ -18,10 +18,12 @@ from tests.faults.watching import eventually
 from tests.server import Server
 
 
-def rows(home: Path, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-    """Run a query in the home's PostgreSQL."""
-    where = embedded_location(home)
-    with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+def rows(database: Path | str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+    """Run a query in the PostgreSQL of a home, or in the one that a connection string names."""
+    if isinstance(database, Path):
+        where = embedded_location(database)
+        database = f"host={where.host} port={where.port} user={where.user} dbname={where.dbname}"
+    with psycopg.connect(database) as connection:
         return connection.execute(query, parameters).fetchall()
 
 
@@ -53,7 +55,7 @@ async def settled(home: Path, seconds: float = 600) -> None:
         await asyncio.sleep(0.1)
 
 
-def differences(home: Path, ledger: Ledger) -> list[str]:
+def differences(home: Path | str, ledger: Ledger) -> list[str]:
     """The differences between storage and the clients' records, one sentence each.
 
     Each answered exchange must be stored once, byte for byte, and no turn twice.
