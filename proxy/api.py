@@ -21,13 +21,13 @@ from ninja.errors import ValidationError
 from proxy import background, pipeline, runtime
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
-from proxy.dialects.known import BY_PATH
+from proxy.dialects.known import BY_PATH, refusal
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
 from proxy.memory_api import Text, at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
-from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, NO_MEMORY, RECALL, RESPONSES, VERSION, spelled
+from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, MESSAGES, NO_MEMORY, RECALL, RESPONSES, VERSION, spelled
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
@@ -79,6 +79,18 @@ async def responses(request: HttpRequest, partition: Path[str], instance: Path[s
 async def other_responses(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path go to the provider."""
     return await pass_through(request, partition, instance, "responses")
+
+
+@router.api_operation(["POST"], MESSAGES)
+async def messages(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """Anthropic's Messages, with a memory."""
+    return await ask(BY_PATH[MESSAGES], request, partition, instance)
+
+
+@router.api_operation(NOT_POST, MESSAGES, include_in_schema=False)
+async def other_messages(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """Other methods on this path go to the provider."""
+    return await pass_through(request, partition, instance, "messages")
 
 
 @router.api_operation(["GET", "POST"], RECALL)
@@ -134,8 +146,11 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     return _encode(await pipeline.pass_through(call, rest, run))
 
 
-old_router = Router()  # for the paths of the original Reservoir's clients
-old_router.api_operation(["POST"], CHAT_COMPLETIONS, include_in_schema=False)(chat_completions)
+# For clients that append /v1 to a base URL: the original Reservoir's, and Anthropic's.
+old_router = Router()
+old_router.api_operation(["GET", "POST"], RECALL, include_in_schema=False)(recall)
+old_router.api_operation(ALL, "/command/{path:rest}", include_in_schema=False)(no_command)
+old_router.api_operation(ALL, "/{path:rest}", include_in_schema=False)(pass_through)
 
 api = NinjaAPI(
     title="Reservoir",
@@ -154,7 +169,8 @@ def refuse(request: HttpRequest, error: ReservoirError) -> HttpResponseBase:
     headers = error.headers
     if "/instance/" in request.path and not any(name == NO_MEMORY[0] for name, _ in headers):
         headers = [*headers, NO_MEMORY]
-    return WholeResponse(error.status, headers, error.body())
+    sent = getattr(request, "scope", {}).get("headers", ())
+    return WholeResponse(error.status, headers, refusal(request.path, sent, error))
 
 
 @api.exception_handler(Exception)

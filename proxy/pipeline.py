@@ -14,6 +14,7 @@ from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.known import spoken
 from proxy.errors import ProviderError
 from proxy.inquiry import Inquiry
 from proxy.memory.exchange import RememberedExchange, Request
@@ -44,7 +45,7 @@ async def complete(call: Call, dialect: Dialect, run: Runtime) -> Outcome:
     watch = Stopwatch()
     call = await call.offload(call.decompressed, settings.RESERVOIR_BODY_LIMIT)
     chat = await call.offload(dialect.decode, call.read())
-    target = run.providers.select(chat.model)
+    target = run.providers.speaking(dialect.name, chat.model)
     constraints = _constraints(target, dialect, run, budget=call.budget)
     await call.offload(admit, chat, constraints.limit, constraints.count)
 
@@ -58,7 +59,7 @@ async def complete(call: Call, dialect: Dialect, run: Runtime) -> Outcome:
     remember = partial(exchange.remember_answer, timings=watch.total, cost=cost)
     call.closing.push_async_callback(remember, relay.gone())  # takes effect only if no other result came before
     url = address(target.provider.base_url, dialect.path, call.query)
-    headers = outgoing(call.headers, key=target.provider.key, parsed=True)
+    headers = outgoing(call.headers, key=target.provider.key, parsed=True, key_header=dialect.key_header)
     try:
         body = injection.chat.encode(target.model)
         answer = await run.upstream.send("POST", url, headers, body, name=target.provider.name)
@@ -104,10 +105,12 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     """Any other route of the provider's API: relayed untouched, in constant memory."""
     limit = settings.RESERVOIR_BODY_LIMIT
     model = await call.offload(call.model, rest, limit)
-    target = run.providers.select(model)
+    dialect = spoken(rest, call.headers)
+    target = run.providers.speaking(dialect.name, model) if dialect else run.providers.select(model)
     if target.model != model:
         call, rest = await call.offload(call.with_model, rest, target.model, limit)
-    headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size)
+    key_header = (dialect or CHAT_COMPLETIONS).key_header
+    headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size, key_header=key_header)
     url = address(target.provider.base_url, rest, call.query)
     body = call.chunks() if call.size else b""
     answer = await run.upstream.send(call.method, url, headers, body, name=target.provider.name)

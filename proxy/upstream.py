@@ -67,8 +67,15 @@ def address(base_url: str, path: str, query: str) -> str:
     return f"{base_url}/{path}?{query}" if query else f"{base_url}/{path}"
 
 
-def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed: bool, size: int = 0) -> Headers:
-    """The headers to send to the provider, from the client's. `key` replaces a missing Authorization.
+def outgoing(
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    key: str | None,
+    parsed: bool,
+    size: int = 0,
+    key_header: bytes = b"authorization",
+) -> Headers:
+    """The headers to send to the provider, from the client's. `key` replaces a missing one, in the `key_header`.
 
     `parsed` says that the answer will be parsed, so it is requested without compression. `size` is the length of the
     body in bytes; 0 sends no Content-Length.
@@ -84,8 +91,8 @@ def outgoing(headers: Iterable[tuple[bytes, bytes]], *, key: str | None, parsed:
     ]
     if parsed:
         kept.append((b"accept-encoding", b"identity"))
-    if key and not any(name.lower() in (b"authorization", b"api-key") for name, _ in kept):
-        kept.append((b"authorization", b"Bearer " + key.encode()))
+    if key and not any(name.lower() in (b"authorization", b"api-key", key_header) for name, _ in kept):
+        kept.append((key_header, (b"Bearer " if key_header == b"authorization" else b"") + key.encode()))
     if size:
         kept.append((b"content-length", str(size).encode()))
     return kept

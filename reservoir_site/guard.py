@@ -18,6 +18,7 @@ from django.http.request import split_domain_port, validate_host
 
 from conversations.numbers import whole_number
 from proxy import metrics
+from proxy.dialects import known
 from proxy.errors import BadRequest, BodyTooLarge, Forbidden, HeadersTooLarge, NotFound, ReservoirError
 from proxy.routes import METRICS, PARSED, PREFIXES, PROBES, VERSION, kind
 from reservoir_site.forwarded import is_local, received
@@ -86,7 +87,8 @@ class Guard:
                     await self._site(scope, limited, watched_send)
             except ReservoirError as refusal:
                 if not status:
-                    await _respond(watched_send, refusal.status, refusal.headers, refusal.body())
+                    body = known.refusal(path, scope["headers"], refusal)
+                    await _respond(watched_send, refusal.status, refusal.headers, body)
         finally:
             metrics.answered(kind(path), status)
             elapsed = (time.perf_counter() - started) * 1000

@@ -19,7 +19,7 @@ from reservoir_site.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("RESERVOIR_", "RSV_", "DATABASE_", "DJANGO_")
-KEYS = ("OPENAI_API_KEY", "MISTRAL_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_KEY")
+KEYS = ("OPENAI_API_KEY", "MISTRAL_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_KEY", "ANTHROPIC_API_KEY")
 
 PATIENCE = 300.0  # seconds: ample on a machine ten times slower, and still a bound
 # Recall may take as long as a busy machine needs. Tests of the deadline set their own.

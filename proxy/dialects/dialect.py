@@ -29,6 +29,10 @@ class Dialect(Protocol):
     def names(self) -> bool:
         """Whether a message may have the name of its speaker."""
 
+    @property
+    def key_header(self) -> bytes:
+        """The header of a provider's key."""
+
     def decode(self, body: bytes) -> Chat:
         """A request's body -> its Chat. Raises BadRequest for a body that is no request of this API."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+ALL_DIALECTS = ("chat_completions", "responses", "messages")
+
 
 class BuiltIn(NamedTuple):
     base_url: str
@@ -11,16 +13,33 @@ class BuiltIn(NamedTuple):
     key_env: str
     patterns: tuple[str, ...]  # of model names
     catalogue: str | None  # the provider's name in genai-prices
+    dialects: tuple[str, ...]  # the APIs that it speaks
 
 
 BUILT_IN = {
-    "openai": BuiltIn("https://api.openai.com/v1", "RSV_OPENAI_BASE_URL", "OPENAI_API_KEY", (), "openai"),
+    "openai": BuiltIn(
+        "https://api.openai.com/v1",
+        "RSV_OPENAI_BASE_URL",
+        "OPENAI_API_KEY",
+        (),
+        "openai",
+        ("chat_completions", "responses"),
+    ),
+    "anthropic": BuiltIn(
+        "https://api.anthropic.com/v1",
+        "RSV_ANTHROPIC_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        ("claude-*",),
+        "anthropic",
+        ("chat_completions", "messages"),
+    ),
     "mistral": BuiltIn(
         "https://api.mistral.ai/v1",
         "RSV_MISTRAL_BASE_URL",
         "MISTRAL_API_KEY",
         ("mistral-*", "ministral-*", "codestral*", "devstral*", "magistral*", "open-mi*"),
         "mistral",
+        ("chat_completions",),
     ),
     "gemini": BuiltIn(
         "https://generativelanguage.googleapis.com/v1beta/openai",
@@ -28,6 +47,7 @@ BUILT_IN = {
         "GEMINI_API_KEY",
         ("gemini-*", "models/gemini-*"),
         "google",
+        ("chat_completions",),
     ),
     "ollama": BuiltIn(
         "http://localhost:11434/v1",
@@ -35,5 +55,6 @@ BUILT_IN = {
         "OLLAMA_API_KEY",
         ("llama*", "qwen*", "gemma*", "phi*"),
         None,
+        ALL_DIALECTS,
     ),
 }

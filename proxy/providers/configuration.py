@@ -8,6 +8,7 @@ The file adds to the built-in providers or changes them:
     base_url = "https://api.groq.com/openai/v1"
     key_env = "GROQ_API_KEY"                # leave it out where no key is needed
     patterns = ["moonshotai/*"]             # tried before the built-in ones
+    dialects = ["chat_completions"]         # the APIs that it speaks; all without this line
     memory_role = "inside"                  # the last user message; or "system", "user": a message of its own before it
 
     [windows]                               # tokens, by model or by provider/model
@@ -26,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from proxy.providers.built_in import BUILT_IN
+from proxy.providers.built_in import ALL_DIALECTS, BUILT_IN
 from proxy.providers.providers_file import ProvidersFile
 from proxy.providers.registry import BUILT_IN as BUILT_IN_PATTERN
 from proxy.providers.registry import DECLARED, Provider, Providers, Rule
@@ -61,7 +62,8 @@ def _built_in_rules(providers: Mapping[str, Provider], default: str, *, gateway:
     if not gateway and (ollama.is_set_up or _is_loopback(ollama.base_url)):
         yield Rule("?*:?*", "ollama", "a name and a tag as Ollama writes them")
     for name, known in BUILT_IN.items():
-        if name == "ollama" and gateway and not ollama.is_set_up:
+        # Gateways have Claude's models under their own names.
+        if name in ("ollama", "anthropic") and gateway and not providers[name].is_set_up:
             continue
         yield from (Rule(pattern, name, BUILT_IN_PATTERN) for pattern in known.patterns)
 
@@ -98,8 +100,15 @@ def _provider(name: str, declared: Mapping[str, Any], file: ProvidersFile, envir
         key_env=key_env,
         memory_role=declared.get("memory_role"),
         catalogue=known.catalogue if known else None,
+        dialects=frozenset(declared.get("dialects") or _dialects(name, base_url)),
         is_set_up=bool(key or overriding or declared),
     )
+
+
+def _dialects(name: str, base_url: str) -> tuple[str, ...]:
+    """The APIs that a provider speaks. A gateway may speak any: it refuses what it does not."""
+    known = BUILT_IN.get(name)
+    return ALL_DIALECTS if known is None or (name == "openai" and not _is_openai(base_url)) else known.dialects
 
 
 def _base_url(written: str, where: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from proxy.prompt.chat import MemoryRole
+from proxy.providers.built_in import ALL_DIALECTS
 from proxy.providers.catalogue import Price
 
 
@@ -76,13 +77,16 @@ class ProvidersFile:
         return declared
 
     def _check_provider(self, where: str, table: Mapping[str, Any]) -> None:
-        self._only(where, table, ("base_url", "key_env", "patterns", "memory_role"))
+        self._only(where, table, ("base_url", "key_env", "patterns", "dialects", "memory_role"))
         for key in ("base_url", "key_env"):
             if not isinstance(table.get(key, ""), str):
                 raise self.wrong(f"{where}.{key}", "text in quotes")
         patterns = table.get("patterns", [])
         if not isinstance(patterns, list) or not all(isinstance(one, str) and one for one in patterns):
             raise self.wrong(f"{where}.patterns", 'a list of patterns, as ["deepseek-*"]')
+        dialects = table.get("dialects", [ALL_DIALECTS[0]])
+        if not isinstance(dialects, list) or not dialects or not all(one in ALL_DIALECTS for one in dialects):
+            raise self.wrong(f"{where}.dialects", f"a list of {', '.join(ALL_DIALECTS)}")
         if table.get("memory_role", "inside") not in get_args(MemoryRole):
             raise self.wrong(f"{where}.memory_role", '"inside", "system" or "user"')
 

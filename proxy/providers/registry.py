@@ -20,8 +20,10 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
+from proxy.errors import BadRequest
 from proxy.prompt.chat import MemoryRole
 from proxy.providers import catalogue
+from proxy.providers.built_in import ALL_DIALECTS
 from proxy.providers.catalogue import Price
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ class Provider:
     """None: by the model, see Target.memory_role."""
     catalogue: str | None = None
     """The name under which genai-prices lists the provider's models."""
+    dialects: frozenset[str] = frozenset(ALL_DIALECTS)
+    """The APIs that it speaks."""
     is_set_up: bool = False
     """Whether the operator named its address or its key."""
 
@@ -105,6 +109,25 @@ class Providers:
     def all(self) -> tuple[Provider, ...]:
         """Every provider, in the order of the configuration."""
         return tuple(self._providers.values())
+
+    def speaking(self, dialect: str, model: str) -> Target:
+        """The provider for a model's name in a request of this API. Raises BadRequest where it does not speak it.
+
+        A request that names no model goes to the first that does, if the default does not.
+        """
+        target = self.select(model)
+        if dialect in target.provider.dialects:
+            return target
+        other = next((one for one in self._providers.values() if dialect in one.dialects), None)
+        if other is not None and not model:
+            return Target(other, model, f"it speaks {dialect}")
+        raise BadRequest(
+            f"The provider {target.provider.name}, which answers for the model {model[:100]!r}, does not speak this "
+            f"API: name a model of another provider, or add {dialect} to the dialects of this one in the file that "
+            "RESERVOIR_PROVIDERS names.",
+            code="dialect_not_spoken",
+            param="model",
+        )
 
     def select(self, model: str) -> Target:
         """The provider for a model's name as the client wrote it."""

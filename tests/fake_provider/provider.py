@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from tests.fake_provider import responses
+from tests.fake_provider import messages, responses
 from tests.fake_provider.answers import (
     CREATED,
     Answer,
@@ -184,6 +184,8 @@ class FakeProvider:
                 return self._chat(request, headers)
             case "POST", "responses":
                 return self._in(responses.default, request, headers)
+            case "POST", "messages":
+                return self._in(messages.default, request, headers)
             case "GET", "models":
                 models = [_model(name) for name in ("gpt-4", "gpt-4o-mini", "text-embedding-3-small")]
                 return Answer(200, headers, json.dumps({"object": "list", "data": models}).encode())

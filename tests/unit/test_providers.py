@@ -276,7 +276,7 @@ def test_an_invalid_address_is_refused_with_the_remedy(address: str, tmp_path: P
     [
         ("default = ", "is not TOML"),
         ('defualt = "x"', "write default, providers, windows, prices; 'defualt' is not one of them"),
-        ('default = "unknown"', "default: write one of openai, mistral, gemini, ollama"),
+        ('default = "unknown"', "default: write one of openai, anthropic, mistral, gemini, ollama"),
         ("default = []", "default: write one of"),
         ("providers = 3", r"write a table, as \[providers\]"),
         ("providers.x = 3", r"write a table, as \[providers\.x\]"),

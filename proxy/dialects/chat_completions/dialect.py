@@ -15,6 +15,7 @@ class ChatCompletions:
     name = "chat_completions"
     path = "chat/completions"
     names = True
+    key_header = b"authorization"
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)

@@ -17,6 +17,7 @@ class Responses:
     name = "responses"
     path = "responses"
     names = False
+    key_header = b"authorization"
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)
