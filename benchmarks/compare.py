@@ -155,6 +155,8 @@ async def drained(row: Row) -> None:
         await asyncio.sleep(QUIET)
         if sum(_cpu(row).values()) - before <= IDLE * QUIET + 1 / processes.TICKS and not row.gateway.waits():
             return
+    if row.name != PROVIDER:
+        progress.done(f"{row.name} was still busy {DRAINED_WITHIN:.0f} s after the load: its figures are too low.")
 
 
 async def rounds(rows: list[Row], machine: Machine, plan: Plan) -> list[Cell]:
