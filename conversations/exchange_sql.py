@@ -20,6 +20,7 @@ from django.utils import timezone
 from conversations.ledger_entries import pack
 from conversations.lexemes import asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
+from conversations.payloads import without_content
 from conversations.shapes import references_in
 from conversations.states import Ended
 from conversations.turns import Count, Turn
@@ -164,7 +165,7 @@ def _rows(turns: Sequence[Turn], count: Count, values: Values) -> str:
             "role": turn.role,
             "name": turn.name,
             "content": turn.content,
-            "payload": turn.payload,
+            "payload": without_content(turn.payload, turn.content),
             "digest": turn.digest,
             "tokens": tokens_of(turn.content, count),
             "asks": asks(turn.content),

@@ -17,7 +17,8 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from conversations.models import AuditEntry, Instance, Partition
-from conversations.selection import Selection, octets
+from conversations.querysets import octets
+from conversations.selection import Selection
 
 log = logging.getLogger(__name__)
 

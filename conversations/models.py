@@ -18,6 +18,7 @@ from pgvector.django import HalfVectorField
 
 from conversations import states
 from conversations.ledger_entries import EntriesField
+from conversations.payloads import PayloadField
 from conversations.querysets import (
     MENTIONED,
     EmbeddingQuerySet,
@@ -195,7 +196,7 @@ class Message(models.Model):
     role = models.CharField(max_length=ROLE_LENGTH)
     name = models.TextField(blank=True)
     content = models.TextField(blank=True)
-    payload = models.TextField()
+    payload = PayloadField()  # stored without the content, see payloads.py
     digest = models.BinaryField(max_length=16)
     tokens = models.PositiveIntegerField(default=0)
     partial = models.BooleanField(default=False)  # the answer was cut short

@@ -16,6 +16,7 @@ from pgvector.django import CosineDistance
 from conversations.capture import Known
 from conversations.changed import Node, Said
 from conversations.lexemes import search_query
+from conversations.payloads import MARKS, with_content
 from conversations.turns import storable
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ LONGEST_SEARCH = 1000  # characters of a search; the rest is cut off
 # The messages that a ledger names, as its index has them.
 MENTIONED = models.Func(
     "considered", "message_ids", function="array_cat", output_field=ArrayField(models.BigIntegerField())
+)
+
+
+def octets(column: str) -> models.Func:
+    """An expression for a text column's length in bytes."""
+    return models.Func(models.F(column), function="octet_length", output_field=models.IntegerField())
+
+
+# The bytes of a message's payload. Where a mark stands for the content, it is as long as that and
+# two quotes: escapes count as what they stand for.
+PAYLOAD_SIZE = octets("payload") + models.Case(
+    models.When(payload__regex=f"[{MARKS}]", then=octets("content") + 1), default=0
 )
 
 SCRATCH = "reservoir-evaluation-"  # the prefix of partition names that clients may not use
@@ -115,8 +128,8 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
         return self.filter(lexemes=search_query(storable(words)[:LONGEST_SEARCH].replace("\ufffd", " ")))
 
     def with_raw(self, largest: int) -> Self:
-        """Adds `size`, the payload's bytes, and `raw`, the payload, which is empty if it is over `largest` bytes."""
-        size = models.Func(models.F("payload"), function="octet_length", output_field=models.IntegerField())
+        """Adds `size`, the payload's bytes, and `raw`, the payload as stored, empty if `size` is over `largest`."""
+        size = PAYLOAD_SIZE
         raw = models.Case(
             models.When(size__lte=largest, then=models.F("payload")),
             default=models.Value(""),
@@ -187,7 +200,7 @@ class StoredBranches:
     def said(self, ids: Sequence[int]) -> dict[int, Said]:
         with connection.cursor() as cursor:
             cursor.execute(SAID, {"instance": self.instance_id, "ids": list(ids)})
-            return {row[0]: Said(*row[1:]) for row in cursor.fetchall()}
+            return {row[0]: Said(row[1], with_content(row[2], row[1])) for row in cursor.fetchall()}
 
 
 # Up through parents; down through the latest child that is not abandoned.

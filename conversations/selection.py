@@ -6,10 +6,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F, Func, IntegerField
-
 from conversations.models import Message
-from conversations.querysets import LONGEST_SEARCH, MessageQuerySet, NoScope
+from conversations.querysets import LONGEST_SEARCH, PAYLOAD_SIZE, MessageQuerySet, NoScope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class Selection:
         if self.ids is not None:
             rows = rows.filter(pk__in=self.ids)
         if self.larger_than is not None:
-            rows = rows.alias(size=octets("payload")).filter(size__gt=self.larger_than)
+            rows = rows.alias(size=PAYLOAD_SIZE).filter(size__gt=self.larger_than)
         if self.role is not None:
             rows = rows.filter(role=self.role)
         return rows if self.search is None else rows.matching(self.search)
@@ -79,8 +77,3 @@ class Selection:
         if self.search is not None:
             said["search"] = "words, not kept"
         return {key: value for key, value in said.items() if value not in (None, False)}
-
-
-def octets(column: str) -> Func:
-    """An expression for a text column's length in bytes."""
-    return Func(F(column), function="octet_length", output_field=IntegerField())

@@ -14,6 +14,7 @@ from console import safe_text
 from console.reading import LARGEST_PAYLOAD, Part, json_object, parts
 from console.visible import visible
 from conversations.models import Exchange, Message
+from conversations.payloads import with_content
 from conversations.turns import plain_text
 from proxy.prompt.chat import ChatMessage, last_user_index
 from proxy.prompt.enrichment import BLOCK_START, as_message, spliced
@@ -70,7 +71,7 @@ def read_sent(request: HttpRequest, exchange: Exchange) -> Sent:
 def _stored(message: Any) -> Turn:
     large = message.size > LARGEST_PAYLOAD
     instead = {"role": message.role, "content": f"({message.size:,} bytes: see message {message.pk})"}
-    raw = json.dumps(instead) if large else message.raw
+    raw = json.dumps(instead) if large else with_content(message.raw, message.content)
     return Turn(message.role, message.content, raw, id=message.pk, large=large)
 
 
