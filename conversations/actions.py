@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from conversations import late, models
 from conversations.branches import abandon_siblings, follow, latest_messages
 from conversations.capture import Alignment, align
 from conversations.chains import after, answer_of, resolved
-from conversations.exchange_sql import SET_BACK, SKEW, Opened, close_in_one, open_in_one
+from conversations.exchange_sql import SET_BACK, SKEW, Opened, close_in_one, open_in_one, store_in_one
 from conversations.messages import (
     add_to_counters,
     estimated_tokens,
@@ -196,6 +197,8 @@ def close_exchange(
     If it has (`opened`) and the exchange is missing, it has been forgotten since, and nothing is stored. `replayed` is
     that of open_exchange.
     """
+    if replayed and not opened and store_in_one(asked, answered, count):
+        return
     if not close_in_one(asked, answered, count):
         _close_anything(asked, answered, count, opened=opened, replayed=replayed)
 
@@ -286,6 +289,17 @@ def _time(instance: Instance, moment: datetime, skew: timedelta) -> tuple[dateti
     if latest - timezone.now() > SET_BACK or latest - moment <= skew:
         return latest, False
     return moment, True
+
+
+def lock_scopes(*, scopes: Collection[Scope]) -> None:
+    """Lock the instances of several scopes for the transaction under way, in the order in which forgetting locks them.
+
+    Two transactions that lock them one by one could wait for each other.
+    """
+    named = Q(pk__in=())
+    for scope in scopes:
+        named |= Q(partition__name=scope.partition, name=scope.instance)
+    list(Instance.objects.filter(named).order_by("pk").select_for_update(of=("self",), no_key=True).values_list("pk"))
 
 
 def interrupt_exchange(*, trace_id: uuid.UUID) -> None:

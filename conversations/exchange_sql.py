@@ -1,7 +1,7 @@
 """Opens and closes exchanges by plain SQL, in one round trip each, where the scope's history simply goes on.
 
-Each function sends two statements in one message, which PostgreSQL runs as one transaction. The first locks the scope's
-instance, so that writers of a scope take turns. The second sees what earlier writers committed, since it gets a
+Each function sends its statements in one message, which PostgreSQL runs as one transaction. The first locks the scope's
+instance, so that writers of a scope take turns. The next sees what earlier writers committed, since it gets a
 snapshot of its own; it checks that the case is the common one and stores everything, or stores nothing. In all other
 cases (new scopes, forks, changed histories, retries) the caller goes the long way, by way of capture.align().
 """
@@ -9,6 +9,7 @@ cases (new scopes, forks, changed histories, retries) the caller goes the long w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +40,13 @@ SKEW = timedelta(milliseconds=250)
 MOST_CHARACTERS = 2**20
 
 
+class Sql(NamedTuple):
+    """A statement, and the values that it names."""
+
+    text: str
+    values: Values
+
+
 class Opened(NamedTuple):
     """An exchange that has been opened: its id, its scope's instance, and its question."""
 
@@ -53,6 +61,35 @@ def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
     That is a single turn that does not repeat the scope's latest question; or a history up to an answer that no turn
     follows yet, and turns after it. capture.align() and this agree; a test compares them.
     """
+    if (opening := _opening(asked, count, replayed)) is None:
+        return None
+    *_, row = _results(opening)
+    return Opened(*row) if row else None
+
+
+def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
+    """Store the answer of an open exchange that asked its last turn itself. False, and nothing stored, in other cases:
+    a retry, a forgotten question, an exchange that is closed already or not there.
+    """
+    if (closing := _closing(asked, answered, count)) is None:
+        return False
+    *_, row = _results(closing)
+    return row is not None
+
+
+def store_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
+    """Store a replayed request and its answer, each as open_in_one and close_in_one do. False if that is not all: then
+    nothing is stored, or the request alone.
+    """
+    opening, closing = _opening(asked, count, True), _closing(asked, answered, count)
+    if opening is None or closing is None:
+        return False
+    *_, row = _results(opening, _apart(closing))
+    return row is not None
+
+
+def _opening(asked: Asked, count: Count, replayed: bool) -> Sql | None:
+    """The statement of open_in_one; None for a request that cannot be the common case."""
     turns = asked.turns
     known = max((at + 1 for at, turn in enumerate(turns) if turn.role == "assistant"), default=0)
     new = turns[known:]
@@ -107,16 +144,13 @@ def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
         derived=DERIVED,
         ledger=LEDGER if ledger else "",
     )
-    row = _second_result(LOCK + statement, values)
-    return Opened(*row) if row else None
+    return Sql(statement, values)
 
 
-def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
-    """Store the answer of an open exchange that asked its last turn itself. False, and nothing stored, in other cases:
-    a retry, a forgotten question, an exchange that is closed already or not there.
-    """
+def _closing(asked: Asked, answered: Answered, count: Count) -> Sql | None:
+    """The statement of close_in_one; None for an answer that is too long."""
     if sum(len(turn.payload) for turn in answered.turns) > MOST_CHARACTERS:
-        return False
+        return None
     usage = answered.usage or {}
     values: Values = {
         **_scope_values(asked, timedelta()),
@@ -139,7 +173,13 @@ def close_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
     if answered.turns:
         turns = _rows(answered.turns, count, values)
         answers = ANSWERS.format(turns=turns, turn=", ".join(TURN), columns=COLUMNS, derived=DERIVED)
-    return _second_result(LOCK + CLOSE.format(scope=SCOPE, answers=answers), values) is not None
+    return Sql(CLOSE.format(scope=SCOPE, answers=answers), values)
+
+
+def _apart(sql: Sql) -> Sql:
+    """With other names for its values, so that it can be sent together with another statement."""
+    values = {f"{name}_": value for name, value in sql.values.items()}
+    return Sql(re.sub(r"%\((\w+)\)s", r"%(\1_)s", sql.text), values)
 
 
 def _scope_values(asked: Asked, skew: timedelta) -> Values:
@@ -179,13 +219,16 @@ def _rows(turns: Sequence[Turn], count: Count, values: Values) -> str:
     return ", ".join(rows)
 
 
-def _second_result(statements: str, values: Values) -> tuple[Any, ...] | None:
-    """The first row of the second statement's result. Both are sent at once and are one transaction."""
+def _results(*statements: Sql) -> list[tuple[Any, ...] | None]:
+    """The first row of each statement. They are sent at once, after LOCK, and are one transaction."""
+    values = {name: value for each in statements for name, value in each.values.items()}
+    rows = []
     with connection.cursor() as cursor:
-        cursor.execute(statements, values)
-        cursor.nextset()
-        row: tuple[Any, ...] | None = cursor.fetchone()
-        return row
+        cursor.execute(LOCK + ";".join(each.text for each in statements), values)
+        for _ in statements:
+            cursor.nextset()
+            rows.append(cursor.fetchone())
+    return rows
 
 
 TURN = {

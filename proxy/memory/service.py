@@ -44,7 +44,7 @@ from proxy.memory.polls import SUSPICIOUS, Seen
 from proxy.memory.recollection import RecallRequest, Recollection, recollect
 from proxy.prompt.chat import Chat
 from proxy.spool.record import Entry
-from proxy.spool.replaying import SpoolBusy, replay, spool_folder, store_entry
+from proxy.spool.replaying import SpoolBusy, replay_to_database, spool_folder
 from proxy.spool.segments import total_size
 from proxy.spool.writing import Spool, SpoolError
 
@@ -333,7 +333,7 @@ class MemoryService:
                 self.wake()
 
     def _replay_some(self) -> int:
-        stored = replay(spool_folder(), store_entry).stored if self._spool.pending() else 0
+        stored = replay_to_database(spool_folder()).stored if self._spool.pending() else 0
         self._spool.tidy()
         return stored
 

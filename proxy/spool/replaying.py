@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, transaction
 
 from conversations import actions, policy
 from proxy.database.reconnecting import error_name, on_database
@@ -35,6 +36,8 @@ from proxy.spool.writing import SpoolError, summary
 log = logging.getLogger(__name__)
 
 MOST = 5000  # records of one replay
+# Exchanges of one transaction, and their bytes about. Requests of their scopes wait for it, some tenths of a second.
+BATCH, BATCH_BYTES = 40, 2**20
 
 # Classes of PostgreSQL's errors that no retry mends: invalid data, a violated constraint, an exceeded limit.
 PERMANENT = ("22", "23", "54")
@@ -63,10 +66,22 @@ class Replayed(NamedTuple):
 
 # Stores an entry or raises Refused. The flag says that the process that wrote it is gone: no answer will follow.
 Store = Callable[[Entry, bool], None]
+# Stores several such pairs, or none and raises anything.
+StoreAll = Callable[[Sequence[tuple[Entry, bool]]], None]
 
 
-def replay(folder: Path, store: Store, *, rejected_too: bool = False, wait: bool = False, most: int = MOST) -> Replayed:
+def replay(
+    folder: Path,
+    store: Store,
+    *,
+    store_all: StoreAll | None = None,
+    rejected_too: bool = False,
+    wait: bool = False,
+    most: int = MOST,
+) -> Replayed:
     """Store pending records with `store` and erase them, until none is left or about `most` are done.
+
+    With `store_all`, many exchanges are stored at once, in a fraction of the time; where that fails, one by one.
 
     Works scope by scope, each in its order, including records added meanwhile: so even a busy scope soon stores
     directly again.
@@ -80,8 +95,10 @@ def replay(folder: Path, store: Store, *, rejected_too: bool = False, wait: bool
     with _alone(folder, wait=wait), ExitStack() as closing:
         running = _Replay(folder, store, closing, rejected_too=rejected_too)
         try:
-            while running.handled < most and (found := running.tail.next_exchange()):
-                running.store(found)
+            while running.handled < most and (found := running.next(BATCH if store_all else 1)):
+                if not (store_all and running.store_together(found, store_all)):
+                    for exchange in found:
+                        running.store(exchange)
         finally:
             running.sync()
         running.remove_stored()
@@ -107,9 +124,45 @@ class _Replay:
     def handled(self) -> int:
         return self.stored + self.rejected + self.damaged
 
+    def next(self, most: int) -> list[list[Located]]:
+        """The records of the next exchanges: at most `most`, fewer if they are large."""
+        found: list[list[Located]] = []
+        size = 0
+        while len(found) < most and size < BATCH_BYTES and (exchange := self.tail.next_exchange()):
+            found.append(exchange)
+            size += sum(record.end - record.offset for _, record in exchange)
+        return found
+
+    def store_together(self, found: Sequence[list[Located]], store_all: StoreAll) -> bool:
+        """Store the records of several exchanges and erase them. False, and nothing stored, if that fails."""
+        entries = [self._read(exchange) for exchange in found]
+        if any(len(read) < len(exchange) for read, exchange in zip(entries, found, strict=True)):
+            return False
+        owned = {exchange[-1][0] for exchange in found}
+        owned = {name for name in owned if has_owner(self._segments[name])}
+        pairs = [
+            (entry, exchange[-1][0] not in owned)
+            for read, exchange in zip(entries, found, strict=True)
+            for entry in joined(read)
+        ]
+        try:
+            store_all(pairs)
+        except Exception as error:
+            log.info("records of the spool are stored one by one (%s)", error_name(error))
+            return False
+        for exchange in found:
+            self.damaged += sum(record.skipped > 0 for _, record in exchange)
+            self.stored += len(exchange)
+            for name, record in exchange:
+                erase(self._segments[name], record)
+        return True
+
+    def _read(self, found: list[Located]) -> list[Entry]:
+        return [entry for name, record in found if (entry := read(self._segments[name], record))]
+
     def store(self, found: list[Located]) -> None:
         """Store the records of one exchange and erase them."""
-        entries = [entry for name, record in found if (entry := read(self._segments[name], record))]
+        entries = self._read(found)
         self.damaged += len(found) - len(entries) + sum(record.skipped > 0 for _, record in found)
         last_segment = self._segments[found[-1][0]]
         try:
@@ -146,26 +199,30 @@ class _Replay:
         self._segments[name] = self._closing.enter_context(opened(self._folder / name, os.O_RDWR))
 
 
+def replay_to_database(folder: Path, *, wait: bool = False, rejected_too: bool = False) -> Replayed:
+    """Store pending records in the database. Raises what replay() and store_entry() raise."""
+    return replay(folder, store_entry, store_all=store_entries, wait=wait, rejected_too=rejected_too)
+
+
+def store_entries(entries: Sequence[tuple[Entry, bool]]) -> None:
+    """Store several entries in one transaction, each as store_entry does. Raises what the database does."""
+
+    @transaction.atomic
+    def work() -> None:
+        actions.lock_scopes(scopes={entry.asked.scope for entry, _ in entries})
+        for entry, abandoned in entries:
+            _store(entry, abandoned)
+
+    on_database(work)
+
+
 def store_entry(entry: Entry, abandoned: bool) -> None:
     """Store an entry in the database, once however often it is called. `abandoned`: no answer will follow.
 
     Raises django.db.Error if a retry may succeed, Refused if not.
     """
-    asked, answered, was_opened = entry
-    count = tokens.counter(asked.model).count
-
-    def work() -> None:
-        if not policy.is_stored(asked.scope.partition):
-            return  # the server that wrote the entry could not read this
-        if answered:
-            actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened, replayed=True)
-            return
-        actions.open_exchange(asked=asked, count=count, replayed=True)
-        if abandoned:
-            actions.interrupt_exchange(trace_id=asked.trace_id)
-
     try:
-        on_database(work)
+        on_database(partial(_store, entry, abandoned))
     except DatabaseError as error:
         state = getattr(error.__cause__, "sqlstate", None) or ""
         if state.startswith(PERMANENT):
@@ -175,6 +232,19 @@ def store_entry(entry: Entry, abandoned: bool) -> None:
         raise
     except Exception as error:
         raise Refused(error_name(error)) from error
+
+
+def _store(entry: Entry, abandoned: bool) -> None:
+    asked, answered, was_opened = entry
+    if not policy.is_stored(asked.scope.partition):
+        return  # the server that wrote the entry could not read this
+    count = tokens.counter(asked.model).count
+    if answered:
+        actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened, replayed=True)
+        return
+    actions.open_exchange(asked=asked, count=count, replayed=True)
+    if abandoned:
+        actions.interrupt_exchange(trace_id=asked.trace_id)
 
 
 def waiting(folder: Path) -> Iterator[Entry]:
@@ -196,7 +266,7 @@ def store_spool(folder: Path | None = None) -> int:
     folder = folder or spool_folder()
     tokens.prepare(Path(settings.RESERVOIR_HOME) / "tiktoken")
     stored = 0
-    while (done := replay(folder, store_entry, wait=True, rejected_too=True)).stored or done.damaged:
+    while (done := replay_to_database(folder, wait=True, rejected_too=True)).stored or done.damaged:
         stored += done.stored
     if left := summary(folder)["rejected"]:
         raise SpoolError(

@@ -64,7 +64,7 @@ def test_a_size_is_that_of_the_whole_payload() -> None:
 
 def test_going_back_writes_whole_payloads() -> None:
     answer(ask([user(LONG)]), "yes")
-    migration = import_module("conversations.migrations.0014_payload_without_content")
+    migration = import_module("conversations.migrations.0016_payload_without_content")
     with connection.schema_editor() as editor:
         migration.make_whole(None, editor)
     first = Message.objects.earliest("id")

@@ -27,7 +27,7 @@ def make_whole(apps, schema_editor):
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("conversations", "0013_lean_ledgers")]
+    dependencies = [("conversations", "0015_server_processes")]
 
     operations = [
         migrations.RunPython(migrations.RunPython.noop, make_whole),
