@@ -37,7 +37,7 @@ ARMS = (
 """The parts of the formula. Their places are stored: new ones are added at the end, and none is removed."""
 
 SOURCES = ("recall", "latest")
-UNIT = 10_000  # scores and shares have four digits behind the point
+UNIT = 100  # scores and shares are stored with two digits behind the point, as the admin shows them
 JSON = b"{"
 
 
@@ -69,10 +69,10 @@ _FIELDS = {"id", "kept", "arm", "why", "score", "tokens", "piece", "arms"}
 
 
 def pack(entry: Mapping[str, Any]) -> bytes:
-    """An entry as bytes. Parts of the formula that add nothing are left out."""
+    """An entry as bytes. Scores are rounded to UNIT, and parts of the formula that add nothing are left out."""
     try:
         numbers = _numbers(entry)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return json.dumps(dict(entry), ensure_ascii=True, separators=(",", ":")).encode()
     # JSON begins with 0x7b. A packed entry begins with a zero.
     return b"\0" + leb128.encode(numbers)
@@ -181,9 +181,9 @@ def _boolean(value: Any) -> bool:
 
 def _zigzag(value: Any) -> int:
     """A decimal number as a whole one: 0, -1, 1, -2, 2 ... of its last digit are 0, 1, 2, 3, 4 ..."""
-    whole: int = round(value * UNIT)
-    if whole / UNIT != value:
+    if type(value) not in (int, float):
         raise ValueError
+    whole: int = round(value * UNIT)
     return 2 * whole if whole >= 0 else -2 * whole - 1
 
 

@@ -15,7 +15,7 @@ from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
 from proxy.prompt.injection import Injection
 from proxy.prompt.window import WINDOW
 
-MISSES = 8  # messages that were not shown: the nearest ones stay in the ledger
+MISSES = 5  # messages that were not shown: the nearest ones stay in the ledger
 
 REASONS = {BUDGET: Why.NO_ROOM, DUPLICATE: Why.SAME_TEXT, EMPTY: Why.NO_TEXT, WINDOW: Why.WINDOW}
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conversations.ledger_entries import nearest
+from conversations.ledger_entries import nearest, pack, unpack
 from proxy.memory.ledger import MISSES
 from tests.end_to_end import store
 from tests.end_to_end.conftest import StartServer
@@ -87,10 +87,8 @@ def test_recall_matches_what_a_request_gets_and_what_its_ledger_says(
         {key: value for key, value in entry.items() if key not in of_the_message}
         for entry in (*found["latest"], *found["memories"])
     ]
-    for entry in entries:  # the ledger leaves out parts of the formula that add nothing
-        if "arms" in entry:
-            entry["arms"] = {name: arm for name, arm in entry["arms"].items() if arm["rank"] or arm["score"]}
-    assert ledger["candidates"] == nearest(entries, MISSES)
+    assert ledger["candidates"] == [unpack(pack(entry)) for entry in nearest(entries, MISSES)]
+    assert ledger["candidates"][-1]["score"] == round(nearest(entries, MISSES)[-1]["score"], 2)
     assert 0 < sum(not entry["kept"] for entry in ledger["candidates"]) <= MISSES
     assert ledger["tokens"] == found["tokens"]
     assert ledger["exact"] is True

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from console.exchange.ledger import ARMS as EXPLAINED
 from conversations import leb128
-from conversations.ledger_entries import ARMS, Why, nearest, pack, unpack
+from conversations.ledger_entries import ARMS, UNIT, Why, nearest, pack, unpack
 from conversations.recall.ranking import WEIGHTS
 
-DECIMALS = st.integers(-99_999, 99_999).map(lambda number: number / 10_000)
+DECIMALS = st.integers(-999, 999).map(lambda number: number / 100)
 RANKS = st.none() | st.integers(1, 10**6)
 ENTRIES = st.fixed_dictionaries(
     {"id": st.integers(0, 2**63 - 1)},
@@ -51,6 +51,8 @@ FIELDS = st.sampled_from(["id", "arm", "kept", "why", "score", "tokens", "piece"
 def test_any_other_entry_comes_back_too(entry: dict[str, Any], strange: dict[str, Any]) -> None:
     entry |= strange
     came_back = unpack(pack(entry))
+    if pack(entry).startswith(b"\0") and "score" in entry:
+        entry["score"] = round(entry["score"] * UNIT) / UNIT
     if isinstance(entry.get("arms"), dict):  # parts that add nothing are left out
         entry["arms"] = {
             name: arm for name, arm in entry["arms"].items() if name in came_back["arms"] or name not in ARMS
@@ -58,11 +60,11 @@ def test_any_other_entry_comes_back_too(entry: dict[str, Any], strange: dict[str
     assert came_back == entry
 
 
-def test_an_ordinary_entry_takes_less_than_fifty_bytes() -> None:
+def test_an_ordinary_entry_takes_less_than_forty_bytes() -> None:
     parts = ("vector", "words", "session", "nearby", "answer", "user", "short")
-    arms = {name: {"rank": 150 + at, "score": (1000 + at) / 10_000} for at, name in enumerate(parts)}
-    entry = {"id": 10**6, "arm": "recall", "kept": True, "why": "shown: relevant", "score": 1.2345, "tokens": 200}
-    assert len(pack(entry | {"arms": arms, "piece": [0, 690]})) < 50
+    arms = {name: {"rank": 150 + at, "score": (10 + at) / 100} for at, name in enumerate(parts)}
+    entry = {"id": 10**6, "arm": "recall", "kept": True, "why": "shown: relevant", "score": 1.23, "tokens": 200}
+    assert len(pack(entry | {"arms": arms, "piece": [0, 690]})) < 40
 
 
 def test_bytes_that_are_no_entry_are_refused() -> None:
