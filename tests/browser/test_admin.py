@@ -64,7 +64,7 @@ def test_a_conversation_is_found_and_searched_by_words_and_by_meaning(page: Page
     expect(hit.locator("mark")).to_have_text(["soup", "hospital"])
 
     page.get_by_role("searchbox").fill("Which food is dangerous for us?")
-    page.get_by_role("combobox").select_option("meaning")
+    page.get_by_label("Search by").select_option("meaning")
     page.get_by_role("button", name="Search").click()
     about_food = page.locator(".hit", has_text=story.SECRET)
     expect(about_food).to_contain_text("alike")

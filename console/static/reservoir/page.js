@@ -43,6 +43,39 @@ for (const text of document.querySelectorAll(".long > .text")) {
   text.after(more);
 }
 
+// On a phone a row of a list is a card, and each figure names its column.
+const headings = [...document.querySelectorAll("#result_list thead th")].map((th) => th.textContent.trim());
+for (const row of document.querySelectorAll("#result_list tbody tr")) {
+  [...row.children].forEach((cell, at) => { cell.dataset.label = headings[at] || ""; });
+}
+
+// Keys: / searches, j and k move in a list, o opens, ? shows them.
+const places = () => [...document.querySelectorAll("#result_list tbody tr, .hit, article.said")];
+let chosen = -1;
+function choose(step) {
+  const found = places();
+  if (!found.length) return;
+  found[chosen]?.classList.remove("chosen");
+  chosen = Math.min(found.length - 1, Math.max(0, chosen + step));
+  found[chosen].classList.add("chosen");
+  found[chosen].scrollIntoView({ block: "nearest" });
+  found[chosen].querySelector("a[href]")?.focus({ preventScroll: true });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const help = document.getElementById("keys");
+  if (event.key === "Escape" && help?.open) return help.close();
+  if (event.target.closest("input, textarea, select, [contenteditable], canvas")) return;
+  const search = document.querySelector("input[type=search], #searchbar");
+  if (event.key === "/") {
+    event.preventDefault();
+    if (search) search.focus(); else location.href = help.dataset.search;
+  } else if (event.key === "j") choose(1);
+  else if (event.key === "k") choose(-1);
+  else if (event.key === "o") places()[chosen]?.querySelector("th a[href], td a[href], a[href]")?.click();
+  else if (event.key === "?") help?.showModal();
+});
+
 // What scrolls sideways can be scrolled by keyboard, too.
 const scrollable = () => {
   for (const box of document.querySelectorAll(".scroll, .results, .text pre, .text table, .clamp > .text")) {
