@@ -86,13 +86,14 @@ def collect(file: Path) -> tuple[list[Asked], dict[str, dict[str, int]]]:
 
 def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Floats]:
     """The ids of a scope's messages, latest first, and the parts of their scores over the weights."""
+    from conversations.nearest import vector_literal
     from conversations.recall.ranking import WEIGHTS, parts
     from conversations.recall.retrieval import RetrievalRequest, retrieve
     from conversations.recall.search import prepare_query
 
     query = prepare_query(scope=scope, text=text)
     assert query.instance_id is not None
-    vector = embedder.embed([query.wording])[0].tolist()
+    vector = vector_literal(embedder.embed([query.wording])[0].tolist())
     found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
     scored = parts(found.frame, query.asked)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])

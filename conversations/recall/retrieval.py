@@ -6,7 +6,8 @@ which is many times faster than unnesting the lexemes: with one lexeme and all w
 (1 + 1/4 + 1/9 + ... + 1/n^2) / 1.64493406685.
 
 A small scope is read whole. In a large one, only the messages around the best by vector (where the scope has an
-index, see nearest.py) and around the best by rare words are read: a few hundred stretches of the conversation.
+index, see nearest.py), around the best by rare words and around the latest wishes are read: a few hundred stretches
+of the conversation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from numpy.typing import NDArray
 
 from conversations import nearest
@@ -49,9 +50,10 @@ class RetrievalRequest:
     instance_id: int
     message_count: int  # of the scope
     words: Sequence[Word]
-    vector: Sequence[float] | None  # of the query; None: search by words only
+    vector: str | None  # of the query, as vector_literal() writes it; None: search by words only
     model: str  # the embedding model's name
     for_time: bool = False  # whether words of time matter
+    milliseconds: int = 0  # after which PostgreSQL gives up; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +76,23 @@ def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
     words = [word.lexeme for word in request.words]
     sql = f"""
         SELECT message.*, piece.* FROM (
-            SELECT {_columns(words)} FROM conversations_message m
-            WHERE m.instance_id = %(instance)s AND {_RECALLABLE}
+            SELECT {_columns(words)} FROM (
+                SELECT {_ROW} FROM conversations_message m WHERE m.instance_id = %(instance)s AND {_RECALLABLE} OFFSET 0
+            ) m
         ) message, (
             SELECT {_COSINES} FROM conversations_embedding e
             WHERE {_HAS_VECTOR} AND e.instance_id = %(instance)s
               AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
         ) piece
     """  # noqa: S608, composed of constants
-    rows = _Rows.of(_one(sql, _parameters(request, words)), words=len(words))
+    rows = _Rows.of(_one(sql, _parameters(request, words), _limits(request)), words=len(words))
     rarity = idf((rows.counts > 0).sum(axis=1), len(rows.ids))
     return rows.as_retrieved(session_numbers(rows.seconds), rarity)
 
 
 def _retrieve_around_candidates(request: RetrievalRequest) -> Retrieved:
     hits = _Hits.none(request) if not request.words else _find_by_words(request)
-    with transaction.atomic():
-        centres = np.union1d(np.union1d(_find_by_vector(request), hits.best), _latest_wishes(request))
-        return _retrieve_around(request, centres, hits.rarity)
+    return _retrieve_around(request, np.union1d(_find_by_vector(request), hits.best), hits.rarity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +115,16 @@ def _find_by_words(request: RetrievalRequest) -> _Hits:
     words = [word.lexeme for word in request.words]
     sql = f"""
         SELECT {_columns(words)} FROM (
-            SELECT * FROM conversations_message m
+            SELECT {_ROW} FROM conversations_message m
             WHERE m.instance_id = %(instance)s AND m.lexemes @@ %(rare)s::tsquery AND {_RECALLABLE}
             LIMIT {2 * RARE}
         ) m
     """  # noqa: S608
     any_of = " | ".join(as_query(request.words[number].lexeme) for number in rare)
     query = f"{as_query(scope_lexeme(request.instance_id))} & ({any_of})"
-    rows = _Rows.of((*_one(sql, _parameters(request, words) | {"rare": query}), b"", b""), words=len(words))
+    rows = _Rows.of(
+        (*_one(sql, _parameters(request, words) | {"rare": query}, _limits(request)), b"", b""), words=len(words)
+    )
     rarity = _rarity(request)
     rarity[rare] = idf((rows.counts[rare] > 0).sum(axis=1), request.message_count)
     if not len(rows.ids):
@@ -152,37 +155,28 @@ def _find_by_vector(request: RetrievalRequest) -> Ints:
     model = nearest.searchable(request.instance_id, request.model) if request.vector is not None else None
     if model is None:
         return np.zeros(0, np.int64)
-    with connection.cursor() as cursor:
-        cursor.execute(model.search_settings)
-        cursor.execute(
-            f"""
+    sql = f"""
+        SELECT string_agg(int8send(message_id), '') FROM (
             SELECT message_id FROM conversations_embedding
             WHERE instance_id = %(instance)s AND model_id = %(model_id)s
             ORDER BY {model.expression} <=> %(vector)s::{model.type} LIMIT {CANDIDATES}
-            """,  # noqa: S608
-            {"instance": request.instance_id, "model_id": model.id, "vector": _literal(request.vector)},
-        )
-        return np.array([row[0] for row in cursor.fetchall()], np.int64)
-
-
-def _latest_wishes(request: RetrievalRequest) -> Ints:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT m.id FROM conversations_message m
-            WHERE m.instance_id = %s AND m.wish AND {_RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES}
-            """,  # noqa: S608
-            [request.instance_id],
-        )
-        return np.array([row[0] for row in cursor.fetchall()], np.int64)
+        ) nearest
+    """  # noqa: S608
+    parameters = {"instance": request.instance_id, "model_id": model.id, "vector": request.vector}
+    (ids,) = _one(sql, parameters, f"{_limits(request)}; {model.search_settings}")
+    return _unpack(ids, ">i8")
 
 
 def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -> Retrieved:
     words = [word.lexeme for word in request.words]
     sql = f"""
         WITH centre AS (
-            SELECT c.number, m.created, m.id
-            FROM unnest(%(centres)s::bigint[]) WITH ORDINALITY c(id, number) JOIN conversations_message m USING (id)
+            SELECT row_number() OVER () AS number, m.created, m.id FROM (
+                SELECT unnest(%(centres)s::bigint[])
+                UNION
+                (SELECT m.id FROM conversations_message m
+                 WHERE m.instance_id = %(instance)s AND m.wish AND {_RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES})
+            ) c(id) JOIN conversations_message m ON m.id = c.id AND m.instance_id = %(instance)s
         ), around AS MATERIALIZED (
             SELECT c.number, w.id, w.created FROM centre c CROSS JOIN LATERAL (
                 (SELECT m.id, m.created FROM conversations_message m
@@ -195,18 +189,21 @@ def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -
             ) w
         )
         SELECT message.*, piece.*, seen.* FROM (
-            SELECT {_columns(words)} FROM conversations_message m
-            WHERE m.id = ANY(ARRAY(SELECT DISTINCT id FROM around))
+            SELECT {_columns(words)} FROM (
+                SELECT {_ROW} FROM conversations_message m
+                WHERE m.instance_id = %(instance)s AND m.id = ANY(ARRAY(SELECT DISTINCT id FROM around)) OFFSET 0
+            ) m
         ) message, (
             SELECT {_COSINES} FROM conversations_embedding e
-            WHERE {_HAS_VECTOR} AND e.message_id = ANY(ARRAY(SELECT DISTINCT id FROM around))
+            WHERE {_HAS_VECTOR} AND e.instance_id = %(instance)s
+              AND e.message_id = ANY(ARRAY(SELECT DISTINCT id FROM around))
               AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
         ) piece, (
             SELECT string_agg(int8send(number), '' ORDER BY number, created, id),
                    string_agg(int8send(id), '' ORDER BY number, created, id) FROM around
         ) seen
     """  # noqa: S608
-    *columns, numbers, ids = _one(sql, _parameters(request, words) | {"centres": centres.tolist()})
+    *columns, numbers, ids = _one(sql, _parameters(request, words) | {"centres": centres.tolist()}, _limits(request))
     rows = _Rows.of(columns, words=len(words))
     follows = _follows(rows.ids, _unpack(numbers, ">i8"), _unpack(ids, ">i8"))
     return rows.as_retrieved(session_numbers(rows.seconds, follows), rarity)
@@ -228,6 +225,12 @@ def _follows(ids: Ints, numbers: Ints, seen: Ints) -> Bools:
 
 # The same condition as MessageQuerySet.recallable().
 _RECALLABLE = "m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''"
+
+# A long list of lexemes is stored compressed, and each function that reads it would decompress it again. Setting
+# weights, which the rank ignores, leaves it decompressed.
+_ROW = """
+    m.id, m.created, m.digest, m.name, m.role, m.asks, m.wish, setweight(m.lexemes, 'D') AS lexemes
+"""
 
 # PostgreSQL 15 hashes texts but no bytes.
 _MESSAGES = """
@@ -270,20 +273,25 @@ def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, An
     return {
         "instance": request.instance_id,
         "model": request.model,
-        "vector": _literal(request.vector),
+        "vector": request.vector,
         "language": settings.RESERVOIR_LANGUAGE,
         "times": time_words(settings.RESERVOIR_LANGUAGE) if request.for_time else None,
         **{f"word{number}": as_query(lexeme) for number, lexeme in enumerate(words)},
     }
 
 
-def _literal(vector: Sequence[float] | None) -> str | None:
-    return None if vector is None else nearest.vector_literal(vector)
+def _limits(request: RetrievalRequest) -> str:
+    """A statement that sets when PostgreSQL gives up, and that it compiles nothing, which would take longer."""
+    return f"SELECT set_config('statement_timeout', '{request.milliseconds:d}', true), set_config('jit', 'off', true)"
 
 
-def _one(sql: str, parameters: dict[str, Any]) -> tuple[Any, ...]:
+def _one(sql: str, parameters: dict[str, Any], settings: str) -> tuple[Any, ...]:
+    """The row of a query under settings for it alone. Both go in one message, which is a transaction: behind a
+    connection pooler the next one may go to another connection."""
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
+        cursor.execute(f"{settings}; {sql}", parameters)
+        while cursor.nextset():
+            pass
         row: tuple[Any, ...] | None = cursor.fetchone()
         assert row is not None  # aggregates
         return row

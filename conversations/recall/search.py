@@ -11,7 +11,7 @@ The proxy packs them into a budget and renders them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from conversations.recall.names import in_first_person, mentions, same_person
 from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
 from conversations.recall.ranking import WEIGHTS, Asked, Bools, Floats, Frame, Ints, parts
 from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
-from conversations.recall.spans import WHOLE, Scored, best_span, excerpt
+from conversations.recall.spans import WHOLE, Scored, beginnings, best_span, excerpt
 from conversations.turns import storable
 
 CANDIDATES = 50
@@ -55,7 +55,9 @@ class Query:
     wording: str
     instance_id: int | None = None  # None: the scope does not exist yet
     message_count: int = 0  # of the scope
+    is_blank: bool = False  # it has no letter or digit: there is nothing to search for
     words: tuple[Word, ...] = ()
+    milliseconds: int = 0  # after which PostgreSQL gives the search up; 0: never
     asked: Asked = field(default_factory=Asked)
     for_time: bool = False
 
@@ -94,10 +96,11 @@ class Candidate:
         return excerpt(self.content, self.start, self.end)
 
 
-def prepare_query(*, scope: Scope, text: str) -> Query:
-    """Look up the scope and split the query into words. Comes before embedding, since it chooses the wording."""
-    if not any(character.isalnum() for character in text):
-        return Query(text, text)  # emoji or punctuation: nothing to search for
+def prepare_query(*, scope: Scope, text: str, milliseconds: int = 0) -> Query:
+    """Look up the scope and split the query into words. Comes before embedding, since it chooses the wording.
+
+    PostgreSQL gives the search up after `milliseconds`; 0 is for never.
+    """
     spaced, pairs = split_by_script(storable(text[:LONGEST_QUERY]))
     with connection.cursor() as cursor:
         cursor.execute(
@@ -115,6 +118,8 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
     if row is None:
         return Query(text, text)
     instance_id, message_count, names, codes, lexemes = row
+    if not any(character.isalnum() for character in text):  # emoji or punctuation
+        return Query(text, text, instance_id, message_count, is_blank=True)
     codes_by_name = dict(zip(names or (), codes or (), strict=True))
     mentioned = mentions(text, codes_by_name)
     meant = {mention.name for mention in mentioned}
@@ -126,6 +131,7 @@ def prepare_query(*, scope: Scope, text: str) -> Query:
         instance_id=instance_id,
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
+        milliseconds=milliseconds,
         asked=Asked(
             speakers=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
             days=tuple(spans(text, timezone.now().date())),
@@ -150,22 +156,41 @@ def search(
     `vector` is that of the query's wording under the embedding model named `model`; None searches by words only.
     `without` names parts of the formula to leave out; `baseline`, one of BASELINES to rank by in place of the formula.
     """
-    if query.instance_id is None or limit < 1:
+    if query.instance_id is None or query.is_blank or limit < 1:
         return []
-    retrieved = retrieve(
-        RetrievalRequest(
-            instance_id=query.instance_id,
-            message_count=query.message_count,
-            words=() if {"words", "session", "nearby"} <= set(without) else query.words,
-            vector=None if "vector" in without and "answer" in without else vector,
-            model=model,
-            for_time=query.for_time,
-        )
+    request = RetrievalRequest(
+        instance_id=query.instance_id,
+        message_count=query.message_count,
+        words=query.words,
+        vector=None if vector is None else vector_literal(vector),
+        model=model,
+        for_time=query.for_time,
+        milliseconds=query.milliseconds,
     )
+    retrieved = retrieve(_reduced(request, without))
     scored = _scored(retrieved.frame, query.asked, without, baseline)
     score = np.sum([*scored.values()], axis=0)
-    best = _best(retrieved, scored, score, limit)
-    return _fetch(query, model, vector, retrieved, scored, score, best)
+    ranked = _Ranked(retrieved.ids, scored, score, _best(retrieved, scored, score, limit))
+    return _fetch(request, ranked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """The messages that were scored, by each part and in total, and the places of the best among them."""
+
+    ids: Ints
+    parts: dict[str, Floats]
+    score: Floats
+    best: list[int]
+
+
+def _reduced(request: RetrievalRequest, without: Collection[str]) -> RetrievalRequest:
+    """The request without what no part of the formula needs."""
+    return replace(
+        request,
+        words=() if {"words", "session", "nearby"} <= set(without) else request.words,
+        vector=None if {"vector", "answer"} <= set(without) else request.vector,
+    )
 
 
 def _scored(frame: Frame, asked: Asked, without: Collection[str], baseline: str) -> dict[str, Floats]:
@@ -203,38 +228,31 @@ def _wishes(scored: dict[str, Floats], places: Ints) -> Bools:
     return scored["wish"][places] > 0 if "wish" in scored else np.zeros(len(places), np.bool_)
 
 
-def _fetch(
-    query: Query,
-    model: str,
-    vector: Sequence[float] | None,
-    retrieved: Retrieved,
-    scored: dict[str, Floats],
-    score: Floats,
-    best: Sequence[int],
-) -> list[Candidate]:
+def _fetch(request: RetrievalRequest, ranked: _Ranked) -> list[Candidate]:
+    """The best messages as they are stored now; one that has been forgotten since is left out."""
     with connection.cursor() as cursor:
         cursor.execute(
             _FETCH,
             {
-                "ids": [int(retrieved.ids[place]) for place in best],
-                "instance": query.instance_id,
-                "model": model,
+                "ids": [int(ranked.ids[place]) for place in ranked.best],
+                "instance": request.instance_id,
+                "model": request.model,
                 "whole": WHOLE,
-                "vector": None if vector is None else vector_literal(vector),
+                "vector": request.vector,
             },
         )
         rows = {row[0]: row for row in cursor.fetchall()}
-    stems = [word.lexeme for word in query.words]
-    wishes = _wishes(scored, np.array(best, np.int64))
-    shares = {name: _parts_of(values, best) for name, values in scored.items()}
+    words = beginnings([word.lexeme for word in request.words])
+    wishes = _wishes(ranked.parts, np.array(ranked.best, np.int64))
+    shares = {name: _parts_of(values, ranked.best) for name, values in ranked.parts.items()}
     candidates = []
-    for number, place in enumerate(best):
-        if not (row := rows.get(int(retrieved.ids[place]))):
-            continue  # it has been forgotten since
+    for number, place in enumerate(ranked.best):
+        if not (row := rows.get(int(ranked.ids[place]))):
+            continue
         id_, role, name, created, content, digest, starts, ends, cosines = row
         pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
-        start, end = best_span(content, pieces, stems)
-        is_relevant = score[place] >= RELEVANT * score[best[0]] or wishes[number]
+        start, end = best_span(content, pieces, words)
+        is_relevant = ranked.score[place] >= RELEVANT * ranked.score[ranked.best[0]] or wishes[number]
         candidates.append(
             Candidate(
                 id=id_,
@@ -245,7 +263,7 @@ def _fetch(
                 digest=bytes(digest),
                 start=start,
                 end=end,
-                score=float(score[place]),
+                score=float(ranked.score[place]),
                 relevant=bool(is_relevant),
                 parts={name: of_best[number] for name, of_best in shares.items()},
             )
@@ -301,8 +319,9 @@ SELECT m.id, m.role, m.name, m.created, m.content, m.digest, piece.starts, piece
 FROM conversations_message m LEFT JOIN LATERAL (
     SELECT array_agg(e.start ORDER BY e.start) AS starts, array_agg(e."end" ORDER BY e.start) AS ends,
         array_agg(coalesce(-(e.vector <#> %(vector)s::halfvec), 0) ORDER BY e.start) AS cosines
-    FROM conversations_embedding e JOIN conversations_embeddingmodel model ON model.id = e.model_id
-    WHERE e.message_id = m.id AND model.name = %(model)s
+    FROM conversations_embedding e
+    WHERE e.message_id = m.id AND e.instance_id = %(instance)s
+      AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
 ) piece ON length(m.content) > %(whole)s
 WHERE m.id = ANY(%(ids)s) AND m.instance_id = %(instance)s AND NOT m.abandoned
 """

@@ -37,17 +37,17 @@ def excerpt(text: str, start: int, end: int) -> str:
     return f"{before}{text[start:end].strip()}{after}"
 
 
-def best_span(text: str, pieces: Sequence[Scored], stems: Collection[str]) -> tuple[int, int]:
+def best_span(text: str, pieces: Sequence[Scored], words: Collection[str]) -> tuple[int, int]:
     """The offsets of what to show: the best piece, widened; or all of a short text.
 
-    A piece's score is its cosine plus the share of the query's words (as stems) that it contains.
+    A piece's score is its cosine plus the share of the query's words that it contains; `words` are their beginnings().
     """
     if len(text) <= WHOLE or len(pieces) == 1:
         return 0, len(text)
     near = pieces or _equal_parts(text[:LOOKED_AT])
     if len(pieces) > MOST_PIECES:
         near = sorted(pieces, key=lambda piece: -piece.cosine)[:MOST_PIECES]
-    best = max(near, key=lambda p: p.cosine + _share(text[p.start : p.end], stems))
+    best = max(near, key=lambda p: p.cosine + _share(text[p.start : p.end], words))
     return _widened(text, best.start, best.end)
 
 
@@ -56,20 +56,21 @@ def _equal_parts(text: str) -> list[Scored]:
     return [Scored(start, min(start + WHOLE, len(text)), 0.0) for start in range(0, len(text), WHOLE)]
 
 
-def _share(text: str, stems: Collection[str]) -> float:
-    """The share of the stems that at least one word of the text begins with."""
-    if not stems:
-        return 0.0
-    words = f" {' '.join(_WORDS.findall(text.casefold()))} "
-    return sum(_begins(stem) in words for stem in stems) / len(stems)
-
-
-def _begins(stem: str) -> str:
-    """The substring that a space-separated list of words contains if one of them has the stem."""
+def beginnings(stems: Collection[str]) -> list[str]:
+    """For each stem, what a space-separated list of words contains if one of them has the stem."""
     # "happi" is the stem of "happy"; but "topic1" is not the stem of "topic15".
-    if not stem.isalpha():
-        return f" {stem} "
-    return f" {stem.removesuffix('i') if len(stem) > _SHORTEST_STEM else stem}"
+    return [
+        f" {stem.removesuffix('i') if len(stem) > _SHORTEST_STEM else stem}" if stem.isalpha() else f" {stem} "
+        for stem in stems
+    ]
+
+
+def _share(text: str, words: Collection[str]) -> float:
+    """The share of these beginnings of words that the text has."""
+    if not words:
+        return 0.0
+    among = f" {' '.join(_WORDS.findall(text.casefold()))} "
+    return sum([word in among for word in words]) / len(words)
 
 
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import connection
-from django.db.models.functions import Left
 
-from conversations.models import Message
 from conversations.querysets import Scope
 
 LONGEST_TOKEN = 16  # characters; a text with more than this for each token of the budget is too long, uncounted
@@ -18,8 +16,6 @@ MESSAGE_OVERHEAD = 4  # tokens that a message costs besides its text
 
 
 CALLS = r'"(tool_calls"\s*:\s*\[|function_call"\s*:)\s*\{|"type"\s*:\s*"(tool_use|[a-z_]*_call)"'  # in a payload
-
-Row = dict[str, Any]
 
 
 class LatestMessage(NamedTuple):
@@ -30,6 +26,19 @@ class LatestMessage(NamedTuple):
     name: str
     created: datetime
     digest: bytes
+    text: str
+
+
+class _Row(NamedTuple):
+    """A row of LATEST."""
+
+    id: int
+    role: str
+    name: str
+    created: datetime
+    digest: bytes
+    parent_id: int | None
+    question_id: int | None  # of its exchange
     text: str
 
 
@@ -46,7 +55,7 @@ class EarlierInjection(NamedTuple):
 Pair = tuple[LatestMessage, LatestMessage]  # a question and its answer
 
 
-def latest_pairs(scope: Scope, *, most: int, budget: int, count: Callable[[str], int]) -> list[Pair]:
+def latest_pairs(instance_id: int, *, most: int, budget: int, count: Callable[[str], int]) -> list[Pair]:
     """The scope's latest questions with their answers, oldest first, among its `most` latest messages and within
     `budget` tokens as counted by `count`.
 
@@ -54,39 +63,56 @@ def latest_pairs(scope: Scope, *, most: int, budget: int, count: Callable[[str],
     so is an answer that calls tools: without its calls and their results it would be half a turn. Stops at the first
     pair that exceeds the budget: the list has no gaps between pairs.
     """
-    # A request with several choices (`n`) is represented by its first answer: one turn follows another.
-    rows = Message.objects.in_scope(scope).recallable().filter(choice=0).exclude(payload__regex=CALLS).recent(most)
-    # Texts may have megabytes: read only enough to see that one is too long.
-    text = Left("content", LONGEST_TOKEN * budget + 1)
-    fields = ("id", "role", "name", "created", "digest", "parent_id", "exchange_id", "exchange__question_id")
     pairs: list[Pair] = []
     left = budget
-    answers: dict[int, Row] = {}
-    orphan: Row | None = None  # an answer without an exchange, as imports have: it belongs to the message before it
-    for row in rows.values(*fields, text=text):
-        if row["role"] == "assistant":
-            if row["exchange__question_id"] is None:
+    answers: dict[int, _Row] = {}
+    orphan: _Row | None = None  # an answer without an exchange, as imports have: it belongs to the message before it
+    for row in _latest(instance_id, most, LONGEST_TOKEN * budget + 1):
+        if row.role == "assistant":
+            if row.question_id is None:
                 orphan = row
             else:
-                answers.setdefault(row["exchange__question_id"], row)
+                answers.setdefault(row.question_id, row)
             continue
-        answer = answers.pop(row["id"], None)
-        if answer is None and orphan is not None and orphan["parent_id"] == row["id"]:
+        answer = answers.pop(row.id, None)
+        if answer is None and orphan is not None and orphan.parent_id == row.id:
             answer = orphan
         orphan = None
         if answer is None:
             continue
-        if len(row["text"]) + len(answer["text"]) > LONGEST_TOKEN * left:
+        if len(row.text) + len(answer.text) > LONGEST_TOKEN * left:
             break
-        left -= sum(count(one["text"]) + MESSAGE_OVERHEAD for one in (row, answer))
+        left -= sum(count(one.text) + MESSAGE_OVERHEAD for one in (row, answer))
         if left < 0:
             break
-        pairs.append((_latest(row), _latest(answer)))
+        pairs.append((_shown(row), _shown(answer)))
     return pairs[::-1]
 
 
-def _latest(row: Row) -> LatestMessage:
-    return LatestMessage(row["id"], row["role"], row["name"], row["created"], bytes(row["digest"]), row["text"])
+def _shown(row: _Row) -> LatestMessage:
+    return LatestMessage(row.id, row.role, row.name, row.created, bytes(row.digest), row.text)
+
+
+def _latest(instance_id: int, most: int, characters: int) -> list[_Row]:
+    """The latest messages, newest first, with the beginnings of their texts, which may have megabytes."""
+    with connection.cursor() as cursor:
+        cursor.execute(LATEST, {"instance": instance_id, "most": most, "characters": characters, "calls": CALLS})
+        return [_Row(*row) for row in cursor.fetchall()]
+
+
+# The condition of MessageQuerySet.recallable(), and no calls of tools. A request with several choices (`n`) is
+# represented by its first answer: one turn follows another. CALLS is slow, so its words are looked for first.
+LATEST = """
+SELECT m.id, m.role, m.name, m.created, m.digest, m.parent_id, e.question_id, left(m.content, %(characters)s)
+FROM conversations_message m LEFT JOIN conversations_exchange e ON e.id = m.exchange_id AND e.instance_id = %(instance)s
+WHERE m.instance_id = %(instance)s AND m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''
+  AND m.choice = 0
+  AND NOT (
+      (strpos(m.payload, '"tool_calls"') > 0 OR strpos(m.payload, 'tool_use"') > 0 OR strpos(m.payload, '_call"') > 0)
+      AND m.payload ~ %(calls)s
+  )
+ORDER BY m.created DESC, m.id DESC LIMIT %(most)s
+"""
 
 
 def earlier_injection(scope: Scope, key: bytes) -> EarlierInjection | None:

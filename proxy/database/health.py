@@ -8,6 +8,7 @@ from django.db import DatabaseError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from conversations import lookup
+from conversations.nearest import vector_literal
 from conversations.recall.retrieval import RetrievalRequest, Word, retrieve
 from proxy.database.reconnecting import error_name, on_database
 
@@ -46,7 +47,13 @@ def database_health() -> tuple[dict[str, str | None], dict[str, str]]:
 
 def recall_health(vector: Sequence[float] | None, model: str) -> str | None:
     """What is wrong with recall's query, None for nothing. Runs it on a scope without messages."""
-    nothing = RetrievalRequest(instance_id=0, message_count=0, words=[Word("ready")], vector=vector, model=model)
+    nothing = RetrievalRequest(
+        instance_id=0,
+        message_count=0,
+        words=[Word("ready")],
+        vector=None if vector is None else vector_literal(vector),
+        model=model,
+    )
     try:
         on_database(lambda: retrieve(nothing))
     except DatabaseError as error:

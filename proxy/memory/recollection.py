@@ -7,12 +7,10 @@ recall route and the evaluation all come through `recollect`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from django.conf import settings
-from django.db import connection, transaction
 
 from conversations.chains import referred, told
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
@@ -87,20 +85,19 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         )
     assert chat.last_user is not None
     text = _shortened(plain_text(without_block(chat.messages[chat.last_user].payload)))
-    query = prepare_query(scope=request.scope, text=text)
+    query = prepare_query(scope=request.scope, text=text, milliseconds=request.milliseconds)
     state, vectors, model = _embedded(embedder, text, query)
     digests = [digest(without_block(message.payload)) for message in chat.messages]
     present = {*digests, *referred(request.scope, [message.stored for message in chat.messages], digests)}
-    with _transaction(request.milliseconds):
-        turns = _latest_turns(request, present) if request.latest and not chat.has_history else ()
-        found = search(
-            query=query,
-            vector=None if vectors is None else vectors[0 if request.baseline else -1].tolist(),
-            model=model,
-            limit=request.candidates,
-            without=request.without,
-            baseline=request.baseline,
-        )
+    turns = _latest_turns(request, query, present)
+    found = search(
+        query=query,
+        vector=None if vectors is None else vectors[0 if request.baseline else -1].tolist(),
+        model=model,
+        limit=request.candidates,
+        without=request.without,
+        baseline=request.baseline,
+    )
     present |= {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # a turn with an image is added as its text, which has another digest
     if chat.follows:  # the provider keeps what this chain has said, and what it was shown
@@ -156,23 +153,15 @@ def _shortened(question: str) -> str:
     return question if len(question) <= LONGEST_QUESTION else f"{question[:half]}\n{question[-half:]}"
 
 
-@contextmanager
-def _transaction(milliseconds: int) -> Iterator[None]:
-    """One transaction, in which PostgreSQL cancels each query after `milliseconds` (0: never).
+def _latest_turns(request: RecallRequest, query: Query, present: Set[bytes]) -> tuple[Turn, ...]:
+    """The scope's latest questions with their answers that the request does not contain, oldest first.
 
-    Compiling a query takes longer than running it. The settings go with the transaction, as behind a connection pooler
-    the next one may run on another connection.
+    None if the request is not to have them, or brings a history.
     """
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds:d}; SET LOCAL jit = off")
-        yield
-
-
-def _latest_turns(request: RecallRequest, present: Set[bytes]) -> tuple[Turn, ...]:
-    """The scope's latest questions with their answers that the request does not contain, oldest first."""
+    if query.instance_id is None or not request.latest or request.chat.has_history:
+        return ()
     latest = latest_pairs(
-        request.scope,
+        query.instance_id,
         most=settings.RESERVOIR_RECENT_MESSAGES,
         budget=settings.RESERVOIR_RECENT_TOKENS,
         count=request.count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from conversations import nearest
@@ -20,6 +22,7 @@ from conversations.querysets import Scope
 from conversations.recall import retrieval
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, prepare_query, search
 from conversations.recall.spans import WHOLE
+from conversations.recall.unranked import latest_pairs
 from conversations.turns import Turn
 
 pytestmark = pytest.mark.django_db
@@ -433,3 +436,23 @@ def test_a_question_without_a_participants_name_keeps_its_wording() -> None:
     remember("A violin")
     query = "Which instrument,\n\n  and   whose?"
     assert prepare_query(scope=SCOPE, text=query).wording == query, "another wording would be embedded as well"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_recall_takes_few_messages_to_postgresql_and_each_names_the_scope(
+    monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    large_scope()
+    index_of_scope()
+    if not whole:
+        monkeypatch.setattr(retrieval, "READ_WHOLE", 0)
+    with CaptureQueriesContext(connection) as sent:
+        prepared = prepare_query(scope=SCOPE, text="spare key")
+        latest_pairs(prepared.instance_id or 0, most=15, budget=1000, count=len)
+        assert search(query=prepared, vector=direction(101), model=MODEL)
+    # By their words, which index there is, by vector, around what was found; the whole scope needs one.
+    assert len(sent) == 3 + (1 if whole else 4)
+    prepare, *others = [query["sql"] for query in sent]
+    assert SCOPE.instance in prepare
+    for statement in others:
+        assert re.search(rf"instance_id = {prepared.instance_id}\b|embedding_near_", statement), statement

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversations.recall import spans
-from conversations.recall.spans import REACH, WHOLE, Scored, best_span
+from conversations.recall.spans import REACH, WHOLE, Scored, beginnings, best_span
 
 SENTENCES = [f"Sentence number {i} says something about topic{i}, and nothing else at all. " for i in range(60)]
 TEXT = "".join(SENTENCES)
@@ -20,7 +20,7 @@ def piece(first: int, last: int, cosine: float = 0.5) -> Scored:
 
 
 def shown(pieces: list[Scored], *stems: str) -> str:
-    start, end = best_span(TEXT, pieces, stems)
+    start, end = best_span(TEXT, pieces, beginnings(stems))
     return TEXT[start:end].strip()
 
 
@@ -82,11 +82,11 @@ def test_shares_count_words_by_their_prefix(text: str, stems: list[str]) -> None
         prefix = stem.removesuffix("i") if len(stem) > 3 else stem
         return any(word == stem or (stem.isalpha() and word.startswith(prefix)) for word in words)
 
-    assert spans._share(text, stems) == pytest.approx(sum(map(held, stems)) / len(stems))
+    assert spans._share(text, spans.beginnings(stems)) == pytest.approx(sum(map(held, stems)) / len(stems))
 
 
 def test_only_the_nearest_pieces_of_a_very_long_text_are_read() -> None:
     text = "".join(f"Sentence number {number:04}. " for number in range(2000))
     pieces = [Scored(at, at + 22, 0.9 if at == 2200 else 0.1) for at in range(0, 40_000, 22)]
-    start, end = best_span(text, pieces, ["number"])
+    start, end = best_span(text, pieces, beginnings(["number"]))
     assert start <= 2200 and end >= 2222
