@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
@@ -55,8 +58,20 @@ def look_up(public_id: str) -> KnownKey | None:
 
 
 def keys_exist() -> bool:
-    """Whether a key was ever made; revoked and expired ones count. Raises django.db.Error."""
-    return AccessKey.objects.exists()
+    """Whether a key was ever made, also one that expired. Leaves a mark on the disk. Raises django.db.Error."""
+    exist = AccessKey.objects.exists()
+    with suppress(OSError):
+        _mark().touch() if exist else _mark().unlink(missing_ok=True)
+    return exist
+
+
+def keys_existed() -> bool:
+    """The same, as last read on this machine: a process that starts while the database is down opens no door."""
+    return _mark().exists()
+
+
+def _mark() -> Path:
+    return Path(settings.RESERVOIR_HOME) / "keys_exist"
 
 
 def made_with_another_pepper() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from django.db.models.functions import Cast
 
 from conversations.embedders.base import Embedder
 from conversations.models import Embedding, Exchange, Instance, Ledger, Message, Partition
-from conversations.querysets import MessageQuerySet
+from conversations.querysets import MessageQuerySet, named
+from conversations.reach import ALL, Reach
 from conversations.turns import Json
 
 
@@ -48,18 +49,20 @@ def search(
     embedder: Callable[[], Embedder] | None = None,
     partition: str | None = None,
     instance: str | None = None,
+    reach: Reach = ALL,
 ) -> list[Message]:
     """Messages that contain the words of a term, latest first; with an embedder, the nearest by meaning, best first.
 
     The nearest have a `distance` (cosine, 0 to 2). Raises EmbedderError.
     """
-    rows = Message.objects.within(partition, instance).select_related("instance__partition", "exchange")
+    within = Message.objects.within(partition, instance).reached(reach)
+    rows = within.select_related("instance__partition", "exchange")
     if embedder is None:
         return list(rows.matching(term).defer("lexemes").recent(limit))
     if not term.strip():
         return []
     used = embedder()
-    near = Message.objects.within(partition, instance).nearest(used.embed([term])[0].tolist(), used.name)
+    near = within.nearest(used.embed([term])[0].tolist(), used.name)
     distances: dict[int, float] = {row.pk: vars(row)["distance"] for row in near.only("pk")[:limit]}
     by_id = rows.defer("lexemes").in_bulk(list(distances))
     for pk, row in by_id.items():
@@ -86,9 +89,10 @@ def as_json(row: Message) -> Json:
     return told if distance is None else told | {"similarity": round(1 - distance, 4)}
 
 
-def message(pk: int) -> Json | None:
+def message(pk: int, reach: Reach = ALL) -> Json | None:
     """A message with its JSON as the API sent it, or None."""
-    row = Message.objects.select_related("instance__partition", "exchange").defer("lexemes").filter(pk=pk).first()
+    rows = Message.objects.reached(reach).select_related("instance__partition", "exchange")
+    row = rows.defer("lexemes").filter(pk=pk).first()
     if row is None:
         return None
     return as_json(row) | {"payload": json.loads(row.payload), "parent": row.parent_id}
@@ -117,9 +121,15 @@ class MessageFilter:
     search: str | None = None  # words that all stand in it; "phrases", -exclusions
 
 
-def filtered_messages(wanted: MessageFilter, *, limit: int, cursor: str | None) -> Page:
+def reached_ids(ids: Sequence[int], reach: Reach) -> list[int]:
+    """Those of some ids of messages that a caller reaches."""
+    return list(Message.objects.reached(reach).filter(pk__in=ids).order_by("pk").values_list("pk", flat=True))
+
+
+def filtered_messages(wanted: MessageFilter, *, limit: int, cursor: str | None, reach: Reach = ALL) -> Page:
     """A page of the messages that a filter names, latest first. Raises BadCursor and NoScope."""
-    rows = Message.objects.within(wanted.partition, wanted.instance).between(wanted.since, wanted.before)
+    rows = Message.objects.within(wanted.partition, wanted.instance).reached(reach)
+    rows = rows.between(wanted.since, wanted.before)
     if wanted.role is not None:
         rows = rows.filter(role=wanted.role)
     if wanted.search is not None:
@@ -135,26 +145,31 @@ def read_one_message() -> None:
 # --- partitions, instances, exchanges -----------------------------------------------------------------
 
 
-def partitions(*, limit: int, cursor: str | None) -> Page:
+def partitions(*, limit: int, cursor: str | None, reach: Reach = ALL) -> Page:
     """A page of partitions by name, with their totals. Raises BadCursor."""
-    rows = Partition.objects.without_scratch().annotate(
-        instance_count=Count("instances"),
-        messages=Sum("instances__message_count", default=0),
-        exchanges=Sum("instances__exchange_count", default=0),
+    counted = named("instances__name", reach.instances)
+    rows = Partition.objects.without_scratch().filter(pk__in=Partition.objects.reached(reach).order_by().values("pk"))
+    if reach.is_everything:
+        rows = Partition.objects.without_scratch()
+    rows = rows.annotate(
+        instance_count=Count("instances", filter=counted),
+        messages=Sum("instances__message_count", filter=counted, default=0),
+        exchanges=Sum("instances__exchange_count", filter=counted, default=0),
     )
     values = ("name", "keep_days", "instance_count", "messages", "exchanges")
     return _by_name(rows.order_by("name").values(*values), limit, cursor)
 
 
-def instances(partition: str, *, limit: int, cursor: str | None) -> Page:
+def instances(partition: str, *, limit: int, cursor: str | None, reach: Reach = ALL) -> Page:
     """A page of a partition's instances by name. Raises BadCursor."""
-    rows = Instance.objects.filter(partition__name=partition).order_by("name")
+    rows = Instance.objects.reached(reach).filter(partition__name=partition).order_by("name")
     return _by_name(rows.values("name", "message_count", "exchange_count", "last_active"), limit, cursor)
 
 
-def exchange(trace_id: uuid.UUID, added: Callable[[Ledger], Json]) -> Json | None:
+def exchange(trace_id: uuid.UUID, added: Callable[[Ledger], Json], reach: Reach = ALL) -> Json | None:
     """An exchange with its messages and its ledger, or None. `added` tells what was added to its request."""
-    row = Exchange.objects.select_related("instance__partition", "ledger").filter(trace_id=trace_id).first()
+    rows = Exchange.objects.reached(reach).select_related("instance__partition", "ledger")
+    row = rows.filter(trace_id=trace_id).first()
     if row is None:
         return None
     names = ("created", "finished", "model", "provider", "streamed", "ended", "status", "finish_reason", "error")

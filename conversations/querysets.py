@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
-from django.db.models import Min
+from django.db.models import Min, Q
 from pgvector.django import CosineDistance
 
 from conversations.capture import Known
 from conversations.changed import Node, Said
 from conversations.lexemes import search_query
 from conversations.payloads import MARKS, with_content
+from conversations.reach import Pattern, Reach
 from conversations.turns import storable
 
 if TYPE_CHECKING:
@@ -67,9 +68,20 @@ class PartitionedQuerySet(models.QuerySet[M]):
 class PartitionQuerySet(PartitionedQuerySet["Partition"]):
     partition_name = "name"
 
+    def reached(self, reach: Reach) -> Self:
+        """Those of which a caller reaches an instance, or would reach every instance."""
+        rows = self.filter(named("name", reach.partitions))
+        if reach.has_every_instance:
+            return rows
+        return rows.filter(named("instances__name", reach.instances)).distinct()
+
 
 class InstanceQuerySet(PartitionedQuerySet["Instance"]):
     partition_name = "partition__name"
+
+    def reached(self, reach: Reach) -> Self:
+        """Those that a caller reaches."""
+        return self.filter(named("partition__name", reach.partitions), named("name", reach.instances))
 
     def of_scope(self, scope: Scope) -> Self:
         """The instance of a scope: one row, or none if the scope is new."""
@@ -100,6 +112,25 @@ class ScopedQuerySet(PartitionedQuerySet[M]):
             return self.without_scratch()
         rows = self.filter(instance__partition__name=partition)
         return rows if instance is None else rows.filter(instance__name=instance)
+
+    def reached(self, reach: Reach) -> Self:
+        """Those in scopes that a caller reaches."""
+        if reach.is_everything:
+            return self
+        partitions, instances = "instance__partition__name", "instance__name"
+        return self.filter(named(partitions, reach.partitions), named(instances, reach.instances))
+
+
+def named(path: str, patterns: Sequence[Pattern]) -> Q:
+    """The condition that the name at this path matches a pattern; that nothing does, without patterns."""
+    if not patterns:
+        return Q(pk__in=[])
+    condition = Q()
+    for pattern in patterns:
+        if pattern.is_prefix and not pattern.text:
+            return Q()
+        condition |= Q(**{f"{path}__startswith" if pattern.is_prefix else path: pattern.text})
+    return condition
 
 
 class ExchangeQuerySet(ScopedQuerySet["Exchange"]):

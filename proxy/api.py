@@ -18,7 +18,9 @@ from django.urls import register_converter
 from ninja import NinjaAPI, Path, Router
 from ninja.errors import ValidationError
 
+from access.rights import Right
 from proxy import background, pipeline, runtime
+from proxy.authorization import needs, needs_any
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH, refusal
@@ -31,6 +33,7 @@ from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, MESSAGES, NO_MEMORY, RE
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
+NEITHER_GET_NOR_POST = [method for method in NOT_POST if method != "GET"]
 
 
 class SegmentConverter:
@@ -57,62 +60,62 @@ async def ask(dialect: Dialect, request: HttpRequest, partition: str, instance: 
     return _encode(await pipeline.complete(_call(request, partition, instance), dialect, runtime.current()))
 
 
-@router.api_operation(["POST"], CHAT_COMPLETIONS)
+@router.api_operation(["POST"], CHAT_COMPLETIONS, auth=needs(Right.COMPLETE))
 async def chat_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """OpenAI's chat completions, with a memory."""
     return await ask(BY_PATH[CHAT_COMPLETIONS], request, partition, instance)
 
 
-@router.api_operation(NOT_POST, CHAT_COMPLETIONS, include_in_schema=False)
+@router.api_operation(NOT_POST, CHAT_COMPLETIONS, auth=needs(Right.COMPLETE), include_in_schema=False)
 async def kept_completions(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path go to the provider."""
     return await pass_through(request, partition, instance, "chat/completions")
 
 
-@router.api_operation(["POST"], RESPONSES)
+@router.api_operation(["POST"], RESPONSES, auth=needs(Right.COMPLETE))
 async def responses(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """OpenAI's Responses, with a memory."""
     return await ask(BY_PATH[RESPONSES], request, partition, instance)
 
 
-@router.api_operation(NOT_POST, RESPONSES, include_in_schema=False)
+@router.api_operation(NOT_POST, RESPONSES, auth=needs(Right.COMPLETE), include_in_schema=False)
 async def other_responses(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path go to the provider."""
     return await pass_through(request, partition, instance, "responses")
 
 
-@router.api_operation(["POST"], MESSAGES)
+@router.api_operation(["POST"], MESSAGES, auth=needs(Right.COMPLETE))
 async def messages(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Anthropic's Messages, with a memory."""
     return await ask(BY_PATH[MESSAGES], request, partition, instance)
 
 
-@router.api_operation(NOT_POST, MESSAGES, include_in_schema=False)
+@router.api_operation(NOT_POST, MESSAGES, auth=needs(Right.COMPLETE), include_in_schema=False)
 async def other_messages(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path go to the provider."""
     return await pass_through(request, partition, instance, "messages")
 
 
-@router.api_operation(["GET", "POST"], RECALL)
+@router.api_operation(["GET", "POST"], RECALL, auth=needs(Right.RECALL))
 async def recall(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """The memories that a chat completion with this text would be given, and why."""
     return _encode(await pipeline.recall(_call(request, partition, instance), runtime.current()))
 
 
-@router.api_operation([method for method in ALL if method not in ("GET", "POST")], RECALL, include_in_schema=False)
+@router.api_operation(NEITHER_GET_NOR_POST, RECALL, auth=needs(Right.RECALL), include_in_schema=False)
 async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """Other methods on this path do not go to the provider: the path is ours."""
     raise MethodNotAllowed("Recall takes GET and POST.")
 
 
-@router.get("/command/view/{segment:count}", tags=["original"])
+@router.get("/command/view/{segment:count}", auth=needs(Right.READ), tags=["original"])
 async def view(request: HttpRequest, partition: Path[str], instance: Path[str], count: Path[int]) -> HttpResponseBase:
     """The latest messages, oldest first, in the original Reservoir's format."""
     scope = _call(request, partition, instance).scope
     return await original_form(await runtime.current().history.view(at_most(count), **scope._asdict()))
 
 
-@router.get("/command/search/{segment:count}", tags=["original"])
+@router.get("/command/search/{segment:count}", auth=needs(Right.READ), tags=["original"])
 async def search(
     request: HttpRequest,
     partition: Path[str],
@@ -127,13 +130,13 @@ async def search(
     return await original_form(await history.search(term, semantic=semantic, limit=at_most(count), **scope._asdict()))
 
 
-@router.api_operation(ALL, "/command/{path:rest}", include_in_schema=False)
+@router.api_operation(ALL, "/command/{path:rest}", auth=needs(Right.READ), include_in_schema=False)
 async def no_command(request: HttpRequest, partition: Path[str], instance: Path[str], rest: str) -> HttpResponseBase:
     """A misspelt command does not go to the provider, and neither does its search term."""
     raise NotFound("No such command: use command/view/{count} or command/search/{count}?term=…")
 
 
-@router.api_operation(ALL, "/{path:rest}", include_in_schema=False)
+@router.api_operation(ALL, "/{path:rest}", auth=needs(Right.COMPLETE), include_in_schema=False)
 async def pass_through(request: HttpRequest, partition: Path[str], instance: Path[str], rest: str) -> HttpResponseBase:
     """Everything else under the base URL goes to the provider untouched."""
     if any(unquote(part) in (".", "..") for part in unquote(rest).replace("\\", "/").split("/")):
@@ -147,16 +150,17 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
 
 
 # For clients that append /v1 to a base URL: the original Reservoir's, and Anthropic's.
-old_router = Router()
-old_router.api_operation(["GET", "POST"], RECALL, include_in_schema=False)(recall)
-old_router.api_operation(ALL, "/command/{path:rest}", include_in_schema=False)(no_command)
-old_router.api_operation(ALL, "/{path:rest}", include_in_schema=False)(pass_through)
+old_router = Router(auth=needs(Right.COMPLETE))
+old_router.api_operation(["GET", "POST"], RECALL, auth=needs(Right.RECALL), include_in_schema=False)(recall)
+old_router.api_operation(ALL, "/command/{path:rest}", auth=needs(Right.READ), include_in_schema=False)(no_command)
+old_router.api_operation(ALL, "/{path:rest}", auth=needs(Right.COMPLETE), include_in_schema=False)(pass_through)
 
 api = NinjaAPI(
     title="Reservoir",
     version=settings.RESERVOIR_VERSION,
     docs_url=f"{VERSION}/docs",
     openapi_url=f"{VERSION}/openapi.json",
+    docs_decorator=needs_any,
 )
 api.add_router(MEMORY, memory_router)
 api.add_router(VERSION + BASE, router)

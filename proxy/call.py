@@ -68,7 +68,7 @@ class Call:
         Raises BadRequest for an invalid name or X-Reservoir header.
         """
         _check_headers(headers)
-        scope = Scope(_name(partition, "partition"), _name(instance, "instance"))
+        scope = Scope(scope_name(partition, "partition"), scope_name(instance, "instance"))
         options = MemoryOptions(
             recall=_is_on(headers, b"x-reservoir-recall"),
             store=_is_on(headers, b"x-reservoir-store"),
@@ -178,7 +178,7 @@ def _renamed(body: bytes, model: str) -> bytes:
     return body[:start] + json.dumps(model).encode()[1:-1] + body[end:]
 
 
-def _name(raw: str, what: str) -> str:
+def scope_name(raw: str, what: str) -> str:
     """A scope's name from its path segment, which is percent-encoded. Raises BadRequest."""
     try:
         name = unquote(raw, errors="strict")

@@ -3,7 +3,8 @@
     ReservoirError                     a refusal with an HTTP status and a body in OpenAI's shape
     ├── BadRequest              400    the API does not accept the request
     │   └── ContextLengthExceeded 400  the last message alone is longer than the model's window
-    ├── Forbidden               403    a foreign origin or an unknown host name
+    ├── Unauthorized            401    no valid access key, whatever is wrong with it
+    ├── Forbidden               403    a foreign origin or an unknown host name; a right or a scope that a key lacks
     ├── NotFound                404    the route does not exist
     ├── MethodNotAllowed        405    the route does not take the method
     ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
@@ -53,6 +54,16 @@ class BadRequest(ReservoirError):
 
 class ContextLengthExceeded(BadRequest):
     default_code = "context_length_exceeded"
+
+
+class Unauthorized(ReservoirError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers.append((b"www-authenticate", b"Bearer"))
 
 
 class Forbidden(ReservoirError):

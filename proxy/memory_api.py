@@ -12,13 +12,16 @@ from django.http import HttpRequest, HttpResponseBase
 from ninja import Query, Router, Schema
 from pydantic import Field
 
+from access.rights import Right
 from conversations.turns import NAME_LENGTH
 from proxy import runtime
+from proxy.authorization import caller, needs
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
 from proxy.memory.history import MessageFilter, Page
 
 BY = "api"
+NO_MESSAGE = 0  # the id of none
 
 Name = Annotated[
     str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00]*$")
@@ -160,46 +163,51 @@ class Gone(Schema):
     bytes: int
 
 
-@router.get("/partitions", response=PartitionPage)
+@router.get("/partitions", response=PartitionPage, auth=needs(Right.READ))
 async def partitions(request: HttpRequest, page: Query[Paging]) -> HttpResponseBase:
     """Partitions, ordered by name."""
     _only(request, Paging)
-    return await _page(await runtime.current().history.partitions(limit=page.limit, cursor=page.cursor))
+    history = runtime.current().history
+    return await _page(await history.partitions(caller(request).reach, limit=page.limit, cursor=page.cursor))
 
 
-@router.delete("/partitions", response=Gone)
+@router.delete("/partitions", response=Gone, auth=needs(Right.FORGET))
 async def forget_partition(request: HttpRequest, partition: Name, dry_run: bool = False) -> HttpResponseBase:
     """Forget a partition, including its name."""
     _only(request, "partition", "dry_run")
-    return await _forget({"partition": partition, "whole": True}, dry_run)
+    return await _forget(request, {"partition": partition, "whole": True}, dry_run)
 
 
-@router.get("/instances", response=InstancePage)
+@router.get("/instances", response=InstancePage, auth=needs(Right.READ))
 async def instances(request: HttpRequest, partition: Name, page: Query[Paging]) -> HttpResponseBase:
     """The instances of a partition, ordered by name."""
     _only(request, Paging, "partition")
-    return await _page(await runtime.current().history.instances(partition, limit=page.limit, cursor=page.cursor))
+    who = caller(request)
+    who.require_part(partition, None, whole=False)
+    history = runtime.current().history
+    return await _page(await history.instances(partition, who.reach, limit=page.limit, cursor=page.cursor))
 
 
-@router.delete("/instances", response=Gone)
+@router.delete("/instances", response=Gone, auth=needs(Right.FORGET))
 async def forget_instance(
     request: HttpRequest, partition: Name, instance: Name, dry_run: bool = False
 ) -> HttpResponseBase:
     """Forget an instance, including its name."""
     _only(request, "partition", "instance", "dry_run")
-    return await _forget({"partition": partition, "instance": instance, "whole": True}, dry_run)
+    return await _forget(request, {"partition": partition, "instance": instance, "whole": True}, dry_run)
 
 
-@router.get("/messages", response=MessagePage)
+@router.get("/messages", response=MessagePage, auth=needs(Right.READ))
 async def messages(request: HttpRequest, which: Query[Filter], page: Query[Paging]) -> HttpResponseBase:
     """Messages, latest first; `search` selects those that contain the words."""
     _only(request, Filter, Paging)
     history = runtime.current().history
-    wanted = MessageFilter(**_criteria(which))
-    return await _page(await history.messages(wanted, limit=page.limit, cursor=page.cursor))
+    wanted, who = MessageFilter(**_criteria(which)), caller(request)
+    who.require_part(wanted.partition, wanted.instance, whole=False)
+    return await _page(await history.messages(wanted, who.reach, limit=page.limit, cursor=page.cursor))
 
 
-@router.get("/nearest", response=MessagePage)
+@router.get("/nearest", response=MessagePage, auth=needs(Right.READ))
 async def nearest(
     request: HttpRequest,
     text: Annotated[Text, Field(min_length=1)],
@@ -210,46 +218,49 @@ async def nearest(
     """Messages similar in meaning to a text, most similar first, each with its `similarity` (cosine). One page."""
     _only(request, "text", "partition", "instance", "limit")
     history = runtime.current().history
-    return await _page(Page(await history.nearest(text, partition=partition, instance=instance, limit=limit), None))
+    who = caller(request)
+    who.require_part(partition, instance, whole=False)
+    found = await history.nearest(text, who.reach, partition=partition, instance=instance, limit=limit)
+    return await _page(Page(found, None))
 
 
-@router.delete("/messages", response=Gone)
+@router.delete("/messages", response=Gone, auth=needs(Right.FORGET))
 async def forget_messages(request: HttpRequest, what: Query[Forget]) -> HttpResponseBase:
     """Forget the messages of a span of time, with certain words, above a size, or of a role."""
     _only(request, Forget)
     criteria = _criteria(what)
     ids, dry_run = criteria.pop("id"), criteria.pop("dry_run")
-    return await _forget(criteria | ({} if ids is None else {"ids": tuple(ids)}), dry_run)
+    return await _forget(request, criteria | ({} if ids is None else {"ids": tuple(ids)}), dry_run)
 
 
-@router.get("/messages/{int:message_id}", response=MessageWhole)
+@router.get("/messages/{int:message_id}", response=MessageWhole, auth=needs(Right.READ))
 async def message(request: HttpRequest, message_id: int) -> HttpResponseBase:
     """A message as the API sent it."""
     _only(request)
-    row = await runtime.current().history.message(message_id)
+    row = await runtime.current().history.message(message_id, caller(request).reach)
     if row is None:
         raise NotFound("This message does not exist.", param="message_id")
     return await _json(row)
 
 
-@router.delete("/messages/{int:message_id}", response=Gone)
+@router.delete("/messages/{int:message_id}", response=Gone, auth=needs(Right.FORGET))
 async def forget_message(request: HttpRequest, message_id: int, dry_run: bool = False) -> HttpResponseBase:
     """Forget one message."""
     _only(request, "dry_run")
-    return await _forget({"ids": (message_id,)}, dry_run)
+    return await _forget(request, {"ids": (message_id,)}, dry_run)
 
 
-@router.get("/exchanges/{uuid:trace_id}", response=ExchangeWhole)
+@router.get("/exchanges/{uuid:trace_id}", response=ExchangeWhole, auth=needs(Right.READ))
 async def exchange(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponseBase:
     """The request, the answer, and the ledger: which messages were recalled, and why."""
     _only(request)
-    row = await runtime.current().history.exchange(trace_id)
+    row = await runtime.current().history.exchange(trace_id, caller(request).reach)
     if row is None:
         raise NotFound("No exchange has this trace id.", param="trace_id")
     return await _json(row)
 
 
-@router.get("/export")
+@router.get("/export", auth=needs(Right.EXPORT))
 async def export(
     request: HttpRequest,
     partition: Name | None = None,
@@ -259,6 +270,7 @@ async def export(
 ) -> HttpResponseBase:
     """A scope, or all scopes, as JSON Lines that `manage.py import` reads; streamed."""
     _only(request, "partition", "instance", "since", "embeddings")
+    caller(request).require_part(partition, instance, whole=True)
     history = runtime.current().history
     chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
     disposition = (b"content-disposition", b'attachment; filename="reservoir.jsonl"')
@@ -287,8 +299,14 @@ def _only(request: HttpRequest, *known: type[Schema] | str) -> None:
             raise BadRequest(refusal, code="unknown_parameter", param=name[:50])
 
 
-async def _forget(criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:
-    gone = await runtime.current().history.forget(criteria, by=BY, dry_run=dry_run)
+async def _forget(request: HttpRequest, criteria: dict[str, Any], dry_run: bool) -> HttpResponseBase:
+    """Ids that the caller does not reach count as ids that do not exist. Raises Forbidden for any other selection."""
+    who, history = caller(request), runtime.current().history
+    if criteria.get("partition") is None and criteria.get("ids") and not who.reach.is_everything:
+        criteria |= {"ids": tuple(await history.reached_ids(criteria["ids"], who.reach)) or (NO_MESSAGE,)}
+    else:
+        who.require_part(criteria.get("partition"), criteria.get("instance"), whole=True)
+    gone = await history.forget(criteria, by=f"{BY}, key {who.name}" if who.key_id else BY, dry_run=dry_run)
     return await _json({"dry_run": dry_run} | gone)
 
 

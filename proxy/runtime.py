@@ -1,4 +1,4 @@
-"""The objects of one server process, from start to stop: providers, their HTTP client, memory service, history."""
+"""The objects of one server process, from start to stop: providers, their HTTP client, memory, history, keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from proxy.admission.gate import Gate
+from proxy.admission.keyring import Keyring
 from proxy.memory.history import History
 from proxy.memory.service import STOP_SECONDS, MemoryService
 from proxy.providers import configuration, tokens
@@ -26,11 +28,14 @@ class Runtime:
     upstream: Upstream
     memory: MemoryService
     history: History
+    keyring: Keyring
+    gate: Gate
     rules: Rules = field(default_factory=Rules)
 
     async def stop(self) -> None:
         """Store the exchanges under way, then close everything."""
         await asyncio.to_thread(self.history.stop, STOP_SECONDS)
+        await asyncio.to_thread(self.keyring.stop, STOP_SECONDS)
         await self.memory.stop()
         await self.upstream.close()
 
@@ -47,7 +52,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, so that no request waits for them
-    memory = MemoryService()
+    memory, keyring = MemoryService(), Keyring()
     _current = Runtime(
         providers=configuration.from_environment(environment),
         upstream=Upstream(
@@ -55,9 +60,12 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
         ),
         memory=memory,
         history=History(memory.embedder),
+        keyring=keyring,
+        gate=Gate(keyring, open_to_all=settings.RESERVOIR_OPEN_WITHOUT_KEYS),
         rules=rules_file.from_environment(environment),
     )
     await _current.memory.start()
+    await keyring.start()
     return _current
 
 

@@ -47,7 +47,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008})
 
 
-_guard = Guard(api=cast(App, ApiHandler()), site=cast(App, SiteHandler()))
+async def _gate(scope: Scope) -> Scope:
+    return await runtime.current().gate.admit(scope)
+
+
+_guard = Guard(api=cast(App, ApiHandler()), site=cast(App, SiteHandler()), gate=_gate)
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

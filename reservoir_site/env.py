@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -21,6 +21,8 @@ NO = frozenset({"0", "false", "no", "off"})
 HOST = re.compile(r"\*|[^\s/:@\[\]]+|\[[0-9a-fA-F:.]+\]")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\sA-Z/:@?#\[\]]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
+
+EXPOSED = "RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES"  # an alias of RESERVOIR_LISTEN with RESERVOIR_OPEN=yes
 
 _read: set[str] = set()
 
@@ -80,6 +82,14 @@ def choice(name: str, default: str, among: tuple[str, ...]) -> str:
     if given not in among:
         raise ImproperlyConfigured(f"{name} is {given!r}: write one of {', '.join(among)}.")
     return given
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address that a server listens on."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def hosts(name: str, default: tuple[str, ...]) -> list[str]:

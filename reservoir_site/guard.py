@@ -49,8 +49,10 @@ log = logging.getLogger("reservoir.access")
 class Guard:
     """Passes admitted requests to `api`, or to `site` for all other paths. Writes the access log."""
 
-    def __init__(self, *, api: App, site: App) -> None:
+    def __init__(self, *, api: App, site: App, gate: Callable[[Scope], Awaitable[Scope]]) -> None:
+        """`gate` takes the access key out of a request to the API and adds its caller, or raises a ReservoirError."""
         self._api = api
+        self._gate = gate
         self._site = site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +78,8 @@ class Guard:
                 if is_api and origin and _is_preflight(scope["method"], headers):
                     await _respond(watched_send, 204, _preflight(headers), b"")
                     return
+                if path.startswith(PREFIXES) or (path == METRICS and not local):
+                    scope = await self._gate(scope)
                 limited = _limited(receive, _limit(path), headers)
                 if path.startswith(PREFIXES):
                     await self._in_turn({**scope, "path": path}, limited, watched_send)

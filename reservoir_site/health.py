@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from access.rights import Right
 from proxy import metrics, runtime
+from proxy.admission.gate import caller_of
 from proxy.errors import Forbidden
 from proxy.handler import ApiRequest, WholeResponse
 from reservoir_site.slots import slots
@@ -36,10 +39,20 @@ async def ready(request: HttpRequest) -> HttpResponse:
 
 
 async def figures(request: HttpRequest) -> HttpResponse:
-    """The figures of all workers, for programs on this machine."""
-    if not cast(ApiRequest, request).scope.get("reservoir.local"):
-        error = Forbidden("Metrics are for programs on this machine: ask 127.0.0.1 without a proxy.")
+    """The figures of all workers, for programs on this machine, and for keys with the right to manage."""
+    scope = cast(ApiRequest, request).scope
+    if not scope.get("reservoir.local") and not _manages(scope):
+        error = Forbidden("Metrics take a key with the right to manage, or a program on this machine without a proxy.")
         return WholeResponse(error.status, error.headers, error.body())
     await runtime.current().memory.tell_what_waits()
     text = await asyncio.to_thread(metrics.exposition)
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
+
+
+figures.needs = Right.MANAGE  # type: ignore[attr-defined]
+
+
+def _manages(scope: Mapping[str, Any]) -> bool:
+    """Whether the request has a key with that right: where no key is needed, it still is for figures."""
+    caller = caller_of(scope)
+    return bool(caller.key_id) and Right.MANAGE in caller.rights

@@ -22,6 +22,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from access.verifying import keys_exist, keys_existed, made_with_another_pepper
 from console.roles import make_groups
 from conversations.direct import DIRECT, direct_connection
 from conversations.embedders.factory import make_embedder
@@ -54,8 +55,7 @@ def check_port() -> None:
             ) from None
         raise ImproperlyConfigured(
             f"The server cannot listen on port {port} of {where} ({error.strerror}): "
-            "set RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES to an address of this machine, "
-            "and RESERVOIR_PORT to a port that you may use."
+            "set RESERVOIR_LISTEN to an address of this machine, and RESERVOIR_PORT to a port that you may use."
         ) from None
 
 
@@ -82,8 +82,23 @@ def prepare(say: Callable[[str], object]) -> None:
         _make_first_admin(say)
         make_groups()
         hosts.check_secret()
+        _check_access()
 
     prepare_database(after_migrating)
+
+
+def _check_access() -> None:
+    """Raises ImproperlyConfigured if others reach the port without a key, or if keys could not be checked."""
+    if not keys_exist() and not settings.RESERVOIR_OPEN_WITHOUT_KEYS:
+        raise ImproperlyConfigured(
+            f"RESERVOIR_LISTEN is {settings.RESERVOIR_BIND}, which others may reach, and there is no access key: "
+            "make one with `manage.py key create NAME --partition NAME`; or set RESERVOIR_OPEN=yes to serve everybody."
+        )
+    if name := made_with_another_pepper():
+        raise ImproperlyConfigured(
+            f"The access key {name!r} was made with another RESERVOIR_KEY_PEPPER: set the one of the other servers, "
+            "or rotate or revoke the key."
+        )
 
 
 def prepare_database(then: Callable[[], object] = lambda: None) -> None:
@@ -135,7 +150,9 @@ def announce(say: Callable[[str], object]) -> None:
     say(f"Reservoir  {root}/v1/partition/{{partition}}/instance/{{instance}}")
     say(f"Admin      {root}/admin/   ({hosts.login_hint()})")
     connection.close()
-    if settings.RESERVOIR_BIND not in ("127.0.0.1", "::1", "localhost"):
+    if keys_existed():
+        say("Access     by key: see `manage.py key list`")
+    elif not env.is_loopback(settings.RESERVOIR_BIND):
         say(f"Listening on {settings.RESERVOIR_BIND}: every client that reaches this port can read every partition.")
 
 

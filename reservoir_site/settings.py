@@ -20,8 +20,11 @@ RESERVOIR_HOME = env.folder("RESERVOIR_HOME", installation.data_folder())
 
 # --- serving ---------------------------------------------------------------------------------------
 RESERVOIR_PORT = env.integer("RESERVOIR_PORT", 3017, least=1, most=65535)
-# There are no access keys yet: others who reach the port can read the memory, hence the name.
-RESERVOIR_BIND = env.text("RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES", "127.0.0.1")
+# The address to listen on. The second name is the older one; it said what it did before there were access keys.
+RESERVOIR_BIND = env.text("RESERVOIR_LISTEN", env.text(env.EXPOSED, "127.0.0.1"))
+# Whether a server that others reach starts without access keys. The first key closes the door in any case.
+RESERVOIR_OPEN = env.boolean("RESERVOIR_OPEN", bool(env.text(env.EXPOSED)))
+RESERVOIR_OPEN_WITHOUT_KEYS = RESERVOIR_OPEN or env.is_loopback(RESERVOIR_BIND)
 # Host names that requests may name; others are refused, against DNS rebinding.
 ALLOWED_HOSTS = env.hosts("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 # Where people and apps reach the server through a proxy, such as https://memory.example.com.

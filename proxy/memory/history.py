@@ -6,7 +6,7 @@ Has its own threads: a client that reads a million messages delays no recall and
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -21,6 +21,7 @@ from conversations.archive.writing import as_lines, export
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.lookup import BadCursor, MessageFilter, Page
 from conversations.querysets import NoScope
+from conversations.reach import Reach
 from conversations.selection import Selection
 from conversations.turns import Json
 from proxy.database.reconnecting import on_database
@@ -43,6 +44,8 @@ LINES = 100  # of an export, sent in one chunk
 class History:
     """Created once per server process. `embedder` returns the embedder that searches by meaning use.
 
+    `reach` is the caller's: nothing else is found or counted, as if it did not exist.
+
     All methods raise BadRequest for invalid parameters, and Unavailable if the database does not answer.
     """
 
@@ -55,27 +58,33 @@ class History:
         """End the threads, waiting at most `seconds` for each. Blocks."""
         self._pool.stop(seconds)
 
-    async def partitions(self, *, limit: int, cursor: str | None) -> Page:
-        return await self._read(partial(lookup.partitions, limit=limit, cursor=cursor))
+    async def partitions(self, reach: Reach, *, limit: int, cursor: str | None) -> Page:
+        return await self._read(partial(lookup.partitions, limit=limit, cursor=cursor, reach=reach))
 
-    async def instances(self, partition: str, *, limit: int, cursor: str | None) -> Page:
-        return await self._read(partial(lookup.instances, partition, limit=limit, cursor=cursor))
+    async def instances(self, partition: str, reach: Reach, *, limit: int, cursor: str | None) -> Page:
+        return await self._read(partial(lookup.instances, partition, limit=limit, cursor=cursor, reach=reach))
 
-    async def messages(self, wanted: MessageFilter, *, limit: int, cursor: str | None) -> Page:
+    async def messages(self, wanted: MessageFilter, reach: Reach, *, limit: int, cursor: str | None) -> Page:
         """A page of messages, latest first."""
-        return await self._read(partial(lookup.filtered_messages, wanted, limit=limit, cursor=cursor))
+        return await self._read(partial(lookup.filtered_messages, wanted, limit=limit, cursor=cursor, reach=reach))
 
-    async def nearest(self, term: str, *, partition: str | None, instance: str | None, limit: int) -> list[Json]:
+    async def nearest(
+        self, term: str, reach: Reach, *, partition: str | None, instance: str | None, limit: int
+    ) -> list[Json]:
         """The messages closest to a text in meaning, best first."""
-        return await self._found(term, self._embedder, partition=partition, instance=instance, limit=limit)
+        return await self._found(term, self._embedder, partition=partition, instance=instance, limit=limit, reach=reach)
 
-    async def message(self, pk: int) -> Json | None:
+    async def message(self, pk: int, reach: Reach) -> Json | None:
         """A message with its payload, None without one."""
-        return await self._read(partial(lookup.message, pk))
+        return await self._read(partial(lookup.message, pk, reach))
 
-    async def exchange(self, trace_id: uuid.UUID) -> Json | None:
+    async def exchange(self, trace_id: uuid.UUID, reach: Reach) -> Json | None:
         """An exchange with its messages and its ledger, None without one."""
-        return await self._read(partial(lookup.exchange, trace_id, _added))
+        return await self._read(partial(lookup.exchange, trace_id, _added, reach))
+
+    async def reached_ids(self, ids: Sequence[int], reach: Reach) -> list[int]:
+        """Those of some ids of messages that a caller reaches."""
+        return await self._read(partial(lookup.reached_ids, ids, reach))
 
     async def view(self, count: int, *, partition: str, instance: str) -> list[Json]:
         """The latest messages of a scope, oldest first."""

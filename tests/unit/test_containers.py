@@ -149,7 +149,7 @@ def test_the_app_waits_for_the_database_and_uses_it() -> None:
 
 
 def test_the_app_is_reachable_from_this_machine_only() -> None:
-    assert APP["environment"]["RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES"] == "0.0.0.0"
+    assert APP["environment"]["RESERVOIR_LISTEN"] == "0.0.0.0"
     assert APP["ports"] == ["127.0.0.1:${RESERVOIR_PORT:-3017}:3017"]
     assert "/live" in APP["healthcheck"]["test"][-1]
 

@@ -37,6 +37,10 @@ class Application:
         await send({"type": "http.response.body", "body": b"answered"})
 
 
+async def let_in(scope: Any) -> Any:
+    return scope
+
+
 @pytest.fixture(autouse=True)
 def configured(settings: Settings) -> None:
     settings.ALLOWED_HOSTS = ["localhost", ".internal.example"]
@@ -58,7 +62,7 @@ def site() -> Application:
 
 @pytest.fixture
 def guard(api: Application, site: Application) -> Guard:
-    return Guard(api=api, site=site)
+    return Guard(api=api, site=site, gate=let_in)
 
 
 async def ask(guard: Guard, scope: dict[str, Any], *body: bytes) -> Exchange:
@@ -304,7 +308,7 @@ async def test_the_log_shows_clients_that_left_before_their_answer(
         await receive()
 
     with caplog.at_level(logging.INFO, logger="reservoir.access"):
-        await ask(Guard(api=silent, site=site), http_scope())
+        await ask(Guard(api=silent, site=site, gate=let_in), http_scope())
     assert "GET /v1/models client left " in caplog.text
 
 
@@ -314,7 +318,7 @@ async def test_no_refusal_follows_an_answer_that_has_begun(site: Application) ->
         while (await receive()).get("more_body"):
             pass
 
-    exchange = await ask(Guard(api=hasty, site=site), http_scope(ASK, method="POST"), bytes(100), b"x")
+    exchange = await ask(Guard(api=hasty, site=site, gate=let_in), http_scope(ASK, method="POST"), bytes(100), b"x")
     assert [event["type"] for event in exchange.sent] == ["http.response.start"]
 
 

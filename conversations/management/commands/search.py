@@ -38,7 +38,7 @@ Exit code 1 if nothing was found.
         scope = scope_of(options)
         embedder = EmbedderInUse() if options["semantic"] else None
         try:
-            messages = lookup.search(term, limit=options["limit"], embedder=embedder, **scope)
+            messages = lookup.search(term, limit=options["limit"], embedder=embedder, **scope)  # type: ignore[arg-type]
         except EmbedderError as error:
             raise CommandError(str(error)) from None
         finally:

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
-from reservoir_site import database, server
+from reservoir_site import database, env, server
 
 
 class Command(DjangoRunserver):
@@ -15,10 +15,8 @@ class Command(DjangoRunserver):
     port: str
 
     def run(self, **options: Any) -> None:
-        if self.addr not in ("127.0.0.1", "localhost", "::1", settings.RESERVOIR_BIND):
-            raise CommandError(
-                f"To serve on {self.addr}, set RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES={self.addr}."
-            )
+        if not env.is_loopback(self.addr) and self.addr != settings.RESERVOIR_BIND:
+            raise CommandError(f"To serve on {self.addr}, set RESERVOIR_LISTEN={self.addr}.")
         database.reach()  # the reloader holds it too, so that it survives each reload
         settings.RESERVOIR_BIND, settings.RESERVOIR_PORT = self.addr, int(self.port)
         settings.RESERVOIR_WORKERS = 1

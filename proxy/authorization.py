@@ -1,0 +1,58 @@
+"""What a route needs: each declares a right, as `auth=needs(Right.RECALL)`. A test fails for a route that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
+
+from django.http import HttpRequest, HttpResponseBase
+
+from access.rights import Right
+from proxy.admission.caller import Caller
+from proxy.admission.gate import caller_of
+from proxy.call import scope_name
+from proxy.handler import ApiRequest
+
+View = Callable[..., HttpResponseBase]
+
+
+class Needs:
+    """Admits callers with a right and, where the path names a scope, only those that reach it.
+
+    ninja calls it before the route. Raises Forbidden, and BadRequest for a scope whose name is none.
+    """
+
+    def __init__(self, right: Right) -> None:
+        self.right = right
+
+    def __call__(self, request: HttpRequest) -> Caller:
+        caller = caller_of(cast(ApiRequest, request).scope)
+        caller.require(self.right)
+        if not caller.reach.is_everything:
+            named = request.resolver_match.kwargs if request.resolver_match else {}
+            if "partition" in named:
+                names = (scope_name(named[what], what) for what in ("partition", "instance"))
+                caller.require_scope(*names)
+        return caller
+
+
+def needs(right: Right) -> Needs:
+    return Needs(right)
+
+
+def needs_any(view: View) -> View:
+    """For pages that show nothing stored: any valid key opens them."""
+
+    @wraps(view, assigned=(), updated=())
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        caller_of(cast(ApiRequest, request).scope)
+        return view(request, *args, **kwargs)
+
+    checked.needs = "any right"  # type: ignore[attr-defined]
+    return checked
+
+
+def caller(request: HttpRequest) -> Caller:
+    """Who sends the request, after the route's needs were met."""
+    return caller_of(cast(ApiRequest, request).scope)
