@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
@@ -13,7 +14,8 @@ from django.utils import timezone
 from access import audit, key_format
 from access.audit import Action, Who
 from access.digests import digest, pepper_id
-from access.models import AccessKey
+from access.limits import NO_LIMITS, Limits
+from access.models import AccessKey, Credential, PartitionLimit
 from access.rights import Right
 from conversations.reach import Reach
 
@@ -35,6 +37,8 @@ class Wanted:
     partitions: Sequence[str]
     instances: Sequence[str]
     expires: datetime | None = None
+    limits: Limits = NO_LIMITS
+    credentials: Sequence[str] = ()  # names; at most one of each provider
 
     def __post_init__(self) -> None:
         check_patterns(self.partitions, self.instances)
@@ -56,14 +60,20 @@ def check_patterns(partitions: Sequence[str], instances: Sequence[str]) -> None:
         raise KeyProblem("A key needs at least one partition and one instance, or * for all.")
 
 
+def check(wanted: Wanted) -> list[Credential]:
+    """Returns the credentials of a key that can be made. Raises KeyProblem."""
+    if AccessKey.objects.filter(name=wanted.name, revoked__isnull=True).exists():
+        raise KeyProblem(f"There is a key named {wanted.name!r}: rotate it, revoke it, or give another name.")
+    return _credentials(wanted.credentials)
+
+
 @transaction.atomic
 def create(wanted: Wanted, who: Who) -> key_format.Key:
     """Make a key. Its text is in the result and nowhere else. Raises KeyProblem."""
-    if AccessKey.objects.filter(name=wanted.name, revoked__isnull=True).exists():
-        raise KeyProblem(f"There is a key named {wanted.name!r}: rotate it, revoke it, or give another name.")
+    credentials = check(wanted)
     kind = KIND_OF_OPERATORS if Right.MANAGE in wanted.rights else KIND
     key = key_format.make(kind)
-    AccessKey.objects.create(
+    row = AccessKey.objects.create(
         public_id=key.public_id,
         kind=kind,
         digest=digest(key.text),
@@ -74,9 +84,53 @@ def create(wanted: Wanted, who: Who) -> key_format.Key:
         partitions=list(wanted.partitions),
         instances=list(wanted.instances),
         expires=wanted.expires,
+        **fields_of(wanted.limits),
     )
+    row.credentials.set(credentials)
     audit.record(Action.KEY_CREATED, who, details={"key": key.public_id, "name": wanted.name})
     return key
+
+
+def _credentials(names: Sequence[str]) -> list[Credential]:
+    """Raises KeyProblem for a name that does not exist, and for two of one provider."""
+    rows = list(Credential.objects.filter(name__in=names))
+    if missing := set(names) - {row.name for row in rows}:
+        raise KeyProblem(f"There is no credential {sorted(missing)[0]!r}: `credentials list` shows them.")
+    if len({row.provider for row in rows}) < len(rows):
+        raise KeyProblem("Two of these credentials are for the same provider: give one of each.")
+    return rows
+
+
+def fields_of(limits: Limits) -> dict[str, Any]:
+    """Limits as the columns of a row."""
+    return {
+        "requests_a_minute": limits.requests,
+        "tokens_a_minute": limits.tokens,
+        "parallel_requests": limits.parallel,
+        "dollars_a_month": limits.dollars,
+    }
+
+
+@transaction.atomic
+def limit(row: AccessKey, limits: Limits, who: Who) -> None:
+    """Set the limits of a key; servers follow within seconds."""
+    AccessKey.objects.filter(pk=row.pk).update(**fields_of(limits))
+    audit.record(Action.LIMITS_CHANGED, who, details={"key": row.public_id, "name": row.name} | told(limits))
+
+
+@transaction.atomic
+def limit_partition(partition: str, limits: Limits, who: Who) -> None:
+    """Set the limits of a partition, which all its keys share."""
+    if limits.is_none:
+        PartitionLimit.objects.filter(partition=partition).delete()
+    else:
+        PartitionLimit.objects.update_or_create(partition=partition, defaults=fields_of(limits))
+    audit.record(Action.LIMITS_CHANGED, who, partition=partition, details=told(limits))
+
+
+def told(limits: Limits) -> dict[str, Any]:
+    """Limits as JSON."""
+    return {name: None if value is None else str(value) for name, value in fields_of(limits).items()}
 
 
 @transaction.atomic

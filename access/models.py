@@ -1,4 +1,4 @@
-"""Tables: access keys and the audit."""
+"""Tables: access keys, limits and what is used of them, and the audit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,41 @@ from django.db import models
 from django.db.models import Q
 
 from access.key_format import ID_LENGTH
+from access.limits import Limits
 
 
-class AccessKey(models.Model):
+class Credential(models.Model):
+    """A provider's credential, encrypted: see credentials.py."""
+
+    name = models.CharField(max_length=100, unique=True)
+    provider = models.TextField()
+    token = models.TextField()  # of MultiFernet
+    changed = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Limited(models.Model):
+    """How much may be used; null is no limit. See limits.py."""
+
+    requests_a_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_a_minute = models.PositiveIntegerField(null=True, blank=True)
+    parallel_requests = models.PositiveIntegerField(null=True, blank=True)
+    dollars_a_month = models.DecimalField(max_digits=12, decimal_places=2, null=True, blank=True)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.requests_a_minute, self.tokens_a_minute, self.parallel_requests, self.dollars_a_month)
+
+
+class AccessKey(Limited):
     """A key of an app or a person. The key itself is nowhere: `digest` is its HMAC, see digests.py.
 
     A rotation gives the row a new secret; the one before works until `previous_until`.
@@ -27,6 +59,7 @@ class AccessKey(models.Model):
     rights = ArrayField(models.CharField(max_length=16))  # values of Right
     partitions = ArrayField(models.TextField())  # patterns, see conversations/reach.py
     instances = ArrayField(models.TextField())
+    credentials = models.ManyToManyField(Credential, related_name="keys", blank=True)  # those it adds to requests
     expires = models.DateTimeField(null=True, blank=True)
     revoked = models.DateTimeField(null=True)
     created = models.DateTimeField(auto_now_add=True)
@@ -40,6 +73,44 @@ class AccessKey(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class PartitionLimit(Limited):
+    """The limits of a partition, which all keys share. It is named, as limits may be set before it exists."""
+
+    partition = models.TextField(unique=True)
+
+    class Meta:
+        ordering = ["partition"]
+
+    def __str__(self) -> str:
+        return self.partition
+
+
+class Meter(models.Model):
+    """What a key or a partition has used in one window. Written by metering.py."""
+
+    pk = models.CompositePrimaryKey("subject", "kind", "starts")
+    subject = models.TextField()
+    kind = models.CharField(max_length=8)  # a Kind
+    starts = models.DateTimeField()
+    used = models.DecimalField(max_digits=20, decimal_places=8)
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.kind}"
+
+
+class Lease(models.Model):
+    """Slots of parallel requests that a server process holds. Written by metering.py."""
+
+    pk = models.CompositePrimaryKey("subject", "holder")
+    subject = models.TextField()
+    holder = models.UUIDField()
+    slots = models.PositiveIntegerField()
+    expires = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.subject
 
 
 class AuditRecord(models.Model):

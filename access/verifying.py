@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
+from access.credentials import opened
 from access.digests import digest, pepper_id, same
+from access.limits import NO_LIMITS, Limits
 from access.models import AccessKey
 from access.rights import Right
 from conversations.reach import Reach
@@ -32,6 +34,8 @@ class KnownKey:
     digests: tuple[tuple[bytes, float], ...]  # each with the end of its life
     rights: frozenset[Right]
     reach: Reach
+    limits: Limits = NO_LIMITS
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # by provider, in clear
 
     def accepts(self, text: str) -> bool:
         """Whether this text is the key, and has not expired."""
@@ -40,7 +44,10 @@ class KnownKey:
 
 
 def look_up(public_id: str) -> KnownKey | None:
-    """The key with this id, None if there is none or it is revoked. Raises django.db.Error."""
+    """The key with this id, None if there is none or it is revoked.
+
+    Raises django.db.Error, and CredentialProblem for a credential of its own that cannot be read.
+    """
     row = AccessKey.objects.filter(public_id=public_id, revoked__isnull=True).first()
     if row is None:
         return None
@@ -54,6 +61,8 @@ def look_up(public_id: str) -> KnownKey | None:
         digests=tuple(digests),
         rights=frozenset(map(Right, row.rights)),
         reach=Reach.of(row.partitions, row.instances),
+        limits=row.limits,
+        credentials={each.provider: opened(each) for each in row.credentials.all()},
     )
 
 

@@ -179,7 +179,7 @@ class Run:
             headers = dict(await exchange.headers(""))
         with meter.phase("close"):
             result = Result(Ended.ANSWERED, 200, decode_reply(answer))
-            await exchange.remember_answer(result, timings=dict, cost=lambda usage: None)
+            await exchange.remember_answer(result, timings=dict, charge=lambda _: None, cost=lambda usage: None)
         with meter.phase("backlog"):
             await asyncio.to_thread(lambda: [*iter(lambda: work_off(self._memory.embedder()), 0)])
         assert headers[b"x-reservoir-memory"] != b"degraded", "memory was late: nothing of this run can be used"

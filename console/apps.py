@@ -10,6 +10,7 @@ class ConsoleConfig(AppConfig):
 
     def ready(self) -> None:
         from console import users  # noqa: F401
+        from console.access import audit, keys  # noqa: F401
         from console.lists import conversations, exchanges, messages, partitions  # noqa: F401, they register what they show
 
 

@@ -90,6 +90,12 @@ def _navigation(request: HttpRequest) -> list[dict[str, Any]]:
             for _, name, _, permission in PAGES
             if permission
         ),
+        ("Keys", reverse("admin:access_accesskey_changelist"), bool(request.user.has_perm("access.view_accesskey"))),
+        (
+            "Audit",
+            reverse("admin:access_auditrecord_changelist"),
+            bool(request.user.has_perm("access.view_auditrecord")),
+        ),
         ("Users", reverse("admin:auth_user_changelist"), bool(request.user.has_perm("auth.view_user"))),
     ]
     home = reverse("admin:index")

@@ -20,7 +20,7 @@ from ninja.errors import ValidationError
 
 from access.rights import Right
 from proxy import background, pipeline, runtime
-from proxy.authorization import needs, needs_any
+from proxy.authorization import caller, needs, needs_any
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH, refusal
@@ -216,6 +216,7 @@ def _call(request: HttpRequest, partition: str, instance: str) -> Call:
         body=request.file,
         budget=settings.RESERVOIR_MEMORY_BUDGET,
         closing=request.closing,
+        caller=caller(request),
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any, cast
 from django.http import HttpRequest, HttpResponseBase
 
 from access.rights import Right
+from proxy import runtime
 from proxy.admission.caller import Caller
 from proxy.admission.gate import caller_of
 from proxy.call import scope_name
+from proxy.errors import Forbidden
 from proxy.handler import ApiRequest
 
 View = Callable[..., HttpResponseBase]
@@ -20,20 +22,26 @@ View = Callable[..., HttpResponseBase]
 class Needs:
     """Admits callers with a right and, where the path names a scope, only those that reach it.
 
-    ninja calls it before the route. Raises Forbidden, and BadRequest for a scope whose name is none.
+    ninja calls it before the route. Raises Forbidden, BadRequest for a scope whose name is none, and RateLimited.
     """
 
     def __init__(self, right: Right) -> None:
         self.right = right
 
-    def __call__(self, request: HttpRequest) -> Caller:
-        caller = caller_of(cast(ApiRequest, request).scope)
-        caller.require(self.right)
-        if not caller.reach.is_everything:
-            named = request.resolver_match.kwargs if request.resolver_match else {}
+    async def __call__(self, request: HttpRequest) -> Caller:
+        request = cast(ApiRequest, request)
+        caller = caller_of(request.scope)
+        partition = None
+        named = request.resolver_match.kwargs if request.resolver_match else {}
+        try:
+            caller.require(self.right)
             if "partition" in named:
-                names = (scope_name(named[what], what) for what in ("partition", "instance"))
-                caller.require_scope(*names)
+                partition, instance = (scope_name(named[what], what) for what in ("partition", "instance"))
+                caller.require_scope(partition, instance)
+        except Forbidden as refusal:
+            runtime.current().denials.note(refusal.code or "", key_id=caller.key_id, address=caller.address)
+            raise
+        await runtime.current().quotas.admit(caller, partition, request.closing)
         return caller
 
 

@@ -15,13 +15,15 @@ from urllib.parse import unquote
 
 from conversations.numbers import whole_number
 from conversations.turns import NAME_LENGTH
+from proxy.admission.caller import EVERYBODY, Caller
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.memory.exchange import MemoryOptions
 from proxy.memory.service import SCRATCH, Scope
 from proxy.prompt.chat import rename_model
 from proxy.prompt.json_cost import is_costly
 from proxy.providers import model_name
-from proxy.upstream import Headers
+from proxy.providers.registry import Provider
+from proxy.upstream import KEY_HEADERS, Headers
 
 MOST_BUDGET = 999_999_999  # tokens
 HEADERS = (b"x-reservoir-recall", b"x-reservoir-store", b"x-reservoir-budget")
@@ -49,6 +51,7 @@ class Call:
     body: IO[bytes]  # in memory, or in a file if it is large
     size: int  # of the body in bytes
     closing: AsyncExitStack  # closed at the end of the call, however it ends
+    caller: Caller = EVERYBODY
 
     @classmethod
     def of(
@@ -62,6 +65,7 @@ class Call:
         body: IO[bytes],
         budget: int,
         closing: AsyncExitStack,
+        caller: Caller = EVERYBODY,
     ) -> Call:
         """A call with a new trace id. Names are as in the URL; `budget` applies unless a header sets another.
 
@@ -86,6 +90,7 @@ class Call:
             body=body,
             size=size,
             closing=closing,
+            caller=caller,
         )
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -107,6 +112,16 @@ class Call:
         self.body.seek(0)
         while chunk := self.body.read(CHUNK):
             yield chunk
+
+    def key_for(self, provider: Provider) -> str | None:
+        """The key that Reservoir adds for a provider: the access key's credential, or else the server's."""
+        return self.caller.credentials.get(provider.name) or provider.key
+
+    def headers_for(self, provider: Provider) -> Headers:
+        """The headers for a provider: without the app's own key if the access key has a credential for it."""
+        if provider.name not in self.caller.credentials:
+            return self.headers
+        return [(name, value) for name, value in self.headers if name.lower() not in KEY_HEADERS]
 
     @property
     def encoding(self) -> bytes:

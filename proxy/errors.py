@@ -7,6 +7,7 @@
     ├── Forbidden               403    a foreign origin or an unknown host name; a right or a scope that a key lacks
     ├── NotFound                404    the route does not exist
     ├── MethodNotAllowed        405    the route does not take the method
+    ├── RateLimited             429    a limit or a budget is used up; carries Retry-After and X-RateLimit-*
     ├── BodyTooLarge            413    over RESERVOIR_BODY_LIMIT or RESERVOIR_UPLOAD_LIMIT
     ├── HeadersTooLarge         431    too many header fields, or too many bytes of them
     ├── Overloaded              503    too many requests at once; carries Retry-After
@@ -22,6 +23,7 @@ either: they never reach a client as an error.
 from __future__ import annotations
 
 import json
+from math import ceil
 from typing import Any, ClassVar
 
 
@@ -82,6 +84,27 @@ class MethodNotAllowed(ReservoirError):
     status = 405
     type = "invalid_request_error"
     default_code = "method_not_allowed"
+
+
+class RateLimited(ReservoirError):
+    """As OpenAI refuses: `type` says what is used up (requests, tokens), `seconds` when to come again."""
+
+    status = 429
+    default_code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, what: str, *, seconds: float, limit: int | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.what = what
+        wait = max(1, ceil(seconds))
+        self.headers.append((b"retry-after", str(wait).encode()))
+        if limit is not None:
+            told = {"limit": str(limit), "remaining": "0", "reset": f"{wait}s"}
+            self.headers += [(f"x-ratelimit-{name}-{what}".encode(), value.encode()) for name, value in told.items()]
+
+    def body(self) -> bytes:
+        return openai_error(self.message, type=self.what, code=self.code)
 
 
 class BodyTooLarge(ReservoirError):

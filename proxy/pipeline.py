@@ -56,10 +56,13 @@ async def complete(call: Call, dialect: Dialect, run: Runtime) -> Outcome:
 
     exchange.remember_question(injection)  # while the provider is working
     cost = partial(exchange_cost, run.providers, target)
-    remember = partial(exchange.remember_answer, timings=watch.total, cost=cost)
+    charge = partial(run.quotas.charge, call.caller, call.scope.partition, cost, call.size)
+    remember = partial(exchange.remember_answer, timings=watch.total, cost=cost, charge=charge)
     call.closing.push_async_callback(remember, relay.gone())  # takes effect only if no other result came before
     url = address(target.provider.base_url, dialect.path, call.query)
-    headers = outgoing(call.headers, key=target.provider.key, parsed=True, key_header=dialect.key_header)
+    headers = outgoing(
+        call.headers_for(target.provider), key=call.key_for(target.provider), parsed=True, key_header=dialect.key_header
+    )
     try:
         body = injection.chat.encode(target.model)
         answer = await run.upstream.send("POST", url, headers, body, name=target.provider.name)
@@ -110,7 +113,13 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     if target.model != model:
         call, rest = await call.offload(call.with_model, rest, target.model, limit)
     key_header = (dialect or CHAT_COMPLETIONS).key_header
-    headers = outgoing(call.headers, key=target.provider.key, parsed=False, size=call.size, key_header=key_header)
+    headers = outgoing(
+        call.headers_for(target.provider),
+        key=call.key_for(target.provider),
+        parsed=False,
+        size=call.size,
+        key_header=key_header,
+    )
     url = address(target.provider.base_url, rest, call.query)
     body = call.chunks() if call.size else b""
     answer = await run.upstream.send(call.method, url, headers, body, name=target.provider.name)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from proxy.admission.denials import Denials
 from proxy.admission.gate import Gate
 from proxy.admission.keyring import Keyring
+from proxy.admission.quotas import Quotas
 from proxy.memory.history import History
 from proxy.memory.service import STOP_SECONDS, MemoryService
 from proxy.providers import configuration, tokens
@@ -29,12 +31,15 @@ class Runtime:
     memory: MemoryService
     history: History
     keyring: Keyring
+    denials: Denials
     gate: Gate
+    quotas: Quotas
     rules: Rules = field(default_factory=Rules)
 
     async def stop(self) -> None:
         """Store the exchanges under way, then close everything."""
         await asyncio.to_thread(self.history.stop, STOP_SECONDS)
+        await self.quotas.stop()
         await asyncio.to_thread(self.keyring.stop, STOP_SECONDS)
         await self.memory.stop()
         await self.upstream.close()
@@ -53,6 +58,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, so that no request waits for them
     memory, keyring = MemoryService(), Keyring()
+    denials = Denials(keyring)
     _current = Runtime(
         providers=configuration.from_environment(environment),
         upstream=Upstream(
@@ -61,11 +67,14 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
         memory=memory,
         history=History(memory.embedder),
         keyring=keyring,
-        gate=Gate(keyring, open_to_all=settings.RESERVOIR_OPEN_WITHOUT_KEYS),
+        denials=denials,
+        gate=Gate(keyring, denials, open_to_all=settings.RESERVOIR_OPEN_WITHOUT_KEYS),
+        quotas=Quotas(keyring, slots=settings.RESERVOIR_MAX_REQUESTS),
         rules=rules_file.from_environment(environment),
     )
     await _current.memory.start()
     await keyring.start()
+    _current.quotas.start()
     return _current
 
 

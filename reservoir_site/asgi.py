@@ -19,6 +19,8 @@ import django
 
 django.setup()
 
+from django.conf import settings  # noqa: E402
+
 from conversations.servers import Heartbeat  # noqa: E402
 from proxy import runtime  # noqa: E402
 from proxy.handler import ApiHandler, SiteHandler  # noqa: E402
@@ -65,7 +67,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
         threading.Thread(target=_end_with, args=[parent], name="parent", daemon=True).start()
     watching = asyncio.create_task(_watch_database())
     try:
-        running = await runtime.start()
+        running = await runtime.start(settings.RESERVOIR_ENVIRONMENT)
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return

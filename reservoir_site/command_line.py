@@ -13,7 +13,7 @@ GROUPS = {
     "Run": ("serve", "demo", "fakeprovider", "runserver", "version"),
     "See and search": ("stats", "usage", "view", "search"),
     "Add, export, forget": ("ingest", "export", "import", "prune"),
-    "Let in": ("key",),
+    "Let in": ("key", "limit", "credentials"),
     "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate", "providers"),
 }
 OTHERS = "More"

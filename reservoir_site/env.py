@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -23,6 +23,8 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\sA-Z/:@?#\[\]]+|\[[0-9a-f:.]+\])(:
 
 
 EXPOSED = "RESERVOIR_EXPOSE_EVERY_PARTITION_TO_WHOEVER_REACHES"  # an alias of RESERVOIR_LISTEN with RESERVOIR_OPEN=yes
+
+SECRETS = ("_KEY", "_KEYS", "_PEPPER", "_SECRET", "_PASSWORD", "DATABASE_URL", "DATABASE_DIRECT_URL")
 
 _read: set[str] = set()
 
@@ -40,9 +42,42 @@ def unknown(also: Iterable[str]) -> list[str]:
 
 
 def text(name: str, default: str = "") -> str:
-    """The variable without surrounding white space; the default if it is unset or empty."""
+    """The variable without surrounding white space; the default if it is unset or empty.
+
+    A secret may lie in a file instead, as containers mount them: NAME_FILE names it.
+    """
     _read.add(name)
-    return os.environ.get(name, "").strip() or default
+    return environment.get(name, "").strip() or default
+
+
+class Environment(Mapping[str, str]):
+    """The process's variables. Where NAME is unset and NAME_FILE is not, NAME is what that file holds, for secrets."""
+
+    def __getitem__(self, name: str) -> str:
+        given, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
+        if not file or not is_secret(name):
+            return os.environ[name]
+        if given:
+            raise ImproperlyConfigured(f"{name} and {name}_FILE are both set: unset one of them.")
+        _read.add(f"{name}_FILE")
+        try:
+            return Path(file).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            raise ImproperlyConfigured(f"{name}_FILE is {file!r}, which cannot be read: name a text file.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable may be given as a file: keys, passwords, and addresses that hold one."""
+    return name.endswith(SECRETS)
+
+
+environment = Environment()
 
 
 def integer(name: str, default: int, *, least: int = 0, most: int | None = None) -> int:

@@ -22,6 +22,8 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from access import credentials
+from access.credentials import CredentialProblem
 from access.verifying import keys_exist, keys_existed, made_with_another_pepper
 from console.roles import make_groups
 from conversations.direct import DIRECT, direct_connection
@@ -65,8 +67,8 @@ def prepare(say: Callable[[str], object]) -> None:
     Raises ImproperlyConfigured or PostgresError, with the remedy.
     """
     try:
-        configuration.from_environment(os.environ)
-        rules_file.from_environment(os.environ)
+        configuration.from_environment(env.environment)
+        rules_file.from_environment(env.environment)
         make_embedder(
             settings.RESERVOIR_EMBEDDER,
             api_key=settings.RESERVOIR_EMBEDDER_KEY or None,
@@ -99,6 +101,10 @@ def _check_access() -> None:
             f"The access key {name!r} was made with another RESERVOIR_KEY_PEPPER: set the one of the other servers, "
             "or rotate or revoke the key."
         )
+    try:
+        credentials.check()
+    except CredentialProblem as problem:
+        raise ImproperlyConfigured(str(problem)) from None
 
 
 def prepare_database(then: Callable[[], object] = lambda: None) -> None:

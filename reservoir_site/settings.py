@@ -73,6 +73,9 @@ RESERVOIR_EMBEDDER_DIMENSIONS = env.integer("RESERVOIR_EMBEDDER_DIMENSIONS", 0, 
 # PostgreSQL's text search configuration: the stems and stop words of a language, or "simple" for neither.
 RESERVOIR_LANGUAGE = env.text("RESERVOIR_LANGUAGE", "english")
 
+# Where providers and their keys are read from: the environment, and the files that NAME_FILE names.
+RESERVOIR_ENVIRONMENT = env.environment
+
 # --- providers -------------------------------------------------------------------------------------
 # Seconds to wait for a connection to a provider, and for its next byte.
 RESERVOIR_CONNECT_SECONDS = env.integer("RESERVOIR_CONNECT_SECONDS", 10, least=1)
@@ -81,6 +84,9 @@ RESERVOIR_READ_SECONDS = env.integer("RESERVOIR_READ_SECONDS", 600, least=1)
 # --- access ----------------------------------------------------------------------------------------
 # What keys are hashed with, beside the database and never in it; servers that share a database need the same one.
 RESERVOIR_KEY_PEPPER = env.secret("RESERVOIR_KEY_PEPPER", RESERVOIR_HOME / "key_pepper")
+
+# Fernet keys that providers' credentials are encrypted with, the newest first; `credentials new-key` prints one.
+RESERVOIR_CREDENTIAL_KEYS = env.words("RESERVOIR_CREDENTIAL_KEYS")
 
 # --- Django ----------------------------------------------------------------------------------------
 SECRET_KEY = env.secret("RESERVOIR_SECRET_KEY", RESERVOIR_HOME / "secret_key")

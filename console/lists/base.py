@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
+from console.access.who import note_read
 from console.lists.paging import UncountedPaginator
 from console.visible import visible
 from conversations.numbers import whole_number
@@ -77,6 +78,7 @@ class ReadOnly(ModelAdmin):
             raise PermissionDenied
         if left := found.get_deferred_fields():  # fields that the list deferred, in one query
             found.refresh_from_db(fields=left)
+        note_read(request, found)
         return self.page(request, found)
 
     def page(self, request: HttpRequest, found: Any) -> HttpResponse:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from access.limits import NO_LIMITS, Limits
 from access.rights import ALL as ALL_RIGHTS
 from access.rights import Right
 from conversations.reach import ALL, Reach
@@ -24,6 +26,8 @@ class Caller:
     rights: frozenset[Right] = ALL_RIGHTS
     reach: Reach = ALL
     address: str = ""
+    limits: Limits = NO_LIMITS
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # by provider: added to its requests
 
     def require(self, right: Right) -> None:
         if right not in self.rights:

@@ -12,6 +12,7 @@ from typing import Any
 
 from access.key_format import holds_key, parse
 from proxy.admission.caller import EVERYBODY, Caller
+from proxy.admission.denials import Denials
 from proxy.admission.keyring import Keyring
 from proxy.admission.presented import take_out
 from proxy.errors import BadRequest, Unauthorized
@@ -24,8 +25,9 @@ NEEDED = "This server needs a valid access key: send it as `Authorization: Beare
 class Gate:
     """Created once per server process. `open_to_all`: everyone is let in while no key was ever made."""
 
-    def __init__(self, keyring: Keyring, *, open_to_all: bool) -> None:
+    def __init__(self, keyring: Keyring, denials: Denials, *, open_to_all: bool) -> None:
         self._keyring = keyring
+        self._denials = denials
         self._open_to_all = open_to_all
 
     async def admit(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -38,8 +40,14 @@ class Gate:
         headers, keys = take_out(scope["headers"])
         if len(keys) > 1:
             raise BadRequest("This request has two different access keys: send one.", code="ambiguous_key")
-        caller = await self._caller(next(iter(keys), None))
         address = (scope.get("client") or ("",))[0]
+        presented = next(iter(keys), None)
+        try:
+            caller = await self._caller(presented)
+        except Unauthorized:
+            key = parse(presented or "")
+            self._denials.note("no valid key", key_id=key.public_id if key else "", address=address)
+            raise
         return {**scope, "headers": headers, CALLER: replace(caller, address=address)}
 
     async def _caller(self, presented: str | None) -> Caller:
@@ -52,7 +60,14 @@ class Gate:
         if key is None or known is None or not known.accepts(key.text):
             raise Unauthorized(NEEDED)
         self._keyring.used(known.public_id)
-        return Caller(key_id=known.public_id, name=known.name, rights=known.rights, reach=known.reach)
+        return Caller(
+            key_id=known.public_id,
+            name=known.name,
+            rights=known.rights,
+            reach=known.reach,
+            limits=known.limits,
+            credentials=known.credentials,
+        )
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 
+from access.credentials import CredentialProblem
 from access.verifying import (
     FRESH_SECONDS,
     OUTAGE_SECONDS,
@@ -92,11 +93,11 @@ class Keyring:
         now = time.time()
         if now - self._used.get(public_id, 0.0) >= USE_SECONDS:
             self._used[public_id] = now
-            self._start(self._ask(partial(note_use, [(public_id, now)])))
+            self._start(self.ask(partial(note_use, [(public_id, now)])))
 
     def write(self, work: Callable[[], Any]) -> None:
         """Do work on the database in the background; it is dropped while the database does not answer."""
-        self._start(self._ask(work))
+        self._start(self.ask(work))
 
     def _read_key(self, public_id: str) -> asyncio.Task[KnownKey | None]:
         """Read a key, once for all requests that want it at the moment."""
@@ -106,21 +107,22 @@ class Keyring:
         return self._reading[public_id]
 
     async def _read(self, public_id: str) -> KnownKey | None:
-        known = await self._ask(partial(look_up, public_id))
+        known = await self.ask(partial(look_up, public_id))
         if known is None and len(self._keys) >= MOST_UNKNOWN:
             self._keys = {id_: entry for id_, entry in self._keys.items() if entry[1] is not None}
         self._keys[public_id] = (time.monotonic(), known)
         return known
 
     async def _read_whether_any(self) -> None:
-        self._exist = await self._ask(keys_exist)
+        self._exist = await self.ask(keys_exist)
 
-    async def _ask(self, work: Callable[[], T]) -> T:
+    async def ask(self, work: Callable[[], T]) -> T:
+        """Do work on the database, on a thread. Raises Unavailable, at once for a second after a failure."""
         if time.monotonic() < self._paused_until:
             raise Unavailable("Access keys cannot be read now: try again in a second.")
         try:
             return await self._pool.run(partial(on_database, work), READ_SECONDS)
-        except (DeadlineExceeded, DatabaseError, InterfaceError) as error:
+        except (DeadlineExceeded, DatabaseError, InterfaceError, CredentialProblem) as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("access keys cannot be read (%s)", error_name(error))
             raise Unavailable("Access keys cannot be read now: try again in a second.") from None

@@ -151,10 +151,12 @@ class RememberedExchange:
         }
         return [(name.encode(), value.encode()) for name, value in told.items()]
 
-    async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
+    async def remember_answer(
+        self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost, charge: Callable[[Result], None]
+    ) -> None:
         """Store the answer and wait for the commit. Continues if the waiting task is cancelled.
 
-        Does nothing on a second call, or if the client does not want the exchange stored.
+        Does nothing on a second call; if the client does not want the exchange stored, it is charged and counted only.
         """
         if self._finished:
             return
@@ -165,6 +167,7 @@ class RememberedExchange:
                 await asyncio.shield(self._service.track(asyncio.ensure_future(noting)))
             return
         answered = _answered(result, timings(), cost)
+        charge(result)
         self._count(answered)
         if self._opening is None:
             return
@@ -284,12 +287,15 @@ class BackgroundExchange:
             streamed=False,
         )
 
-    async def remember_answer(self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost) -> None:
+    async def remember_answer(
+        self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost, charge: Callable[[Result], None]
+    ) -> None:
         """Store the answer if it is there, and wait for the commit: a refusal to fetch it says nothing about it."""
         if result.ended not in (Ended.ANSWERED, Ended.FAILED, Ended.CUT) or (result.status or 0) >= 400:
             return
         if result.ended is Ended.CUT and result.reply.error is None:
             return
+        charge(result)
         answered = _answered(result, timings(), cost)
 
         @cache

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from openai import OpenAI
 
 from access.key_format import make
 from access.rights import Right
+from reservoir_site.postgres_folder import program
 from tests.end_to_end.asking import says
 from tests.end_to_end.conftest import StartServer
 from tests.end_to_end.keys import make_key, revoke
@@ -364,6 +366,61 @@ def test_a_route_takes_its_right_alone(closed: Server, method: str, path: str, r
     refused = ask(closed, method, path, without, body=body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "right_missing")
     assert right in refused.json()["error"]["message"]
+
+
+# --- limits ---
+
+
+def test_a_key_over_its_limit_gets_429_as_openai_says_it(closed: Server) -> None:
+    key = make_key(closed, ["acme"])
+    manage(closed, "key", "limit", key.split("_")[2], "--requests", "2")
+    eventually(lambda: chat(closed, A, key).status_code == 429)
+    refused = chat(closed, A, key)
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+# --- nowhere else ---
+
+
+def test_a_key_is_found_nowhere(closed: Server, provider: FakeProvider, tmp_path: Path) -> None:
+    planted = {
+        "live": make_key(closed, ["acme"]),
+        "expired": make_key(closed, ["acme"], lives="-1 second"),
+        "revoked": make_key(closed, ["acme"], revoked=True),
+        "spent": make_key(closed, ["acme"]),
+        "malformed": make("app").text[:-1] + "!",
+        "unknown": make("app").text,
+    }
+    manage(closed, "key", "limit", planted["spent"].split("_")[2], "--requests", "1")
+    time.sleep(5)  # the server follows within that time
+    seen = b""
+    for key, (method, path) in product(planted.values(), [*routes(A), *ALWAYS]):
+        answer = ask(closed, method, path, key, body=says("Hello") if method == "POST" else None)
+        seen += answer.content + str(answer.headers).encode()
+    with postgres_down(closed.home):
+        for key in planted.values():
+            chat(closed, A, key, "said while the database was gone")
+        seen += b"".join(file.read_bytes() for file in (closed.home / "spool").rglob("*") if file.is_file())
+    closed.wait_until_ready()
+    eventually(lambda: rows(closed, "SELECT 1 FROM access_auditrecord WHERE action = 'denied'"))
+    backup = tmp_path / "backup"
+    manage(closed, "backup", str(backup))
+    unpacked = subprocess.run([program("pg_restore"), "--file=-", str(backup)], capture_output=True, check=True).stdout
+    assert b"access_accesskey" in unpacked
+    for table in rows(
+        closed, "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    ):
+        seen += str(rows(closed, f'SELECT t::text FROM "{table["relname"]}" t')).encode()
+    seen += manage(closed, "export").encode() + manage(closed, "key", "list").encode()
+    seen += "".join(str(request.headers) + str(request.path) for request in provider.requests).encode()
+    for kind, key in planted.items():
+        secret = key.split("_")[3].encode()
+        for where, text in (("seen", seen), ("backup", unpacked), ("log", closed.log.encode())):
+            assert secret not in text, (kind, where)
+    assert planted["live"].split("_")[2].encode() in seen  # the search does find what is there
 
 
 # --- starting ---

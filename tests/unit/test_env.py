@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -48,3 +50,31 @@ def test_a_misspelt_setting_is_named_with_the_right_one(monkeypatch: pytest.Monk
     assert "RESERVOIR_PROT is not a setting of Reservoir and has no effect: do you mean RESERVOIR_PORT?" in sentences
     assert "RSV_NONE_OF_OURS" in sentences
     assert "RSV_OPENAI_BASE_URL is" not in sentences
+
+
+def test_a_secret_may_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("from a file\n")
+    for name in ("OPENAI_API_KEY", "RESERVOIR_KEY_PEPPER", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{name}_FILE", str(file))
+        assert env.text(name) == env.environment[name] == "from a file"
+    monkeypatch.setenv("RESERVOIR_KEY_PEPPER", "given")
+    with pytest.raises(ImproperlyConfigured, match="both set"):
+        env.text("RESERVOIR_KEY_PEPPER")
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(tmp_path / "missing"))
+    with pytest.raises(ImproperlyConfigured, match="OPENAI_API_KEY_FILE"):
+        env.text("OPENAI_API_KEY")
+    monkeypatch.setenv("RESERVOIR_PORT_FILE", str(file))  # no secret
+    assert env.text("RESERVOIR_PORT", "3017") == "3017"
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        *((here, True) for here in ("127.0.0.1", "127.0.0.2", "::1", "localhost")),
+        *((there, False) for there in ("0.0.0.0", "::", "10.0.0.1", "example.com", "")),
+    ],
+)
+def test_only_this_machine_reaches_a_loopback_address(address: str, loopback: bool) -> None:
+    assert env.is_loopback(address) is loopback

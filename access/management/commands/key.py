@@ -12,7 +12,7 @@ from rich.text import Text
 from access import keys
 from access.audit import COMMAND_LINE, Who
 from access.keys import KeyProblem, Wanted
-from access.management.arguments import ahead, span
+from access.management.arguments import add_limits, ahead, limits_of, span
 from access.models import AccessKey
 from access.rights import APP, Right
 from conversations.management.terminal import Command as TerminalCommand
@@ -22,7 +22,7 @@ ONCE = "This is the only time that the key is shown: keep it where your app keep
 
 
 class Command(TerminalCommand):
-    help = "Create, list, rotate and revoke access keys."
+    help = "Create, list, limit, rotate and revoke access keys."
     wide = True
     examples = """
   a key with which an app uses the models and the memory of its partition:
@@ -31,6 +31,8 @@ class Command(TerminalCommand):
       manage.py key create pilot --partition shop --partition help --instance 'team/*' --expires 90d
   a key that may also read and forget:
       manage.py key create support --partition shop --right complete --right recall --right read --right forget
+  at most 60 requests a minute, and 20 dollars a month:
+      manage.py key limit shop --requests 60 --dollars 20
   a new secret; the old one works for two more days:
       manage.py key rotate shop --overlap 2d
   refuse it from now on, on every server within 5 seconds:
@@ -44,7 +46,7 @@ manage (figures of the server). A star stands for all names, team/* for all that
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|rotate|revoke")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|limit|rotate|revoke")
         create = actions.add_parser("create", help="make a key and print it")
         create.add_argument("name", help="for people; unique among the keys that are not revoked")
         create.add_argument("--partition", action="append", required=True, metavar="NAME", help="may be repeated")
@@ -53,12 +55,16 @@ manage (figures of the server). A star stands for all names, team/* for all that
             "--right", action="append", choices=list(Right), help=f"may be repeated; without it, {' and '.join(APP)}"
         )
         create.add_argument("--owner", default="", help="who answers for it: a team, an address")
+        create.add_argument("--credential", action="append", default=[], metavar="NAME", help="see `credentials`")
         create.add_argument("--expires", type=ahead, metavar="TIME", help="2027-01-31, or after a span such as 90d")
+        add_limits(create)
+        limit = actions.add_parser("limit", help="set the limits of a key; those that are not given end")
+        add_limits(limit)
         listing = actions.add_parser("list", help="show all keys, without their secrets")
         listing.add_argument("--json", action="store_true", help="print JSON")
         rotate = actions.add_parser("rotate", help="give a key a new secret and print it")
         rotate.add_argument("--overlap", type=span, default=keys.OVERLAP, metavar="SPAN", help="24h unless given")
-        for parser in (rotate, actions.add_parser("revoke", help="refuse a key for good")):
+        for parser in (rotate, limit, actions.add_parser("revoke", help="refuse a key for good")):
             parser.add_argument("key", metavar="NAME", help="its name or its public id")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -69,6 +75,9 @@ manage (figures of the server). A star stands for all names, team/* for all that
                 self._list(options["json"])
             elif action == "rotate":
                 self._show(keys.rotate(keys.find(options["key"]), _who(), overlap=options["overlap"]).text)
+            elif action == "limit":
+                keys.limit(keys.find(options["key"]), limits_of(options), _who())
+                self.stdout.write("Set: every server follows within 5 seconds.")
             else:
                 keys.revoke(keys.find(options["key"]), _who())
                 self.stdout.write("Revoked: every server refuses it within 5 seconds.")
@@ -83,6 +92,8 @@ manage (figures of the server). A star stands for all names, team/* for all that
             partitions=options["partition"],
             instances=options["instance"] or ["*"],
             expires=options["expires"],
+            limits=limits_of(options),
+            credentials=options["credential"],
         )
         self._show(keys.create(wanted, _who()).text)
 
@@ -138,5 +149,6 @@ def _told(row: AccessKey) -> dict[str, Any]:
         "rights": row.rights,
         "partitions": row.partitions,
         "instances": row.instances,
+        "limits": keys.told(row.limits),
         **{name: moment and moment.isoformat() for name, moment in times.items()},
     }

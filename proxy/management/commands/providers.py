@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
 from conversations.management.terminal import Command as TerminalCommand
@@ -22,7 +22,7 @@ class Command(TerminalCommand):
 
     def handle(self, *args: Any, model: str | None, **options: Any) -> None:
         try:
-            providers = configuration.from_environment(os.environ)
+            providers = configuration.from_environment(settings.RESERVOIR_ENVIRONMENT)
         except ValueError as error:
             raise CommandError(str(error)) from None
         if model is None:
