@@ -11,7 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.module_loading import import_string
 
-from console.visible import may
+from console.visible import allowed_partitions, may
 
 # Only our own files, and no inline scripts or styles: even unescaped stored text could do nothing.
 CONTENT_SECURITY_POLICY = (
@@ -69,6 +69,11 @@ def _harden(response: HttpResponse) -> HttpResponse:
     return response
 
 
+def _sees_all(request: HttpRequest, permission: str) -> bool:
+    """Whether the user has the permission, and is not limited to some partitions."""
+    return bool(request.user.has_perm(permission)) and allowed_partitions(request) is None
+
+
 def _navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The links at the top that the user may follow."""
     if not request.user.is_authenticated:
@@ -90,11 +95,11 @@ def _navigation(request: HttpRequest) -> list[dict[str, Any]]:
             for _, name, _, permission in PAGES
             if permission
         ),
-        ("Keys", reverse("admin:access_accesskey_changelist"), bool(request.user.has_perm("access.view_accesskey"))),
+        ("Keys", reverse("admin:access_accesskey_changelist"), _sees_all(request, "access.view_accesskey")),
         (
             "Audit",
             reverse("admin:access_auditrecord_changelist"),
-            bool(request.user.has_perm("access.view_auditrecord")),
+            _sees_all(request, "access.view_auditrecord"),
         ),
         ("Users", reverse("admin:auth_user_changelist"), bool(request.user.has_perm("auth.view_user"))),
     ]

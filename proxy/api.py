@@ -52,7 +52,7 @@ register_converter(SegmentConverter, "segment")
 
 log = logging.getLogger(__name__)
 
-router = Router()
+router = Router(auth=needs(Right.COMPLETE))  # unless a route declares another right
 
 
 async def ask(dialect: Dialect, request: HttpRequest, partition: str, instance: str) -> HttpResponseBase:

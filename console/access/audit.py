@@ -8,11 +8,12 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from access.models import AuditRecord
+from console.access.who import ForUnlimited
 from console.lists.paging import UncountedPaginator
 
 
 @admin.register(AuditRecord)
-class AuditAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AuditAdmin(ForUnlimited):
     list_display = ("created", "action", "actor", "key_id", "address", "partition", "instance", "told")
     list_display_links = None
     list_filter = ("action",)

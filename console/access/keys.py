@@ -13,17 +13,13 @@ from access import keys
 from access.keys import KeyProblem, Wanted
 from access.models import AccessKey, Credential, PartitionLimit
 from access.rights import APP, Right
-from console.access.who import who
+from console.access.who import ForUnlimited, who
 from console.pages import page
 
 if TYPE_CHECKING:
     KeyFormBase = forms.ModelForm[AccessKey]
-    KeyAdminBase = admin.ModelAdmin[AccessKey]
-    LimitAdminBase = admin.ModelAdmin[PartitionLimit]
 else:
     KeyFormBase = forms.ModelForm
-    KeyAdminBase = admin.ModelAdmin
-    LimitAdminBase = admin.ModelAdmin
 
 LIMITS = ("requests_a_minute", "tokens_a_minute", "parallel_requests", "dollars_a_month")
 
@@ -69,7 +65,7 @@ class KeyForm(KeyFormBase):
 
 
 @admin.register(AccessKey)
-class KeyAdmin(KeyAdminBase):
+class KeyAdmin(ForUnlimited):
     list_display = ("name", "public_id", "owner", "reaches", "may", "expires", "revoked", "last_used")
     search_fields = ("name", "public_id", "owner")
     actions = ("rotate", "revoke")
@@ -122,7 +118,7 @@ class KeyAdmin(KeyAdminBase):
 
 
 @admin.register(PartitionLimit)
-class PartitionLimitAdmin(LimitAdminBase):
+class PartitionLimitAdmin(ForUnlimited):
     list_display = ("partition", *LIMITS)
 
     def save_model(self, request: HttpRequest, obj: PartitionLimit, form: Any, change: bool) -> None:
@@ -138,7 +134,7 @@ class PartitionLimitAdmin(LimitAdminBase):
 
 
 @admin.register(Credential)
-class CredentialAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class CredentialAdmin(ForUnlimited):
     """Which credentials there are. `manage.py credentials set` keeps one; no page shows it."""
 
     list_display = ("name", "provider", "changed")

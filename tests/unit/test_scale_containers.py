@@ -38,7 +38,12 @@ def test_a_server_is_set_up_as_in_the_other_file_but_for_where_things_are() -> N
     alone, scaled = COMPOSE["services"]["app"], SERVERS[0]
     assert set(scaled["environment"]) <= settings_read()
     more = set(scaled["environment"]) - set(alone["environment"])
-    assert more == {"DATABASE_DIRECT_URL", "RESERVOIR_SECRET_KEY", "RESERVOIR_TRUSTED_PROXIES"}
+    assert more == {
+        "DATABASE_DIRECT_URL",
+        "RESERVOIR_KEY_PEPPER",
+        "RESERVOIR_SECRET_KEY",
+        "RESERVOIR_TRUSTED_PROXIES",
+    }
     elsewhere = {"environment", "volumes", "ports", "depends_on"}
     assert {name: alone[name] for name in alone if name not in elsewhere} == {
         name: scaled[name] for name in scaled if name not in elsewhere

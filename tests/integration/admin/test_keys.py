@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
@@ -12,6 +13,7 @@ from access.audit import Action
 from access.key_format import PATTERN, parse
 from access.models import AccessKey, AuditRecord, PartitionLimit
 from access.verifying import look_up
+from conversations.models import StaffLimit
 from tests.integration.admin.data import exchange, staff
 from tests.integration.admin.pages import HOME, browser, change, text
 
@@ -25,6 +27,7 @@ FORM = {
     "instances": "*",
 }
 LIST = "admin:access_accesskey_changelist"
+MODELS = ("accesskey", "partitionlimit", "credential", "auditrecord")
 
 
 def made(page: str) -> str:
@@ -80,9 +83,26 @@ def test_reading_a_conversation_is_audited_once_in_a_while(root: Client) -> None
 @pytest.mark.parametrize("group", ["Viewer", "Pruner"])
 def test_other_users_see_no_keys_and_no_audit(group: str) -> None:
     user = browser(staff("vera", group))
-    for name in ("accesskey", "partitionlimit", "credential", "auditrecord"):
+    for name in MODELS:
         assert user.get(reverse(f"admin:access_{name}_changelist")).status_code == 403
     assert user.post(reverse("admin:access_accesskey_add"), FORM).status_code == 403
     assert user.post(reverse(LIST), {"action": "rotate", "_selected_action": [1]}).status_code == 403
     page = text(user.get(reverse("admin:index")))
     assert "accesskey" not in page and "auditrecord" not in page
+
+
+def test_a_limited_user_sees_no_keys_and_no_audit_whatever_the_permissions() -> None:
+    user = staff("lena", "Viewer")
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="access"))
+    client = browser(user)
+    lists = [reverse(f"admin:access_{name}_changelist") for name in MODELS]
+    assert {client.get(url).status_code for url in lists} == {200}
+    StaffLimit.objects.create(user=user)
+    row = AuditRecord.objects.create(action="denied")
+    single = reverse("admin:access_auditrecord_change", args=[row.pk])
+    adding = [reverse(f"admin:access_{name}_add") for name in ("accesskey", "partitionlimit")]
+    assert {client.get(url).status_code for url in [*lists, single, *adding]} == {403}
+    assert {client.post(url, FORM).status_code for url in [*lists, *adding]} == {403}
+    page = text(client.get(reverse("admin:index")))
+    assert "accesskey" not in page and "auditrecord" not in page
+    assert not AccessKey.objects.exists()
