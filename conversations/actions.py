@@ -17,7 +17,7 @@ from conversations import late, models
 from conversations.branches import abandon_siblings, follow, latest_messages
 from conversations.capture import Alignment, align
 from conversations.chains import after, answer_of, resolved
-from conversations.exchange_sql import SET_BACK, SKEW, Opened, close_in_one, open_in_one, store_in_one
+from conversations.exchange_sql import SET_BACK, SKEW, Opened, QuestionVector, close_in_one, open_in_one, store_in_one
 from conversations.messages import (
     add_to_counters,
     estimated_tokens,
@@ -82,14 +82,21 @@ class Answered:
     response_id: str = ""  # the provider's, by which a later request may continue from here
 
 
-def open_exchange(*, asked: Asked, count: Count = estimated_tokens, replayed: bool = False) -> Opened:
+def open_exchange(
+    *,
+    asked: Asked,
+    count: Count = estimated_tokens,
+    replayed: bool = False,
+    vector: QuestionVector | None = None,
+) -> Opened:
     """Store a request: its exchange and its new messages. Idempotent by trace id. `count` counts a text's tokens.
 
     `replayed`: it comes from the spool, and other servers may have stored later exchanges of the scope before it.
+    `vector` is stored with the question in the common case only, as the result says.
     The commit waits for the disk. If a crash of PostgreSQL lost the exchange, close_exchange would take it for a
     forgotten one and not store the answer.
     """
-    return open_in_one(asked, count, replayed) or _open_anywhere(asked, count, replayed=replayed)
+    return open_in_one(asked, count, replayed, vector) or _open_anywhere(asked, count, replayed=replayed)
 
 
 @transaction.atomic

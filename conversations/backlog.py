@@ -87,12 +87,15 @@ def save_computed_vectors(
 
     That is where the text is a single piece. Longer texts are left to the worker.
     """
-    if len(text) > SHORT_TEXT:
-        return
-    pieces = split(text, embedder.count)
-    if len(pieces) == 1:
+    if piece := single_piece(embedder, text):
         model = model_of(embedder)
-        save_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)
+        save_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=[piece], vectors=vectors)
+
+
+def single_piece(embedder: Embedder, text: str) -> Piece | None:
+    """The piece of a text that has just one, None for any other."""
+    pieces = split(text, embedder.count) if len(text) <= SHORT_TEXT else []
+    return pieces[0] if len(pieces) == 1 else None
 
 
 def add_vectors(

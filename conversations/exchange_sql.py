@@ -48,20 +48,33 @@ class Sql(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An exchange that has been opened: its id, its scope's instance, and its question."""
+    """An exchange that has been opened: its id, its scope's instance, its question, and whether that has a vector."""
 
     id: int
     instance_id: int
     question_id: int | None
+    embedded: bool = False
 
 
-def open_in_one(asked: Asked, count: Count, replayed: bool) -> Opened | None:
+class QuestionVector(NamedTuple):
+    """The vector of a question that is a single piece: `start` and `end` are offsets in its text."""
+
+    text: str
+    start: int
+    end: int
+    model: str  # the embedding model's name
+    literal: str  # see nearest.vector_literal()
+
+
+def open_in_one(asked: Asked, count: Count, replayed: bool, vector: QuestionVector | None = None) -> Opened | None:
     """Store a request whose new turns follow the end of what is known. None, and nothing stored, in all other cases.
 
     That is a single turn that does not repeat the scope's latest question; or a history up to an answer that no turn
     follows yet, and turns after it. capture.align() and this agree; a test compares them.
+
+    The question's vector is stored with it, if it is of the model in use.
     """
-    if (opening := _opening(asked, count, replayed)) is None:
+    if (opening := _opening(asked, count, replayed, vector)) is None:
         return None
     *_, row = _results(opening)
     return Opened(*row) if row else None
@@ -88,7 +101,7 @@ def store_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
     return row is not None
 
 
-def _opening(asked: Asked, count: Count, replayed: bool) -> Sql | None:
+def _opening(asked: Asked, count: Count, replayed: bool, vector: QuestionVector | None = None) -> Sql | None:
     """The statement of open_in_one; None for a request that cannot be the common case."""
     turns = asked.turns
     known = max((at + 1 for at, turn in enumerate(turns) if turn.role == "assistant"), default=0)
@@ -135,14 +148,28 @@ def _opening(asked: Asked, count: Count, replayed: bool) -> Sql | None:
             "message_ids": list(ledger.message_ids),
             "rendering": ledger.rendering,
         }
+    embedded = values["question"] - 1 - known  # the question's place among the new turns
+    if vector and embedded >= 0 and new[embedded].content == vector.text:
+        values |= {
+            "embedded": embedded,
+            "piece_start": vector.start,
+            "piece_end": vector.end,
+            "embedding_model": vector.model,
+            "vector": vector.literal,
+        }
+    else:
+        vector = None
     statement = OPEN.format(
         scope=SCOPE,
         place=AFTER_AN_ANSWER if known else ALONE,
         turns=_rows(new, count, values),
         turn=", ".join(TURN),
         columns=COLUMNS,
-        derived=DERIVED,
+        derived=DERIVED.replace("new.due", DUE_WITH_VECTOR) if vector else DERIVED,
         ledger=LEDGER if ledger else "",
+        embedding_model=EMBEDDING_MODEL if vector else "",
+        embedding=EMBEDDING if vector else "",
+        is_embedded="EXISTS (SELECT FROM embedding)" if vector else "false",
     )
     return Sql(statement, values)
 
@@ -313,7 +340,7 @@ DERIVED = """new.role, new.name, new.content, new.payload, new.digest, new.token
 # Stores the request unless its exchange is there already: new ids for its new turns, the exchange, the messages, each
 # growing from the one before it, the ledger, and the scope's counters.
 OPEN = """
-WITH RECURSIVE {scope}, {place}, new AS MATERIALIZED (
+WITH RECURSIVE {scope}, {place}, {embedding_model}new AS MATERIALIZED (
     SELECT turn.*, nextval(pg_get_serial_sequence('conversations_message', 'id')) AS id
     FROM place CROSS JOIN (VALUES {turns}) turn({turn})
     WHERE NOT EXISTS (SELECT FROM conversations_exchange e WHERE e.trace_id = %(trace_id)s)
@@ -341,9 +368,23 @@ WITH RECURSIVE {scope}, {place}, new AS MATERIALIZED (
     UPDATE conversations_instance i
     SET message_count = message_count + %(new)s, exchange_count = exchange_count + 1, last_active = scope.moment
     FROM scope CROSS JOIN opened WHERE i.id = scope.id
-){ledger}
-SELECT id, instance_id, question_id FROM opened
+){ledger}{embedding}
+SELECT id, instance_id, question_id, {is_embedded} FROM opened
 """
+
+# The model of the question's vector, if it is in use. A change of model locks the table of vectors: this statement has
+# waited for that lock before it looks, or the change waits for this statement (see reembedding.py).
+EMBEDDING_MODEL = """embedding_model AS MATERIALIZED (
+    SELECT id FROM conversations_embeddingmodel WHERE name = %(embedding_model)s AND active
+), """
+DUE_WITH_VECTOR = "CASE WHEN new.at = %(embedded)s AND EXISTS (SELECT FROM embedding_model) THEN NULL ELSE new.due END"
+EMBEDDING = """, embedding AS (
+    INSERT INTO conversations_embedding (message_id, instance_id, model_id, start, "end", vector)
+    SELECT new.id, opened.instance_id, embedding_model.id, %(piece_start)s, %(piece_end)s, %(vector)s::halfvec
+    FROM opened CROSS JOIN embedding_model CROSS JOIN new WHERE new.at = %(embedded)s
+    RETURNING message_id
+)"""
+
 
 LEDGER = """, ledger AS (
     INSERT INTO conversations_ledger (

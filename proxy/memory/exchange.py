@@ -14,8 +14,10 @@ from django.conf import settings
 from django.utils import timezone
 
 from conversations import actions, policy
-from conversations.backlog import save_computed_vectors
+from conversations.backlog import save_computed_vectors, single_piece
 from conversations.chains import Pending
+from conversations.exchange_sql import QuestionVector
+from conversations.nearest import vector_literal
 from conversations.querysets import Scope
 from conversations.repetition import set_aside
 from conversations.servers import this_process
@@ -259,17 +261,26 @@ class RememberedExchange:
             return
         if self._rule == REPEATED:
             set_aside(scope=scope, digest=digest(chat.messages[chat.last_user or 0].payload))
-        exchange = actions.open_exchange(asked=asked, count=self._request.count)
-        vector, embedder = self._recalled.vector, self._service.embedder()
-        if vector is None or self._recalled.model != embedder.name or not exchange.question_id:
-            return
-        save_computed_vectors(
-            embedder,
-            message_id=exchange.question_id,
-            instance_id=exchange.instance_id,
-            text=self._recalled.question,
-            vectors=vector,
-        )
+        vector = self._vector()
+        exchange = actions.open_exchange(asked=asked, count=self._request.count, vector=vector)
+        if vector and self._recalled.vector is not None and exchange.question_id and not exchange.embedded:
+            save_computed_vectors(
+                self._service.embedder(),
+                message_id=exchange.question_id,
+                instance_id=exchange.instance_id,
+                text=vector.text,
+                vectors=self._recalled.vector,
+            )
+
+    def _vector(self) -> QuestionVector | None:
+        """The question's vector, which recall has made, if the backlog would make the same."""
+        recalled, embedder = self._recalled, self._service.embedder()
+        if recalled.vector is None or recalled.model != embedder.name:
+            return None
+        if (piece := single_piece(embedder, recalled.question)) is None:
+            return None
+        literal = vector_literal(recalled.vector[0].tolist())
+        return QuestionVector(recalled.question, piece.start, piece.end, recalled.model, literal)
 
 
 class BackgroundExchange:

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversations import actions
-from conversations.exchange_sql import close_in_one, open_in_one
-from conversations.models import Exchange, Instance, Ledger, Message
+from conversations.exchange_sql import QuestionVector, close_in_one, open_in_one
+from conversations.models import EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
 from conversations.turns import Turn
-from tests.integration.test_capture import answer, ask, assistant, user
+from tests.integration.test_capture import SCOPE, answer, ask, assistant, user
 from tests.integration.test_capture_properties import ON_DATABASE
 from tests.server import PATIENCE
 
@@ -215,3 +215,41 @@ def is_anyone_blocked() -> bool:
         cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
         (blocked,) = cursor.fetchone() or (False,)
         return bool(blocked)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_vector_of_a_question_is_stored_with_it_if_its_model_is_in_use() -> None:
+    answer(ask([user("one")]), "a")
+    model = EmbeddingModel.objects.create(name="in use", dimensions=3, active=True)
+    EmbeddingModel.objects.create(name="left", dimensions=3)
+    history = [user("one"), assistant("a")]
+    for text, named, stored in ((" spaced ", "in use", True), ("two", "left", False), ("three", "in use", True)):
+        vector = QuestionVector(text, 0, len(text.strip()), named, "[1,0,0]")
+        asked = asking([*history, user(text)])
+        with CaptureQueriesContext(connection) as queries:
+            opened = actions.open_exchange(asked=asked, vector=vector)
+        assert len(queries) == 1
+        assert opened.embedded is stored
+        question = Message.objects.get(pk=opened.question_id or 0)
+        assert (question.embed_due is None) is stored
+        pieces = [(each.start, each.end, each.instance_id, each.model) for each in question.embeddings.all()]
+        assert pieces == ([(0, len(text.strip()), question.instance_id, model)] if stored else [])
+        answer(asked, f"answer to {text}")
+        history += [user(text), assistant(f"answer to {text}")]
+    other = QuestionVector("another text", 0, 12, "in use", "[1,0,0]")
+    opened = actions.open_exchange(asked=asking([*history, user("four")]), vector=other)
+    assert not opened.embedded
+    assert Message.objects.get(pk=opened.question_id or 0).embed_due
+
+
+def asking(messages: list[Json]) -> actions.Asked:
+    """A request in the scope of ask(), not yet stored."""
+    return actions.Asked(
+        trace_id=uuid.uuid4(),
+        scope=SCOPE,
+        created=timezone.now(),
+        model="gpt-4",
+        provider="openai",
+        streamed=False,
+        turns=tuple(map(turn, messages)),
+    )
