@@ -1,4 +1,4 @@
-"""Ledgers are compressed. PostgreSQL does that to rows over 2 kB only, unless told otherwise, and moves values out of them.
+"""Large ledgers are compressed inside the table. PostgreSQL would move their values into rows of their own.
 
 Changes no row: what is there already stays as it is. Each statement takes its lock for a moment.
 """
