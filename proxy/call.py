@@ -107,6 +107,11 @@ class Call:
         self.body.seek(0)
         return self.body.read()
 
+    @property
+    def traceparent(self) -> str:
+        """The trace that the client's request belongs to (W3C Trace Context), or nothing."""
+        return next(iter(_values(self.headers, b"traceparent")), "")
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in chunks: uploads may have any size."""
         self.body.seek(0)

@@ -19,6 +19,7 @@ from proxy.providers import configuration, tokens
 from proxy.providers.registry import Providers
 from proxy.rules import rules_file
 from proxy.rules.rules_file import Rules
+from proxy.tracing import end_traces, start_traces
 from proxy.upstream import Upstream
 
 
@@ -43,6 +44,7 @@ class Runtime:
         await asyncio.to_thread(self.keyring.stop, STOP_SECONDS)
         await self.memory.stop()
         await self.upstream.close()
+        await asyncio.to_thread(end_traces)
 
 
 _current: Runtime | None = None
@@ -54,6 +56,7 @@ async def start(environment: Mapping[str, str] = os.environ) -> Runtime:
     `environment` names the providers and their keys. Raises ValueError for an invalid configuration.
     """
     global _current
+    start_traces(environment)
     tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
     for model in ("gpt-4o", "gpt-4"):
         tokens.counter(model).count("")  # loads the encodings, so that no request waits for them

@@ -23,7 +23,7 @@ from conversations.repetition import set_aside
 from conversations.servers import this_process
 from conversations.states import Ended, MemoryState
 from conversations.turns import Turn, digest, plain_text, storable, storable_json
-from proxy import metrics
+from proxy import metrics, tracing
 from proxy.memory.ledger import explained, kept
 from proxy.memory.recollection import CANDIDATES, RecallRequest, Recollection, question_key
 from proxy.memory.service import STORE_SECONDS, MemoryService, StoredIn
@@ -59,6 +59,7 @@ class Request:
     chat: Chat
     target: Target
     count: Count
+    parent: str = ""  # the client's traceparent (W3C Trace Context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +183,18 @@ class RememberedExchange:
 
     def _count(self, answered: actions.Answered) -> None:
         target = self._request.target
-        metrics.exchange_ended(
-            metrics.Ended(
-                provider=target.provider.name,
-                model=target.model,
-                partition=self._request.scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
-                ended=answered.ended,
-                usage=answered.usage or {},
-                cost=answered.cost,
-                timings=answered.timings,
-                memories=self._shown,
-            )
+        ended = metrics.Ended(
+            provider=target.provider.name,
+            model=target.model,
+            partition=self._request.scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
+            ended=answered.ended,
+            usage=answered.usage or {},
+            cost=answered.cost,
+            timings=answered.timings,
+            memories=self._shown,
         )
+        metrics.exchange_ended(ended)
+        tracing.exchange_ended(ended, trace_id=str(self._request.trace_id), parent=self._request.parent)
 
     async def _close(
         self, opening: asyncio.Future[StoredIn], answered: actions.Answered, messages: Sequence[ChatMessage]
