@@ -93,7 +93,7 @@ def _check_access() -> None:
     """Raises ImproperlyConfigured if others reach the port without a key, or if keys could not be checked."""
     if not keys_exist() and not settings.RESERVOIR_OPEN_WITHOUT_KEYS:
         raise ImproperlyConfigured(
-            f"RESERVOIR_LISTEN is {settings.RESERVOIR_BIND}, which others may reach, and there is no access key: "
+            f"Others may reach {settings.RESERVOIR_PUBLIC_URL or settings.RESERVOIR_BIND}, and there is no access key: "
             "make one with `manage.py key create NAME --partition NAME`; or set RESERVOIR_OPEN=yes to serve everybody."
         )
     if name := made_with_another_pepper():

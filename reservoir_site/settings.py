@@ -24,13 +24,14 @@ RESERVOIR_PORT = env.integer("RESERVOIR_PORT", 3017, least=1, most=65535)
 RESERVOIR_BIND = env.text("RESERVOIR_LISTEN", env.text(env.EXPOSED, "127.0.0.1"))
 # Whether a server that others reach starts without access keys. The first key closes the door in any case.
 RESERVOIR_OPEN = env.boolean("RESERVOIR_OPEN", bool(env.text(env.EXPOSED)))
-RESERVOIR_OPEN_WITHOUT_KEYS = RESERVOIR_OPEN or env.is_loopback(RESERVOIR_BIND)
 # Host names that requests may name; others are refused, against DNS rebinding.
 ALLOWED_HOSTS = env.hosts("RESERVOIR_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 # Where people and apps reach the server through a proxy, such as https://memory.example.com.
 RESERVOIR_PUBLIC_URL = env.public_url("RESERVOIR_PUBLIC_URL")
 if RESERVOIR_PUBLIC_URL:
     ALLOWED_HOSTS.append(str(urlsplit(RESERVOIR_PUBLIC_URL).hostname))
+# Behind a proxy, others reach a server that listens on loopback, too.
+RESERVOIR_OPEN_WITHOUT_KEYS = RESERVOIR_OPEN or (env.is_loopback(RESERVOIR_BIND) and not RESERVOIR_PUBLIC_URL)
 # Web origins whose pages may call the API; none by default.
 RESERVOIR_ALLOWED_ORIGINS = env.origins("RESERVOIR_ALLOWED_ORIGINS")
 # Networks of proxies whose X-Forwarded-For, -Proto and -Host are believed; those of others are ignored.

@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.conftest import StartServer
 from tests.end_to_end.tls_proxy import TlsProxy
-from tests.server import ROOT, Server, clean_environment
+from tests.server import ROOT, Server, ServerDied, clean_environment
 
 FAILURES = 10  # wrong passwords before an answer of 429
 
@@ -56,7 +56,8 @@ def log_in(browser: Browser, url: str, **form: str) -> httpx.Response:
 @pytest.fixture
 def behind(start_server: StartServer) -> Iterator[tuple[Server, TlsProxy]]:
     with TlsProxy() as proxy:
-        server = start_server({"RESERVOIR_PUBLIC_URL": proxy.url, "RESERVOIR_TRUSTED_PROXIES": "127.0.0.1/32"})
+        public = {"RESERVOIR_PUBLIC_URL": proxy.url, "RESERVOIR_TRUSTED_PROXIES": "127.0.0.1/32"}
+        server = start_server(public | {"RESERVOIR_OPEN": "yes"})
         proxy.server_port = server.port
         yield server, proxy
 
@@ -86,6 +87,11 @@ def test_an_admin_logs_in_through_a_proxy_that_ends_tls(behind: tuple[Server, Tl
         assert log_in(browser, proxy.url, **login).status_code == 302
     assert login["password"] not in server.log
     assert "guess" not in server.log
+
+
+def test_a_server_with_a_public_address_does_not_start_without_a_key(start_server: StartServer) -> None:
+    with pytest.raises(ServerDied, match=r"Others may reach https://memory\.example\.com, and there is no access key"):
+        start_server({"RESERVOIR_PUBLIC_URL": "https://memory.example.com"})
 
 
 def test_the_deployment_check_is_clean(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_the_compose_file_puts_tls_in_front_of_the_app() -> None:
     caddy, app = override["services"]["caddy"], override["services"]["app"]
     assert "--to app:3017" in caddy["command"]
     assert caddy["ports"] == ["80:80", "443:443"]
+    assert app["environment"]["RESERVOIR_OPEN"] == "${RESERVOIR_OPEN:-no}"
     assert "ports" not in app, "only Caddy is reachable from outside"
     assert set(app["environment"]) <= settings_read()
     assert {volume.partition(":")[0] for volume in caddy["volumes"]} == set(override["volumes"])
