@@ -33,7 +33,7 @@ def test_a_compressed_request_has_memory(
     assert len(store.messages(server, scope)) == 4
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b"{}" * 100)[:-9]])
+@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b"{}" * 100)[:-9]], ids=["no gzip", "cut off"])
 def test_a_damaged_compressed_request_is_refused(server: Server, scope: Scope, body: bytes) -> None:
     answer = post(server, scope, body, "gzip")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_encoding")
