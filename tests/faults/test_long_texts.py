@@ -12,6 +12,7 @@ import pytest
 
 from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
+from tests.faults.watching import report
 from tests.server import Server
 
 pytestmark = pytest.mark.alone
@@ -52,10 +53,12 @@ def test_a_question_of_megabytes_delays_no_other_request(server: Server, provide
     question = text * (MEGABYTES // len(text))
     scope = ("long", text.strip())
     with watched(server) as took:
+        begun = time.monotonic()
         assert ask(server, question, *scope).status_code == 200
-    assert max(took) < 1.5, (
-        f"another request waited for {max(took):.1f} s"
-    )  # eight times that when all text was embedded
+        whole = time.monotonic() - begun
+    report(f"a question of megabytes took {whole:.2f} s; the slowest of {len(took)} others {max(took):.2f} s")
+    # A thread or the event loop that does all of it in one go has others wait for most of that time.
+    assert max(took) < whole / 2, f"another request waited for {max(took):.1f} of {whole:.1f} s"
     assert provider.last.messages[-1]["content"] == question
     (size,) = rows(server.home, "SELECT max(length(content)) FROM conversations_message")[0]
     assert size >= len(question) - 1
