@@ -1,6 +1,6 @@
-"""Does memory stay on when more clients ask than the machine can serve?
+"""Does memory stay on when more clients ask than the machine can serve? Does recall wait for the backlog?
 
-    python -m benchmarks.under_load                          16 and 64 clients
+    python -m benchmarks.under_load                          16 and 64 clients, and recall beside a full backlog
     python -m benchmarks.under_load --clients 16 --seconds 60
 
 Clients in a closed loop: each asks again as soon as it has an answer, in a conversation of its own. The provider is
@@ -12,23 +12,32 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from benchmarks.texts import Writer, history
 from tests.fake_provider.provider import FakeProvider
-from tests.server import Server
+from tests.faults.stored import rows
+from tests.server import ROOT, Server, clean_environment
 
 WINDOW = 6  # turns that a client resends, with its question
 CORE = 0
+ASKED, WAITING = 1_000, 3_000  # messages of the scope that is asked, and of one without vectors
+QUESTIONS = 60
 
 
 @dataclass
@@ -85,6 +94,44 @@ async def _client(session: aiohttp.ClientSession, url: str, load: Load, deadline
             turns.append({"role": "assistant", "content": body["choices"][0]["message"]["content"]})
 
 
+async def recall_times(server_url: str, questions: int) -> list[float]:
+    """Milliseconds that recall takes for fresh questions of one client, by Server-Timing."""
+    url = f"{server_url}/v1/partition/load/instance/asked/chat/completions"
+    writer, times = Writer(seed=5), []
+    async with aiohttp.ClientSession() as session:
+        for _ in range(questions):
+            body = {"model": "gpt-4o", "messages": [{"role": "user", "content": writer.question()}]}
+            async with session.post(url, json=body, headers={"X-Reservoir-Store": "off"}) as answer:
+                found = re.search(r"recall;dur=([\d.]+)", answer.headers["server-timing"])
+                assert found
+                times.append(float(found[1]))
+    return times
+
+
+def beside_backlog(server: Server) -> str:
+    """Recall while messages without a vector wait, against recall while none do."""
+    _import(server, history("load", "asked", ASKED, seed=1))
+    alone = asyncio.run(recall_times(server.url, QUESTIONS))
+    bare = ({**json.loads(line), "embeddings": []} for line in history("load", "waiting", WAITING, seed=2))
+    _import(server, map(json.dumps, bare))
+    beside = asyncio.run(recall_times(server.url, QUESTIONS))
+    ((left,),) = rows(server.home, "SELECT count(*) FROM conversations_message WHERE embed_due IS NOT NULL")
+    before, after = statistics.median(alone), statistics.median(beside)
+    return (
+        f"recall p50 {before:.1f} ms alone, {after:.1f} ms beside a full backlog: {after / before:.2f} times "
+        f"({WAITING - left} of {WAITING} messages got their vectors beside {QUESTIONS} questions)"
+    )
+
+
+def _import(server: Server, lines: Iterable[str]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as archive:
+        archive.writelines(line.rstrip("\n") + "\n" for line in lines)
+        archive.flush()
+        command = [sys.executable, "manage.py", "import", archive.name, "--json"]
+        environment = clean_environment() | server.settings
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
 def report(load: Load, spooled: int) -> str:
     """One line for people."""
     others = {status: count for status, count in load.statuses.items() if status != 200}
@@ -111,6 +158,9 @@ def main() -> None:
             spooled = server.log.count("goes to the spool")
             load = asyncio.run(measure(server.url, clients=clients, seconds=options.seconds))
             print(report(load, server.log.count("goes to the spool") - spooled), flush=True)
+        while rows(server.home, "SELECT FROM conversations_message WHERE embed_due IS NOT NULL LIMIT 1"):
+            time.sleep(0.5)
+        print(beside_backlog(server))
 
 
 if __name__ == "__main__":
