@@ -221,7 +221,7 @@ class Embedder:
         self.name, self.dimensions = self._local.name, self._local.dimensions
         self.vector: Matrix = np.zeros((1, DIMENSIONS), np.float32)
 
-    def embed(self, texts: Sequence[str]) -> Matrix:
+    def embed(self, texts: Sequence[str], *, later: bool = False) -> Matrix:
         self._local.embed(texts)
         return np.repeat(self.vector, len(texts), axis=0)
 

@@ -86,7 +86,7 @@ class RandomVectors:
     def close(self) -> None:
         pass
 
-    def embed(self, texts: Any) -> Any:
+    def embed(self, texts: Any, *, later: bool = False) -> Any:
         drawn = np.array(
             [np.random.default_rng(zlib.crc32(text.encode())).normal(size=self.dimensions) for text in texts]
         )

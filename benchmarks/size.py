@@ -46,7 +46,7 @@ JOIN pg_class t ON t.oid = i.indrelid WHERE t.relname LIKE 'conversations\\_%%' 
 class RandomEmbedder(LocalEmbedder):
     """Cuts texts as the local model does, and makes a random vector of each."""
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str], *, later: bool = False) -> Vectors:
         seeds = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) for text in texts]
         made = np.array([np.random.default_rng(seed).normal(size=self.dimensions) for seed in seeds], np.float32)
         unit: Vectors = made / np.linalg.norm(made, axis=1, keepdims=True)

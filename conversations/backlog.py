@@ -12,17 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import islice
 
-from django.db import DatabaseError, connection, transaction
-from django.db.models import Q
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from conversations import indexes
-from conversations.commits import commit_soon
+from conversations.backlog_sql import Embedded, Text, lease, put_off, write
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
-from conversations.embedding import model_of
-from conversations.models import Embedding, EmbeddingModel, Message
+from conversations.models import EmbeddingModel, Message
 
 # The part of a text that is embedded: some 360 pieces of English, or seven seconds with the local model. Without it, a
 # message of megabytes would keep all later ones from being found by meaning for an hour. The index of words has a lower
@@ -50,14 +49,14 @@ def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
 
     Raises EmbedderError if none of them could be embedded; they are then due again in a minute.
     """
-    messages = _lease(batch)
+    messages = lease(timezone.now(), until=LEASE, most=batch)
     if not messages:
         return 0
     try:
         embed(embedder, messages)
     except EmbedderError:
         if len(messages) == 1:
-            _later(messages[0])
+            put_off(messages[0], timezone.now() + RETRY)
             raise
         failures = [message for message in messages if not _embed_alone(embedder, message)]
         if len(failures) == len(messages):
@@ -69,15 +68,7 @@ def save_vectors(
     *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
 ) -> None:
     """Write a message's vectors and take it off the backlog, unless another model has come into use meanwhile."""
-    with transaction.atomic():
-        commit_soon()  # lost vectors would be made again
-        if not Message.objects.filter(pk=message_id).select_for_update().exists():
-            return  # forgotten meanwhile
-        add_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=pieces, vectors=vectors)
-        # Asked after writing, because a change of model waits for all writers (see reembedding.py).
-        overtaken = EmbeddingModel.objects.filter(active=True).exclude(pk=model.pk).exists()
-        due = timezone.now() + OVERTAKEN if overtaken else None
-        Message.objects.filter(pk=message_id).update(embed_due=due)
+    save(model.name, [Embedded(message_id, instance_id, pieces, [*vectors])])
 
 
 def save_computed_vectors(
@@ -88,8 +79,7 @@ def save_computed_vectors(
     That is where the text is a single piece. Longer texts are left to the worker.
     """
     if piece := single_piece(embedder, text):
-        model = model_of(embedder)
-        save_vectors(message_id=message_id, instance_id=instance_id, model=model, pieces=[piece], vectors=vectors)
+        save(embedder.name, [Embedded(message_id, instance_id, [piece], [*vectors])])
 
 
 def single_piece(embedder: Embedder, text: str) -> Piece | None:
@@ -98,53 +88,23 @@ def single_piece(embedder: Embedder, text: str) -> Piece | None:
     return pieces[0] if len(pieces) == 1 else None
 
 
-def add_vectors(
-    *, message_id: int, instance_id: int, model: EmbeddingModel, pieces: Sequence[Piece], vectors: Vectors
+def save(model: str, embedded: Sequence[Embedded]) -> None:
+    """Write messages' vectors and take them off the backlog, unless another model has come into use meanwhile."""
+    write(model, embedded, overtaken=timezone.now() + OVERTAKEN)
+
+
+def embed(
+    embedder: Embedder, messages: Sequence[Text | Message], save: Callable[[str, Sequence[Embedded]], None] = save
 ) -> None:
-    """Write a message's vectors. Existing ones of the same model are kept."""
-    Embedding.objects.bulk_create(
-        [
-            Embedding(
-                message_id=message_id,
-                instance_id=instance_id,
-                model=model,
-                start=piece.start,
-                end=piece.end,
-                vector=vector,
-            )
-            for piece, vector in zip(pieces, vectors, strict=True)
-        ],
-        ignore_conflicts=True,
-    )
-
-
-def _lease(batch: int) -> list[Message]:
-    now = timezone.now()
-    with transaction.atomic():
-        # No lease ends later than LEASE from now, unless the clock was set back.
-        is_due = Q(embed_due__lte=now) | Q(embed_due__gt=now + LEASE)
-        due = Message.objects.backlog().filter(is_due).select_for_update(skip_locked=True)
-        messages = list(due.only("id", "instance_id", "content")[:batch])
-        Message.objects.filter(pk__in=[message.pk for message in messages]).update(embed_due=now + LEASE)
-    return messages
-
-
-def embed(embedder: Embedder, messages: Sequence[Message], save: Callable[..., None] = save_vectors) -> None:
-    """Make and write the vectors of these messages; `save` writes one message's. On EmbedderError, none are written."""
+    """Make and write the vectors of these messages. On EmbedderError, none are written."""
     pieces = [split(_embedded(message.content), embedder.count) for message in messages]
     texts = [m.content[p.start : p.end] for m, parts in zip(messages, pieces, strict=True) for p in parts]
-    vectors = embedder.embed(texts)
-    model = model_of(embedder)
-    at = 0
-    for message, parts in zip(messages, pieces, strict=True):
-        save(
-            message_id=message.pk,
-            instance_id=message.instance_id,
-            model=model,
-            pieces=parts,
-            vectors=vectors[at : at + len(parts)],
-        )
-        at += len(parts)
+    vectors = iter(embedder.embed(texts, later=True))
+    embedded = [
+        Embedded(message.id, message.instance_id, parts, [*islice(vectors, len(parts))])
+        for message, parts in zip(messages, pieces, strict=True)
+    ]
+    save(embedder.name, embedded)
 
 
 def _embedded(text: str) -> str:
@@ -152,18 +112,14 @@ def _embedded(text: str) -> str:
     return text[: len(text) - len(text.lstrip()) + EMBEDDED_CHARACTERS]
 
 
-def _embed_alone(embedder: Embedder, message: Message) -> bool:
+def _embed_alone(embedder: Embedder, message: Text) -> bool:
     try:
         embed(embedder, [message])
     except EmbedderError as error:
-        log.warning("message %s could not be embedded; the next attempt is in a minute: %s", message.pk, error)
-        _later(message)
+        log.warning("message %s could not be embedded; the next attempt is in a minute: %s", message.id, error)
+        put_off(message, timezone.now() + RETRY)
         return False
     return True
-
-
-def _later(message: Message) -> None:
-    Message.objects.filter(pk=message.pk).update(embed_due=timezone.now() + RETRY)
 
 
 class Worker(threading.Thread):

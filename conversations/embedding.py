@@ -15,6 +15,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedders.factory import make_embedder
+from conversations.embedders.remembering import Remembering
 from conversations.models import EmbeddingModel
 
 NOTICED_WITHIN = 2.0  # seconds between two checks of which model is in use
@@ -113,11 +114,11 @@ class EmbedderInUse:
                 model = active_model()
                 problem = disagreement()
         except DatabaseError:
-            self._embedder = configured_embedder()
+            self._embedder = Remembering(configured_embedder())
             return
         if problem:
             log.warning("%s.", problem)
-        self._embedder, self._model = _embedder_of(model), _key(model)
+        self._embedder, self._model = Remembering(_embedder_of(model)), _key(model)
         self._looked = time.monotonic()
 
     def _look(self) -> None:
@@ -139,7 +140,7 @@ class EmbedderInUse:
         The old one is left to the garbage collector, since a thread may still be embedding with it.
         """
         try:
-            embedder = _embedder_of(model)
+            embedder = Remembering(_embedder_of(model))
         except EmbedderError as error:
             log.error("%s", error)
             self._looked = time.monotonic() + RETRY_SECONDS

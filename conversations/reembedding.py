@@ -5,7 +5,7 @@ one transaction switches over. A killed run continues where it stopped, since it
 
 No message is left without a vector: the switch waits until no process is writing one, and is postponed while a message
 lacks a new one. A process that still embeds with the old model afterwards notices when it writes, and leaves the
-message on the backlog (backlog.save_vectors).
+message on the backlog (backlog_sql.write).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import Exists, OuterRef
 
 from conversations import indexes
-from conversations.backlog import add_vectors, embed
+from conversations.backlog import embed
+from conversations.backlog_sql import Embedded, write
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.locks import held
@@ -155,10 +156,8 @@ def _embed_alone(embedder: Embedder, message: Message) -> bool:
     return True
 
 
-def _save(*, message_id: int, instance_id: int, **vectors: Any) -> None:
-    with transaction.atomic():
-        if Message.objects.filter(pk=message_id).select_for_update(no_key=True).exists():  # else: forgotten since
-            add_vectors(message_id=message_id, instance_id=instance_id, **vectors)
+def _save(model: str, embedded: Sequence[Embedded]) -> None:
+    write(model, embedded, overtaken=None, take_off=False)
 
 
 def _with_words() -> MessageQuerySet:

@@ -26,8 +26,8 @@ class Embedder(Protocol):
     @property
     def dimensions(self) -> int: ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of the texts, in order. Raises EmbedderError."""
+    def embed(self, texts: Sequence[str], *, later: bool = False) -> Vectors:
+        """The vectors of the texts, in order. `later`: texts of other threads may go first. Raises EmbedderError."""
 
     def count(self, text: str) -> int:
         """The number of tokens of the text; an estimate for a remote model."""

@@ -7,8 +7,7 @@ memory from 45 to 205 MB, with a short peak of 260 MB; embedding long texts rais
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,25 +16,16 @@ import onnxruntime
 from tokenizers import BertWordPieceTokenizer
 
 from conversations.embedders.base import EmbedderError, Vectors
+from conversations.embedders.lanes import Lanes
 
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 VOCABULARY = Path(__file__).parent / "bert-base-uncased" / "vocab.txt"
 WINDOW = 256
 """Tokens that the model was trained to read, including [CLS] and [SEP]. The rest of a text is cut off."""
 
-BATCH_TOKENS = 256
-"""Tokens of one run, including padding: 16 texts of 16, or one of 256. Without its arena, onnxruntime maps and unmaps
-every buffer, so larger runs are slower (half the speed at 2,048 tokens) and take more memory (812 MB). With its arena
-they are as fast, but it keeps the most memory it ever needed: 1.5 GB after 32 texts of 256."""
-
 LONGEST = 16_384
 """Characters of a text that are tokenized. The model reads only 256 tokens, and the tokenizer would take seconds for
 megabytes and block every other thread."""
-
-RUNS_AT_ONCE = 2
-"""Runs use threads of their own, since the allocator keeps a run's memory (60 MB) for each thread that ever ran one:
-with eight threads embedding at once, the process peaks at 365 MB instead of 666 MB. There are two, so that a query need
-not wait for messages that are being embedded."""
 
 
 class _Model(NamedTuple):
@@ -51,23 +41,21 @@ class LocalEmbedder:
         self._threads = threads
         self._model: _Model | None = None
         self._loading = threading.Lock()
-        self._runners = ThreadPoolExecutor(RUNS_AT_ONCE, thread_name_prefix="embedder")
+        self._lanes = Lanes(lambda rows: _run(self._loaded().session, rows))
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        model = self._loaded()
-        vectors = np.empty((len(texts), self.dimensions), np.float32)
-        encoded = [_window(model.tokenizer.encode(_well_formed(text[:LONGEST])).ids) for text in texts]
-        for batch in _batches(encoded):
-            rows = [encoded[index] for index in batch]
-            vectors[batch] = self._runners.submit(_run, model.session, rows).result()
-        return vectors
+    def embed(self, texts: Sequence[str], *, later: bool = False) -> Vectors:
+        if not texts:
+            return np.empty((0, self.dimensions), np.float32)
+        tokenizer = self._loaded().tokenizer
+        rows = [_window(tokenizer.encode(_well_formed(text[:LONGEST])).ids) for text in texts]
+        return np.stack(self._lanes.messages(rows) if later else self._lanes.questions(rows))
 
     def count(self, text: str) -> int:
         encoding = self._loaded().tokenizer.encode(_well_formed(text), add_special_tokens=False)
         return len(encoding)
 
     def close(self) -> None:
-        self._runners.shutdown()
+        self._lanes.close()
         with self._loading:
             self._model = None
 
@@ -113,18 +101,6 @@ def _well_formed(text: str) -> str:
 
 def _window(ids: list[int]) -> list[int]:
     return ids if len(ids) <= WINDOW else [*ids[: WINDOW - 1], ids[-1]]
-
-
-def _batches(encoded: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Batches of indexes of texts of similar length, to keep padding short."""
-    batch: list[int] = []
-    for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
-        if batch and (len(batch) + 1) * len(encoded[index]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _run(session: Any, rows: Sequence[Sequence[int]]) -> Vectors:

@@ -44,7 +44,7 @@ class RemoteEmbedder:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str], *, later: bool = False) -> Vectors:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for start in range(0, len(texts), BATCH):
             batch = [_well_formed(text) for text in texts[start : start + BATCH]]

@@ -231,7 +231,7 @@ class MemoryService:
     def _embed_ready(self) -> tuple[list[float], str]:
         """A vector, and the name of its embedding model, which may have to be read from the database. Blocks."""
         used = self.embedder()
-        return used.embed(["ready"])[0].tolist(), used.name
+        return used.embed([f"ready at {time.time()}"])[0].tolist(), used.name  # a text that no cache knows
 
     def track(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
         """Have `stop` wait for the task. Returns the task."""

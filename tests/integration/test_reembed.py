@@ -225,7 +225,7 @@ def test_a_message_that_cannot_be_embedded_is_named(
     model = reembedding.begin(embedder, remote)
     embed = embedder.embed
 
-    def refuse(texts: Any) -> Any:
+    def refuse(texts: Any, *, later: bool) -> Any:
         if TEXTS[0] in texts:
             raise EmbedderError("it will not")
         return embed(texts)
@@ -314,7 +314,7 @@ def test_a_message_that_cannot_be_embedded_is_due_again_in_a_minute(
 ) -> None:
     (pk,) = say("one")
 
-    def refuse(texts: Any) -> Any:
+    def refuse(texts: Any, *, later: bool) -> Any:
         raise EmbedderError("it will not")
 
     with closing(make(remote, LENGTH)) as embedder:
