@@ -1,6 +1,6 @@
 """Decides whether PostgreSQL is used at all: after one failure, no request has to time out to find out again.
 
-Slow is not unreachable: a probe that fails opens the breaker only if no exchange was stored meanwhile.
+Slow is not unreachable: a probe that fails opens the breaker only if the database has done nothing since it began.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CircuitBreaker:
         self._probe = probe
         self._opened = opened
         self._since = 0.0
-        self._written = float("-inf")
+        self._worked = float("-inf")
         self._suspected = asyncio.Event()
 
     def trip(self) -> None:
@@ -62,8 +62,8 @@ class CircuitBreaker:
         self._suspected.set()
 
     def confirm(self) -> None:
-        """Record that the database has just taken a write."""
-        self._written = time.monotonic()
+        """Record that the database has just done something."""
+        self._worked = time.monotonic()
 
     def suspect(self) -> None:
         """Have the database probed soon: it may be unreachable."""
@@ -88,5 +88,5 @@ class CircuitBreaker:
                 log.warning("the database answers again, after %.1f s", time.monotonic() - self._since)
         elif self.is_open:
             await asyncio.sleep(PROBE_SECONDS)  # many requests may trip it meanwhile: one probe serves them all
-        elif self._written < begun:
+        elif self._worked < begun:
             self.trip()

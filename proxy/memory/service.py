@@ -184,7 +184,9 @@ class MemoryService:
         milliseconds = settings.RESERVOIR_RECALL_DEADLINE_MS
         recalling = partial(recollect, self.embedder, replace(request, milliseconds=milliseconds))
         try:
-            return await self._recalling.run(partial(on_database, recalling), milliseconds / 1000)
+            found = await self._recalling.run(partial(on_database, recalling), milliseconds / 1000)
+            self._breaker.confirm()
+            return found
         except DeadlineExceeded:
             self._breaker.suspect()
             metrics.degraded("recall late")
