@@ -20,16 +20,18 @@ from ninja.errors import ValidationError
 
 from access.rights import Right
 from proxy import background, pipeline, runtime
-from proxy.authorization import caller, needs, needs_any
+from proxy.authorization import caller, needs, needs_any, needs_scope
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH, refusal
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ReservoirError
 from proxy.handler import ApiRequest, RelayedResponse, WholeResponse
+from proxy.mcp import http
+from proxy.mcp.assistant import Assistant
 from proxy.memory_api import Text, at_most, original_form
 from proxy.memory_api import router as memory_router
 from proxy.pipeline import Outcome
-from proxy.routes import BASE, CHAT_COMPLETIONS, MEMORY, MESSAGES, NO_MEMORY, RECALL, RESPONSES, VERSION, spelled
+from proxy.routes import BASE, CHAT_COMPLETIONS, MCP, MEMORY, MESSAGES, NO_MEMORY, RECALL, RESPONSES, VERSION, spelled
 
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NOT_POST = [method for method in ALL if method != "POST"]
@@ -108,6 +110,13 @@ async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[s
     raise MethodNotAllowed("Recall takes GET and POST.")
 
 
+@router.api_operation(ALL, MCP, auth=needs_scope(), include_in_schema=False)
+async def mcp(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
+    """The memory of the scope as MCP tools, each of which asks for its own right."""
+    assistant = Assistant(_call(request, partition, instance).scope, caller(request))
+    return _encode(await http.answer(cast(ApiRequest, request), assistant))
+
+
 @router.get("/command/view/{segment:count}", auth=needs(Right.READ), tags=["original"])
 async def view(request: HttpRequest, partition: Path[str], instance: Path[str], count: Path[int]) -> HttpResponseBase:
     """The latest messages, oldest first, in the original Reservoir's format."""
@@ -152,6 +161,7 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
 # For clients that append /v1 to a base URL: the original Reservoir's, and Anthropic's.
 old_router = Router(auth=needs(Right.COMPLETE))
 old_router.api_operation(["GET", "POST"], RECALL, auth=needs(Right.RECALL), include_in_schema=False)(recall)
+old_router.api_operation(ALL, MCP, auth=needs_scope(), include_in_schema=False)(mcp)
 old_router.api_operation(ALL, "/command/{path:rest}", auth=needs(Right.READ), include_in_schema=False)(no_command)
 old_router.api_operation(ALL, "/{path:rest}", auth=needs(Right.COMPLETE), include_in_schema=False)(pass_through)
 

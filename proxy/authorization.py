@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 from django.http import HttpRequest, HttpResponseBase
 
+from access import audit
+from access.audit import Action, Who
 from access.rights import Right
 from proxy import runtime
 from proxy.admission.caller import Caller
@@ -22,10 +24,11 @@ View = Callable[..., HttpResponseBase]
 class Needs:
     """Admits callers with a right and, where the path names a scope, only those that reach it.
 
+    Without a right, it admits all that reach the scope: the route's parts ask for rights of their own, see `require`.
     ninja calls it before the route. Raises Forbidden, BadRequest for a scope whose name is none, and RateLimited.
     """
 
-    def __init__(self, right: Right) -> None:
+    def __init__(self, right: Right | None) -> None:
         self.right = right
 
     async def __call__(self, request: HttpRequest) -> Caller:
@@ -34,12 +37,13 @@ class Needs:
         partition = None
         named = request.resolver_match.kwargs if request.resolver_match else {}
         try:
-            caller.require(self.right)
+            if self.right:
+                caller.require(self.right)
             if "partition" in named:
                 partition, instance = (scope_name(named[what], what) for what in ("partition", "instance"))
                 caller.require_scope(partition, instance)
         except Forbidden as refusal:
-            runtime.current().denials.note(refusal.code or "", key_id=caller.key_id, address=caller.address)
+            _denied(caller, refusal)
             raise
         await runtime.current().quotas.admit(caller, partition, request.closing)
         return caller
@@ -47,6 +51,31 @@ class Needs:
 
 def needs(right: Right) -> Needs:
     return Needs(right)
+
+
+def needs_scope() -> Needs:
+    """For a route whose parts ask for rights of their own."""
+    return Needs(None)
+
+
+def require(who: Caller, right: Right) -> None:
+    """For a part of a route that needs a right of its own. Raises Forbidden."""
+    try:
+        who.require(right)
+    except Forbidden as refusal:
+        _denied(who, refusal)
+        raise
+
+
+def note(who: Caller, action: Action, partition: str | None, instance: str | None, **details: int) -> None:
+    """Leave a row in the audit, in the background."""
+    where = {"partition": partition or "", "instance": instance or "", "details": details}
+    record = partial(audit.record, action, Who(address=who.address, key_id=who.key_id), **where)  # type: ignore[arg-type]
+    runtime.current().keyring.write(record)
+
+
+def _denied(who: Caller, refusal: Forbidden) -> None:
+    runtime.current().denials.note(refusal.code or "", key_id=who.key_id, address=who.address)
 
 
 def needs_any(view: View) -> View:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -13,12 +12,11 @@ from django.http import HttpRequest, HttpResponseBase
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from access import audit
-from access.audit import Action, Who
+from access.audit import Action
 from access.rights import Right
 from conversations.turns import NAME_LENGTH
 from proxy import runtime
-from proxy.authorization import caller, needs
+from proxy.authorization import caller, needs, note
 from proxy.errors import BadRequest, NotFound
 from proxy.handler import RelayedResponse, WholeResponse
 from proxy.memory.history import MessageFilter, Page
@@ -275,7 +273,7 @@ async def export(
     _only(request, "partition", "instance", "since", "embeddings")
     caller(request).require_part(partition, instance, whole=True)
     history = runtime.current().history
-    _note(request, Action.EXPORTED, partition, instance)
+    note(caller(request), Action.EXPORTED, partition, instance)
     chunks = await history.export(partition=partition, instance=instance, since=_aware(since), embeddings=embeddings)
     disposition = (b"content-disposition", b'attachment; filename="reservoir.jsonl"')
     return RelayedResponse(200, [(b"content-type", b"application/jsonl"), disposition], chunks)
@@ -312,16 +310,8 @@ async def _forget(request: HttpRequest, criteria: dict[str, Any], dry_run: bool)
         who.require_part(criteria.get("partition"), criteria.get("instance"), whole=True)
     gone = await history.forget(criteria, by=f"{BY}, key {who.name}" if who.key_id else BY, dry_run=dry_run)
     if not dry_run:
-        _note(request, Action.FORGOTTEN, criteria.get("partition"), criteria.get("instance"), messages=gone["messages"])
+        note(who, Action.FORGOTTEN, criteria.get("partition"), criteria.get("instance"), messages=gone["messages"])
     return await _json({"dry_run": dry_run} | gone)
-
-
-def _note(request: HttpRequest, action: Action, partition: str | None, instance: str | None, **details: int) -> None:
-    """Leave a row in the audit, in the background."""
-    who = caller(request)
-    where = {"partition": partition or "", "instance": instance or "", "details": details}
-    record = partial(audit.record, action, Who(address=who.address, key_id=who.key_id), **where)  # type: ignore[arg-type]
-    runtime.current().keyring.write(record)
 
 
 def _criteria(given: Part) -> dict[str, Any]:

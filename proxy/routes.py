@@ -6,6 +6,7 @@ MEMORY = f"{VERSION}/memory"
 CHAT_COMPLETIONS = "/chat/completions"
 RESPONSES = "/responses"
 MESSAGES = "/messages"
+MCP = "/mcp"
 RECALL = "/recall"
 
 PROBES = ("/live", "/ready", "/health", "/healthz")
@@ -16,7 +17,7 @@ METRICS = "/metrics"  # figures for Prometheus
 NO_MEMORY = (b"x-reservoir-memory", b"off")  # the header of an answer in which memory had no part
 
 PREFIXES = (f"{VERSION}/", "/partition/")  # every path that begins with one of these is the API's
-PARSED = (CHAT_COMPLETIONS, RESPONSES, MESSAGES, RECALL)  # the ends of the paths whose bodies are parsed here
+PARSED = (CHAT_COMPLETIONS, RESPONSES, MESSAGES, RECALL, MCP)  # the ends of the paths whose bodies are parsed here
 
 
 def spelled(path: str) -> str:

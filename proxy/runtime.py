@@ -36,9 +36,13 @@ class Runtime:
     gate: Gate
     quotas: Quotas
     rules: Rules = field(default_factory=Rules)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)  # they run until the process stops
 
     async def stop(self) -> None:
         """Store the exchanges under way, then close everything."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         await asyncio.to_thread(self.history.stop, STOP_SECONDS)
         await self.quotas.stop()
         await asyncio.to_thread(self.keyring.stop, STOP_SECONDS)

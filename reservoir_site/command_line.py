@@ -10,7 +10,7 @@ from django.core.management import ManagementUtility, get_commands, load_command
 
 OURS = ("reservoir_site", "console", "proxy", "access", "conversations")
 GROUPS = {
-    "Run": ("serve", "demo", "fakeprovider", "runserver", "version"),
+    "Run": ("serve", "demo", "mcp", "fakeprovider", "runserver", "version"),
     "See and search": ("stats", "usage", "view", "search"),
     "Add, export, forget": ("ingest", "export", "import", "prune"),
     "Let in": ("key", "limit", "credentials"),

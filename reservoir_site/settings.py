@@ -62,6 +62,8 @@ RESERVOIR_WISH_BUDGET = env.integer("RESERVOIR_WISH_BUDGET", 150)
 # Number and tokens of the latest messages that are added as turns if the client sends no history.
 RESERVOIR_RECENT_MESSAGES = env.integer("RESERVOIR_RECENT_MESSAGES", 15)
 RESERVOIR_RECENT_TOKENS = env.integer("RESERVOIR_RECENT_TOKENS", 1000)
+# MCP clients may read the memory, and neither add to it nor forget.
+RESERVOIR_MCP_READ_ONLY = env.boolean("RESERVOIR_MCP_READ_ONLY", False)
 # Tags in which coding tools write what no person said into users' messages, besides those known (tool_marks.py).
 RESERVOIR_TOOL_TAGS = env.tags("RESERVOIR_TOOL_TAGS")
 # Tokens assumed for the window of an unknown model; limits only the added messages.

@@ -5,6 +5,7 @@ Has its own threads: a client that reads a million messages delays no recall and
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -15,15 +16,17 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
+from django.utils import timezone
 
-from conversations import forgetting, lookup
+from conversations import forgetting, lookup, policy
 from conversations.archive.writing import as_lines, export
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.lookup import BadCursor, MessageFilter, Page
-from conversations.querysets import NoScope
+from conversations.messages import add_messages
+from conversations.querysets import NoScope, Scope
 from conversations.reach import Reach
 from conversations.selection import Selection
-from conversations.turns import Json
+from conversations.turns import Json, Turn
 from proxy.database.reconnecting import on_database
 from proxy.database.thread_pool import DeadlineExceeded, ThreadPool
 from proxy.errors import BadRequest, Overloaded, Unavailable
@@ -39,6 +42,10 @@ EXPORTS = 4  # at the same time: each holds a thread and a connection
 DEADLINE_SECONDS = 600.0
 UNAVAILABLE = "The database does not answer, or refuses: try again later."
 LINES = 100  # of an export, sent in one chunk
+
+
+class NotStored(Exception):
+    """The partition is set to remember nothing."""
 
 
 class History:
@@ -98,6 +105,21 @@ class History:
         """Messages of a scope that hold the words, latest first; or by meaning (`semantic`), best first."""
         embedder = self._embedder if semantic else None
         return await self._found(term, embedder, partition=partition, instance=instance, limit=limit)
+
+    async def remember(self, text: str, *, scope: Scope, by: str) -> int:
+        """Store a statement as a message of its own, as words of the user that a tool passed on. Returns its id."""
+        payload = {"role": "user", "content": text, "told_by": by}
+        turn = Turn.from_payload(json.dumps(payload), payload)
+
+        def store() -> int:
+            if not policy.is_stored(scope.partition):
+                raise NotStored
+            return add_messages(scope=scope, messages=[(turn, timezone.now())])[0]
+
+        try:
+            return await self._read(store)
+        except NotStored:
+            raise BadRequest("This partition remembers nothing: an operator can change that in the admin.") from None
 
     async def forget(self, criteria: Json, *, by: str, dry_run: bool) -> Json:
         """Forget the messages that the criteria of a Selection name. Returns the counts of rows."""

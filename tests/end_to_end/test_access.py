@@ -118,6 +118,8 @@ def routes(scope: tuple[str, str], message: int = 1, trace: str = str(uuid.UUID(
         ("POST", f"/v1/partition/{upper}/instance/{instance}/chat/completions"),
         *(("GET", f"{spelled}/{rest}") for rest in in_scope),
         ("POST", f"{spelled}/recall"),
+        ("POST", f"{spelled}/mcp"),
+        ("POST", f"/partition/{partition}/instance/{instance}/v1/mcp"),
         ("PUT", f"{spelled}/recall"),
         ("POST", f"{spelled}/embeddings"),
         ("POST", f"{spelled}/responses"),
