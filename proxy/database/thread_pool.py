@@ -62,7 +62,7 @@ class ThreadPool:
         when late work occupies every thread. Work that has started by then runs to its end; work still queued is
         dropped.
         """
-        if self._is_stuck:
+        if self.is_stuck:
             raise DeadlineExceeded
         job = _Job(work)
         result = asyncio.wrap_future(job.future)
@@ -80,7 +80,7 @@ class ThreadPool:
             if not job.future.cancel() and not job.future.done():
                 self._late.add(job.future)
                 job.future.add_done_callback(self._late.discard)
-                if self._is_stuck:
+                if self.is_stuck:
                     self.give_up()
 
     def give_up(self) -> None:
@@ -108,7 +108,8 @@ class ThreadPool:
             self._queue.put(None)
 
     @property
-    def _is_stuck(self) -> bool:
+    def is_stuck(self) -> bool:
+        """Whether late work occupies every thread."""
         return len(self._late) >= self._size
 
     async def _until_done(self, job: _Job[Any], result: asyncio.Future[Any], seconds: float | None) -> None:

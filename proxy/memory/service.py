@@ -220,6 +220,9 @@ class MemoryService:
                 parts["recall"] = await self._checking.run(partial(recall_health, vector, model), STORE_SECONDS)
             except DeadlineExceeded:
                 parts["recall"] = "its query does not end in time"
+        for part, pool in (("recall", self._recalling), ("storing", self._storing)):
+            if pool.is_stuck:
+                parts[part] = "all its threads stand still"
         return parts, versions
 
     async def tell_what_waits(self) -> None:

@@ -111,7 +111,9 @@ def test_a_server_stops_while_a_page_waits_for_the_database(server: Server, star
     """The server uses an external database, which outlives it."""
     where = embedded_location(server.home)
     conninfo = make_conninfo(host=where.host, port=where.port, user=where.user, dbname=where.dbname)
-    other = start_server({"RESERVOIR_SHUTDOWN_SECONDS": "1"}, database_url=conninfo)
+    secret = (server.home / "secret_key").read_text().strip()
+    settings = {"RESERVOIR_SHUTDOWN_SECONDS": "1", "RESERVOIR_SECRET_KEY": secret}
+    other = start_server(settings, database_url=conninfo)
     with logged_in(other.url, server.home) as client, ThreadPoolExecutor(1) as pool:
         with psycopg.connect(conninfo) as connection:
             connection.execute("LOCK TABLE conversations_exchange")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -80,7 +81,12 @@ def test_metrics_are_not_for_those_who_come_through_a_proxy(server: Server, head
 def test_the_log_can_be_json(start_beside: StartServer) -> None:
     server = start_beside({"RESERVOIR_LOG_FORMAT": "json"})
     ask(server, "Never logged")
-    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
-    access = [line for line in lines if line["logger"] == "reservoir.access" and "chat" in line["path"]]
+
+    def access_lines() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["logger"] == "reservoir.access" and "chat" in line["path"]]
+
+    eventually(lambda: bool(access_lines()))  # it is written after the answer
+    access = access_lines()
     assert [(line["method"], line["status"], line["level"]) for line in access] == [("POST", 200, "INFO")]
     assert "Never logged" not in server.log
