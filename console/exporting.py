@@ -14,6 +14,9 @@ from django.db import connection
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 
+from access import audit
+from access.audit import Action
+from console.access.who import who
 from console.search.place import Place, asked_place
 from console.visible import require, visible
 from conversations.archive.markdown import as_markdown
@@ -57,6 +60,10 @@ def export_page(request: HttpRequest) -> Download:
         messages = messages.filter(pk__in=Message.objects.matching(term).values("pk"))
     elif format_ == "jsonl":
         bare = _exchanges(visible(request, Exchange.objects.filter(messages=None)), place)
+    partition_name = place.partition.name if place.partition else ""
+    instance_name = place.instance.name if place.instance else ""
+    details = {"format": format_, "found by words": bool(term)}
+    audit.record(Action.EXPORTED, who(request), partition=partition_name, instance=instance_name, details=details)
     response = Download(_streamed(lambda: write(export_rows(messages, bare))), content_type=kind)
     names = [one.name for one in (place.partition, place.instance) if one]
     response.headers["Content-Disposition"] = f'attachment; filename="{_file_name(names, found=bool(term))}.{suffix}"'

@@ -12,6 +12,8 @@ from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from access.audit import Action, record
+from console.access.who import who
 from console.forgetting.audit import audit
 from console.forgetting.criteria import Criteria, asked_form, chosen
 from console.forgetting.seal import seal, unseal
@@ -129,6 +131,8 @@ def _forget(request: HttpRequest) -> HttpResponse:
         problem = "Meanwhile something has been added or removed. This would be removed now."
         return _show(request, form=Criteria(request), selection=selection, counts=changed.counts, problem=problem)
     counted = asdict(gone)
+    scope = {"partition": selection.partition or "", "instance": selection.instance or ""}
+    record(Action.FORGOTTEN, who(request), **scope, details={"messages": gone.messages, "exchanges": gone.exchanges})
     told = ", ".join(f"{counted[key]} {_label(key, counted[key])}" for key in ("messages", "embeddings", "exchanges"))
     messages.success(request, f"Forgotten: {told}.")
     return HttpResponseRedirect(reverse("admin:prune"))

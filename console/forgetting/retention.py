@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
+from access import audit
+from access.audit import Action
 from console import safe_text
+from console.access.who import who
 from console.visible import require, visible
 from conversations.models import Partition
 from conversations.numbers import whole_number
@@ -28,6 +33,7 @@ def retention(request: HttpRequest, pk: int) -> HttpResponse:
     else:
         partition.keep_days = int(days) if days else None
         partition.save(update_fields=["keep_days"])
+        _note(request, partition, {"keep_days": partition.keep_days})
         kept = f"keeps messages for {days} days" if days else "keeps everything"
         messages.success(request, f"{safe_text.shown(partition.name)} {kept}; manage.py prune --retention applies it.")
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
@@ -45,6 +51,11 @@ def remember(request: HttpRequest, pk: int) -> HttpResponse:
     else:
         partition.remember = chosen
         partition.save(update_fields=["remember"])
+        _note(request, partition, {"remember": chosen})
         what = Remember(chosen).label
         messages.success(request, f"{safe_text.shown(partition.name)} remembers {what}, within some seconds.")
     return HttpResponseRedirect(reverse("admin:conversations_partition_change", args=[pk]))
+
+
+def _note(request: HttpRequest, partition: Partition, setting: dict[str, Any]) -> None:
+    audit.record(Action.SETTINGS_CHANGED, who(request), partition=partition.name, details=setting)
