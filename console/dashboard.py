@@ -19,7 +19,7 @@ from console.charts import Series
 from console.pages import page
 from console.visible import allowed_partitions, may, visible
 from conversations.models import EmbeddingModel, Exchange, Instance, Partition
-from conversations.states import MemoryState
+from conversations.states import Ended, MemoryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,16 @@ WHERE created >= %(since)s AND (%(allowed)s::bigint[] IS NULL OR instance_id IN 
     SELECT id FROM conversations_instance WHERE partition_id = ANY(%(allowed)s)))
 """
 
+FAILED = f"('{Ended.FAILED.value}', '{Ended.CUT.value}')"
+FAILED_OR_INTERRUPTED = f"('{Ended.FAILED.value}', '{Ended.CUT.value}', '{Ended.INTERRUPTED.value}')"
+
 SUMS = f"""
 SELECT date_bin(%(slot)s, created, %(since)s), provider,
        count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost), 0),
-       count(*) FILTER (WHERE ended IN ('failed', 'cut', 'interrupted')),
-       count(*) FILTER (WHERE ended IN ('failed', 'cut')),
-       count(*) FILTER (WHERE memories > 0), count(*) FILTER (WHERE memory = 'degraded'), max(created)
+       count(*) FILTER (WHERE ended IN {FAILED_OR_INTERRUPTED}),
+       count(*) FILTER (WHERE ended IN {FAILED}),
+       count(*) FILTER (WHERE memories > 0),
+       count(*) FILTER (WHERE memory = '{MemoryState.DEGRADED.value}'), max(created)
 {OF_WINDOW} GROUP BY 1, 2
 """
 

@@ -17,8 +17,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db.models import BinaryField
 
 from conversations import leb128
-
-Json = dict[str, Any]
+from conversations.turns import Json
 
 ARMS = (
     "vector",

@@ -20,13 +20,13 @@ from pydantic import Field
 
 from access.audit import Action
 from access.rights import Right
+from conversations.turns import Json
 from proxy import pipeline, runtime
 from proxy.authorization import note, require
 from proxy.call import Call
 from proxy.errors import ReservoirError
 from proxy.mcp.assistant import Assistant
 
-Json = dict[str, Any]
 AssistantOf = Callable[[Context[Any, Any]], Assistant]
 
 MOST_LATEST = 100

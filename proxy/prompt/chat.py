@@ -13,11 +13,11 @@ from datetime import datetime
 from json.decoder import JSONDecodeError
 from typing import Any, Literal, Protocol
 
+from conversations.turns import Json as Json  # re-exported
 from proxy.errors import BadRequest
 from proxy.prompt.json_cost import is_costly
 from proxy.prompt.json_spans import Span, object_with_spans
 
-Json = dict[str, Any]
 # Where the memories stand: in a message of this role before the last user message, or inside that message.
 MemoryRole = Literal["inside", "system", "user"]
 

@@ -7,13 +7,12 @@ towards too few: a count that is too high would refuse or cut requests that a pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conversations.shapes import is_run
+from conversations.turns import Count as Count  # re-exported
 from proxy.prompt.chat import Chat, ChatMessage, Json
-
-Count = Callable[[str], int]
 
 DEFINITIONS = ("response_format", "text", "functions", "tools")  # the fields of a request that hold some
 
