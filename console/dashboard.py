@@ -18,6 +18,7 @@ from console import charts, storage
 from console.charts import Series
 from console.pages import page
 from console.visible import allowed_partitions, may, visible
+from console.welcome import first_steps
 from conversations.models import EmbeddingModel, Exchange, Instance, Partition
 from conversations.states import Ended, MemoryState
 
@@ -157,6 +158,7 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
         embedder=settings.RESERVOIR_EMBEDDER,
         models=list(EmbeddingModel.objects.all()),
         empty=not Instance.objects.exists(),
+        first_steps=first_steps(request),
     )
 
 

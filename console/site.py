@@ -27,6 +27,7 @@ PAGES = (
     ("prune/retention/<int:pk>/", "retention", "console.forgetting.retention.retention", ""),
     ("prune/remember/<int:pk>/", "remember", "console.forgetting.retention.remember", ""),
     ("playground/", "playground", "console.playground.playground", "view_message"),
+    ("demo/", "demo", "console.welcome.fill_demo", ""),
     ("export/", "export", "console.exporting.export_page", ""),
     ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )
