@@ -17,6 +17,7 @@ from django.conf import settings
 
 from conversations.backlog import embed
 from conversations.embedders.base import Embedder
+from conversations.embedding import model_of
 from conversations.messages import add_messages
 from conversations.models import Message
 from conversations.querysets import Scope
@@ -98,6 +99,7 @@ def imported(conversations: Sequence[Conversation], embedder: Embedder, progress
                 embed=False,
             )
             ids |= zip(stored, (said.id for said in conversation.messages), strict=True)
+        model_of(embedder)  # vectors are written only for a model that has a row
         waiting = Message.objects.filter(pk__in=ids).order_by("pk")
         for start in range(0, len(ids), BATCH):
             batch = list(waiting[start : start + BATCH])

@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from conversations.backlog import work_off
 from conversations.embedders.local import LocalEmbedder
+from conversations.embedding import active_model
 from conversations.management.terminal import moment, safe, size
 from conversations.messages import add_messages
 from conversations.models import AuditEntry, Message, Partition
@@ -236,6 +237,7 @@ def test_search_finds_by_words_and_by_meaning(run: Run) -> None:
     say("the cat sat on the mat", "fine", "invoices are due in March")
     found = json.loads(run("search", "mats", "--json"))
     assert [message["content"] for message in found] == ["the cat sat on the mat"]
+    active_model()  # this database may not have its row yet
     embedder = LocalEmbedder()
     while work_off(embedder):
         pass

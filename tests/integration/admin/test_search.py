@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from conversations.backlog import work_off
-from conversations.embedding import in_use
+from conversations.embedding import active_model, in_use
 from conversations.querysets import Scope
 from tests.integration.admin.data import exchange, said, staff
 from tests.integration.admin.pages import HOME, WORK, browser, text
@@ -30,6 +30,7 @@ def bees() -> None:
     exchange(HOME, "My bees swarmed early.", "Oh.")
     exchange(HOME, "My bees gave honey lately.", "Nice.", minutes=2 * DAY)
     exchange(WORK, "The bees of the office left.", "Pity.")
+    active_model()  # this database may not have its row yet
     while work_off(in_use()):
         pass
 
