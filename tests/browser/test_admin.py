@@ -112,7 +112,7 @@ def test_the_count_of_a_selection_loads_after_its_page_even_without_scripts(
         log_in(page, login)
         page.goto("/admin/prune/")
         page.get_by_label("Partition").fill("garden")
-        page.get_by_label("Instance").fill(f"scripts-{scripts}")
+        page.get_by_label("Conversation").fill(f"scripts-{scripts}")
         page.get_by_label("Role").select_option("assistant")
         page.get_by_role("button", name="See what would go").click()
         if not scripts:

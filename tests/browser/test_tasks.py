@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import story
 from tests.browser.conftest import log_in
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -24,10 +25,17 @@ class Clicks:
         place.click()
 
 
-def test_why_an_answer_said_something_and_forgetting_it_takes_three_clicks(page: Page) -> None:
+def test_why_an_answer_said_something_and_forgetting_it_takes_three_clicks(
+    page: Page, server: Server, provider: FakeProvider
+) -> None:
+    gift = story.Teller(server, provider, ("gifts", "ann"))
+    gift.say("Ann collects old maps of Lisbon.", "What a nice hobby.")
+    for number in range(10):  # the latest messages are added whole
+        gift.say(f"The parcel with number {number} has arrived.", "Noted.")
+    gift.say("Which present would Ann like, who collects old maps?", "An old map of Lisbon.")
     clicks = Clicks(page)
-    clicks.on(page.get_by_role("link", name="Which restaurant should I book"))
-    clicks.on(page.locator(".recalled", has_text="We booked a small hotel").get_by_role("link", name="forget"))
+    clicks.on(page.get_by_role("link", name="Which present would Ann like"))
+    clicks.on(page.locator(".recalled", has_text="Ann collects old maps").get_by_role("link", name="forget"))
     clicks.on(page.get_by_role("button", name="Forget for good"))
     expect(page.locator(".messagelist")).to_contain_text("Forgotten: 1 message")
     assert clicks.count == 3
