@@ -9,7 +9,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import story
 from tests.browser.conftest import log_in
-from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -23,22 +22,6 @@ class Clicks:
     def on(self, place: Locator) -> None:
         self.count += 1
         place.click()
-
-
-def test_why_an_answer_said_something_and_forgetting_it_takes_three_clicks(
-    page: Page, server: Server, provider: FakeProvider
-) -> None:
-    gift = story.Teller(server, provider, ("gifts", "ann"))
-    gift.say("Ann collects old maps of Lisbon.", "What a nice hobby.")
-    for number in range(10):  # the latest messages are added whole
-        gift.say(f"The parcel with number {number} has arrived.", "Noted.")
-    gift.say("Which present would Ann like, who collects old maps?", "An old map of Lisbon.")
-    clicks = Clicks(page)
-    clicks.on(page.get_by_role("link", name="Which present would Ann like"))
-    clicks.on(page.locator(".recalled", has_text="Ann collects old maps").get_by_role("link", name="forget"))
-    clicks.on(page.get_by_role("button", name="Forget for good"))
-    expect(page.locator(".messagelist")).to_contain_text("Forgotten: 1 message")
-    assert clicks.count == 3
 
 
 def test_last_weeks_messages_on_a_topic_are_found_by_meaning_in_three_clicks(page: Page) -> None:
