@@ -88,7 +88,7 @@ def seconds(values: list[float]) -> str:
 
 
 async def answered_with_memory(ledger: Ledger, count: int) -> None:
-    """Wait for so many more exchanges with memory."""
+    """Wait for `count` more exchanges with memory."""
     begun = len(ledger.asked)
     while sum(one.answer is not None and one.memory == "on" for one in ledger.asked[begun:]) < count:  # noqa: ASYNC110
         await asyncio.sleep(0.02)

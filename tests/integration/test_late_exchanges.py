@@ -91,7 +91,7 @@ def left(scope: Scope, exchanges: Sequence[Said]) -> list[Any]:
 
 
 def conversation(scope: Scope, windows: Sequence[int], begin: datetime, *, texts: Sequence[str] = ()) -> list[Said]:
-    """A client that has one conversation and resends so many of its turns each time."""
+    """A client with one conversation. Each request resends the number of turns that `windows` has for it."""
     history: list[Json] = []
     exchanges = []
     for number, window in enumerate(windows):

@@ -24,7 +24,7 @@ SCOPE = Scope("tests", "servers")
 
 
 def process(*, silent: float = 0, **told: object) -> uuid.UUID:
-    """A process that was heard of so many seconds ago."""
+    """A process that was last seen `silent` seconds ago."""
     now = servers._now()
     values = {"name": "other", "home": "/data", "secret": hosts.this_host().secret, "started": now, **told}
     row = ServerProcess.objects.create(id=uuid.uuid4(), seen=now - timedelta(seconds=silent), **values)
@@ -32,7 +32,7 @@ def process(*, silent: float = 0, **told: object) -> uuid.UUID:
 
 
 def opened_by(process_id: uuid.UUID | None, *, minutes: float = 2) -> actions.Asked:
-    """An exchange that this process opened so many minutes ago."""
+    """An exchange that this process opened `minutes` ago."""
     asked = replace(ask([]), trace_id=uuid.uuid4(), scope=SCOPE, served_by=process_id, turns=())
     actions.open_exchange(asked=asked)
     Exchange.objects.filter(trace_id=asked.trace_id).update(created=timezone.now() - timedelta(minutes=minutes))
