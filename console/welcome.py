@@ -9,7 +9,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 
-from conversations.embedding import in_use
 from conversations.models import Instance
 from conversations.querysets import Scope
 from proxy.demo.tour import fill
@@ -46,6 +45,6 @@ def fill_demo(request: HttpRequest) -> HttpResponseRedirect:
         raise PermissionDenied
     rows = Instance.objects.filter(partition__name=DEMO.partition, name=DEMO.instance)
     if not rows.exists():
-        fill(DEMO, in_use)
+        fill(DEMO)
         messages.success(request, "The demo is filled. Forget its partition when you have seen enough.")
     return HttpResponseRedirect(reverse("admin:conversations_instance_change", args=[rows.get().pk]))

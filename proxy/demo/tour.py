@@ -68,7 +68,7 @@ async def tour(scope: Scope, began: Callable[[], object]) -> AsyncGenerator[Stop
         environment = {key: value for key, value in os.environ.items() if key != "RESERVOIR_PROVIDERS"}
         running = await runtime.start(environment | {"RSV_OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": ""})
         try:
-            await asyncio.to_thread(_fill_and_leave, scope, running.memory.embedder)
+            await asyncio.to_thread(_fill_and_embed, scope, running.memory.embedder)
             began()
             for question in QUESTIONS:
                 yield await _ask(scope, question, running, received)
@@ -76,14 +76,14 @@ async def tour(scope: Scope, began: Callable[[], object]) -> AsyncGenerator[Stop
             await running.stop()
 
 
-def _fill_and_leave(scope: Scope, embedder: Callable[[], Embedder]) -> None:
-    """fill(), on a thread that has no further use for its database connection."""
-    fill(scope, embedder)
+def _fill_and_embed(scope: Scope, embedder: Callable[[], Embedder]) -> None:
+    """Store Mira's history with its vectors, on a thread that has no further use for its database connection."""
+    backlog.embed(embedder(), list(Message.objects.filter(pk__in=fill(scope))))
     connection.close()
 
 
-def fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
-    """Store Mira's history, with vectors, in a scope. Blocks."""
+def fill(scope: Scope) -> list[int]:
+    """Store Mira's history in a scope; a worker makes the vectors. Returns the messages' ids. Blocks."""
     today = timezone.now().date()
     turns = []
     for each in HISTORY:
@@ -93,8 +93,7 @@ def fill(scope: Scope, embedder: Callable[[], Embedder]) -> None:
             payload = {"role": role, "content": text}
             turns.append((Turn.from_payload(json.dumps(payload), payload), asked + timedelta(seconds=later)))
     count = tokens.counter(MODEL).count
-    ids = add_messages(scope=scope, messages=turns, count=count, embed=False)
-    backlog.embed(embedder(), list(Message.objects.filter(pk__in=ids)))
+    return add_messages(scope=scope, messages=turns, count=count)
 
 
 async def _ask(scope: Scope, question: str, running: runtime.Runtime, received: list[Json]) -> Stop:
