@@ -71,6 +71,13 @@ def log_in(page: Page, login: tuple[str, str]) -> None:
     page.get_by_role("navigation", name="Pages").wait_for()
 
 
+def open_last_exchange(page: Page) -> None:
+    """Open the story's last exchange, from the dashboard by the list: other tests' exchanges may be later."""
+    page.goto("/admin/")
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Exchanges").click()
+    page.get_by_role("link", name="Which restaurant should I book").first.click()
+
+
 @pytest.fixture
 def page(browser: Browser, server: Server, login: tuple[str, str]) -> Iterator[Page]:
     with browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 860}) as context:

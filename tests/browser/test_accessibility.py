@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from tests.browser import story
-from tests.browser.conftest import log_in
+from tests.browser.conftest import log_in, open_last_exchange
 from tests.server import Server
 
 SERIOUS = {"serious", "critical"}
@@ -18,8 +18,7 @@ RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "
 
 def addresses(page: Page) -> list[str]:
     """One of each kind of page."""
-    page.goto("/admin/")
-    page.get_by_role("link", name="Which restaurant should I book").click()
+    open_last_exchange(page)
     exchange = page.url
     message = str(page.locator(".recalled").first.get_by_role("link", name="open").get_attribute("href"))
     forget = str(page.locator(".recalled", has_text=story.SECRET).locator("a.bad").get_attribute("href"))

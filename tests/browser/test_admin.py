@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import story
-from tests.browser.conftest import log_in
+from tests.browser.conftest import log_in, open_last_exchange
 from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
@@ -21,14 +21,8 @@ HOSTILE = (
 )
 
 
-def ask_about(page: Page) -> None:
-    """Open the story's last exchange, starting from the dashboard."""
-    page.goto("/admin/")
-    page.get_by_role("link", name="Which restaurant should I book").click()
-
-
 def test_why_an_answer_mentions_something_is_found_from_the_first_page(page: Page) -> None:
-    ask_about(page)
+    open_last_exchange(page)
     expect(page.get_by_role("heading", name="Why did the model say that?")).to_be_visible()
     answer = page.locator("article.turn.assistant").first
     expect(answer.locator("mark", has_text="shellfish")).to_be_visible()
@@ -136,7 +130,7 @@ def test_a_failed_count_says_so_and_can_be_retried(page: Page) -> None:
 
 def test_the_copied_curl_runs_and_adds_no_memory(page: Page, provider: FakeProvider) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    ask_about(page)
+    open_last_exchange(page)
     page.get_by_role("button", name="Copy curl without memory").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     command: str = page.evaluate("navigator.clipboard.readText()")
@@ -224,7 +218,7 @@ def test_pages_fit_the_window_in_light_and_dark(  # and have their picture taken
         page = context.new_page()
         log_in(page, login)
         addresses = {"dashboard": "/admin/", "exchanges": "/admin/conversations/exchange/"}
-        ask_about(page)
+        open_last_exchange(page)
         addresses["exchange"] = page.url
         addresses["forget"] = str(
             page.locator(".recalled", has_text=story.SECRET).locator("a.bad").get_attribute("href")

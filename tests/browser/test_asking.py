@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import story
+from tests.browser.conftest import open_last_exchange
 from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
 from tests.server import Server
@@ -46,8 +47,7 @@ def test_the_playground_shows_what_was_recalled_and_stores_nothing_unless_asked_
 def test_an_exchange_is_asked_again_with_and_without_memory_side_by_side(
     page: Page, server: Server, provider: FakeProvider, stored: int
 ) -> None:
-    page.goto("/admin/")
-    page.get_by_role("link", name="Which restaurant should I book").click()
+    open_last_exchange(page)
     before = len(provider.requests)
     page.get_by_label("Key for").fill("sk-of-the-page")
     page.get_by_role("button", name="Ask with and without memory").click()

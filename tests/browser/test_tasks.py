@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import story
-from tests.browser.conftest import log_in
+from tests.browser.conftest import log_in, open_last_exchange
+from tests.fake_provider.provider import FakeProvider
 from tests.server import Server
 
 
@@ -22,6 +23,22 @@ class Clicks:
     def on(self, place: Locator) -> None:
         self.count += 1
         place.click()
+
+
+def test_why_an_answer_said_something_and_forgetting_it_takes_three_clicks(
+    page: Page, server: Server, provider: FakeProvider
+) -> None:
+    gift = story.Teller(server, provider, ("gifts", "ann"))
+    gift.say("Ann collects old maps of Lisbon.", "What a nice hobby.")
+    for number in range(10):  # the latest messages are added whole
+        gift.say(f"The parcel with number {number} has arrived.", "Noted.")
+    gift.say("Which present would Ann like, who collects old maps?", "An old map of Lisbon.")
+    clicks = Clicks(page)
+    clicks.on(page.get_by_role("link", name="Which present would Ann like"))
+    clicks.on(page.locator(".recalled", has_text="Ann collects old maps").get_by_role("link", name="forget"))
+    clicks.on(page.get_by_role("button", name="Forget for good"))
+    expect(page.locator(".messagelist")).to_contain_text("Forgotten: 1 message")
+    assert clicks.count == 3
 
 
 def test_last_weeks_messages_on_a_topic_are_found_by_meaning_in_three_clicks(page: Page) -> None:
@@ -104,7 +121,6 @@ def test_on_a_phone_lists_are_cards_that_name_their_figures(
 
 
 def test_the_page_of_an_exchange_with_many_candidates_stays_short(page: Page) -> None:
-    page.goto("/admin/")
-    page.get_by_role("link", name="Which restaurant should I book").click()
+    open_last_exchange(page)
     expect(page.locator(".ledger tbody tr").nth(20)).to_be_attached()
     assert page.evaluate("document.documentElement.scrollHeight") <= 2500
