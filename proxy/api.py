@@ -20,7 +20,8 @@ from ninja.errors import ValidationError
 
 from access.rights import Right
 from proxy import background, pipeline, runtime
-from proxy.authorization import caller, needs, needs_any, needs_scope
+from proxy.admission.gate import caller_of
+from proxy.authorization import needs, needs_any, needs_scope
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH, refusal
@@ -113,7 +114,8 @@ async def no_recall(request: HttpRequest, partition: Path[str], instance: Path[s
 @router.api_operation(ALL, MCP, auth=needs_scope(), include_in_schema=False)
 async def mcp(request: HttpRequest, partition: Path[str], instance: Path[str]) -> HttpResponseBase:
     """The memory of the scope as MCP tools, each of which asks for its own right."""
-    assistant = Assistant(_call(request, partition, instance).scope, caller(request))
+    call = _call(request, partition, instance)
+    assistant = Assistant(call.scope, call.caller)
     return _encode(await http.answer(cast(ApiRequest, request), assistant))
 
 
@@ -226,7 +228,7 @@ def _call(request: HttpRequest, partition: str, instance: str) -> Call:
         body=request.file,
         budget=settings.RESERVOIR_MEMORY_BUDGET,
         closing=request.closing,
-        caller=caller(request),
+        caller=caller_of(request.scope),
     )
 
 
