@@ -102,8 +102,9 @@ class RememberedExchange:
         for memory already.
         """
         request = self._request
-        if request.options.recall or request.options.store:
-            self._service.admit()
+        if not (request.options.recall or request.options.store):
+            return
+        self._service.admit()
         if polls and not rule and await self._service.is_poll(request.chat, request.scope):
             rule = REPEATED
         if rule and await self._service.rules_act(request.scope):

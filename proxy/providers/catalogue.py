@@ -5,10 +5,12 @@ Nothing here uses the network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
+from typing import Any
 
 from genai_prices import Usage, data_snapshot
 from genai_prices.types import ModelInfo
@@ -47,11 +49,25 @@ def cost(
 ) -> Decimal | None:
     """US dollars at today's price; None where no price is known."""
     known = _look_up(catalogue, model)
+    prices = vars(known.get_prices(datetime.now(UTC))) if known else {}
     # A few models are priced by the hour or the page only; their tokens are not free.
-    if catalogue is None or known is None or "input_mtok" not in vars(known.get_prices(datetime.now(UTC))):
+    if catalogue is None or known is None or "input_mtok" not in prices:
         return None
+    if flat := _flat(prices):  # almost every model; the library's general way takes as long as all of our routing
+        return flat.cost(input_tokens, output_tokens, cached_tokens)
     usage = Usage(input_tokens=input_tokens, cache_read_tokens=cached_tokens, output_tokens=output_tokens)
     return known.calc_price(usage, _catalogues()[catalogue]).total_price
+
+
+def _flat(prices: Mapping[str, Any]) -> Price | None:
+    """The prices of a model that charges for each token alone, and the same for each; None for others."""
+    if "requests_kcount" in prices:
+        return None
+    fresh, output = prices["input_mtok"], prices.get("output_mtok")
+    cached = prices.get("cache_read_mtok", fresh)
+    if isinstance(fresh, Decimal) and isinstance(cached, Decimal) and isinstance(output, Decimal):
+        return Price(fresh, cached, output)
+    return None
 
 
 @cache
