@@ -1,4 +1,4 @@
-"""What exchanges used and cost in a span of time, by partition, provider, model and day; also as CSV."""
+"""What exchanges used and cost in a span of time, by partition, provider, model, access key and day; also as CSV."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
+from access.usage import usage_by
+from console.access.who import may_see_keys
 from console.pages import page
 from console.visible import require, visible
 from conversations.models import Exchange
-from conversations.usage import DIMENSIONS, as_csv, total, usage
+from conversations.usage import DIMENSIONS, as_csv, total
 
 SPANS = {"today": "today", "yesterday": "yesterday", "week": "7 days", "month": "30 days"}
 SHOWN = 200  # rows of the page; the file has all
@@ -22,9 +24,10 @@ def usage_page(request: HttpRequest) -> HttpResponse:
     require(request, "view_exchange")
     span = request.GET.get("span", "")
     span = span if span in SPANS else "week"
-    by = [name for name in DIMENSIONS if name in request.GET.getlist("by")] or ["partition", "model"]
+    offered = [name for name in DIMENSIONS if name != "key" or may_see_keys(request)]
+    by = [name for name in offered if name in request.GET.getlist("by")] or ["partition", "model"]
     since, before = _bounds(span, timezone.now())
-    rows = usage(visible(request, Exchange.objects.filter(created__gte=since, created__lt=before)), by)
+    rows = usage_by(visible(request, Exchange.objects.filter(created__gte=since, created__lt=before)), by)
     if request.GET.get("format") == "csv":
         name = f"usage-{since:%Y-%m-%d}-{span}.csv"
         return HttpResponse(
@@ -36,7 +39,7 @@ def usage_page(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {
         "spans": [(key, title, key == span) for key, title in SPANS.items()],
         "span": span,
-        "dimensions": [(name, name in by) for name in DIMENSIONS],
+        "dimensions": [(name, name in by) for name in offered],
         "by": by,
         "rows": shown,
         "more": len(rows) - len(shown),

@@ -61,6 +61,7 @@ class Asked:
     memory: str = MemoryState.ON
     ledger: Ledger | None = None
     rule: str = ""  # the name of the rule that held; its turns are left out
+    key_id: str = ""  # the public id of the access key
     served_by: uuid.UUID | None = None  # the process that is to end it, see servers.py
     dialect: str = CHAT_COMPLETIONS
     follows: str = ""  # the provider's id of the answer or the conversation that the request continues
@@ -143,6 +144,7 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
         memories=len(asked.ledger.message_ids) if asked.ledger else 0,
         memory_tokens=asked.ledger.tokens if asked.ledger else 0,
         rule=asked.rule,
+        key_id=asked.key_id,
         served_by=asked.served_by,
         parameters=asked.parameters,
         prompts=[list(prompt) for prompt in asked.prompts],

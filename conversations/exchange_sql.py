@@ -131,6 +131,7 @@ def _opening(asked: Asked, count: Count, replayed: bool, vector: QuestionVector 
         "streamed": asked.streamed,
         "memory": asked.memory,
         "rule": asked.rule,
+        "key_id": asked.key_id,
         "served_by": asked.served_by,
         "memories": len(ledger.message_ids) if ledger else 0,
         "memory_tokens": ledger.tokens if ledger else 0,
@@ -349,12 +350,12 @@ WITH RECURSIVE {scope}, {place}, {embedding_model}new AS MATERIALIZED (
     SELECT place.known || array_agg(new.id ORDER BY new.at) AS ids FROM place CROSS JOIN new GROUP BY place.known
 ), opened AS (
     INSERT INTO conversations_exchange (
-        trace_id, instance_id, created, served_by, dialect, model, provider, streamed, ended, finish_reason, error,
-        timings, memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
+        trace_id, instance_id, created, key_id, served_by, dialect, model, provider, streamed, ended, finish_reason,
+        error, timings, memory, rule, memories, memory_tokens, parameters, prompts, request_ids, left_out, question_id
     )
-    SELECT %(trace_id)s, scope.id, scope.moment, %(served_by)s::uuid, %(dialect)s, %(model)s, %(provider)s,
-           %(streamed)s, 'open', '', '', '{{}}', %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s, %(parameters)s,
-           %(prompts)s::jsonb, sent.ids, %(left_out)s::int[], sent.ids[%(question)s]
+    SELECT %(trace_id)s, scope.id, scope.moment, %(key_id)s, %(served_by)s::uuid, %(dialect)s, %(model)s,
+           %(provider)s, %(streamed)s, 'open', '', '', '{{}}', %(memory)s, %(rule)s, %(memories)s, %(memory_tokens)s,
+           %(parameters)s, %(prompts)s::jsonb, sent.ids, %(left_out)s::int[], sent.ids[%(question)s]
     FROM scope CROSS JOIN sent
     RETURNING id, instance_id, question_id
 ), messages AS (

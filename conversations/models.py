@@ -106,6 +106,7 @@ class Exchange(models.Model):
     memory = models.CharField(max_length=8, default=states.MemoryState.ON)  # a MemoryState
     memories = models.PositiveIntegerField(default=0)  # how many stored messages were shown; the ledger names them
     memory_tokens = models.PositiveIntegerField(default=0)
+    key_id = models.TextField(blank=True, default="", db_default="")  # the public id of the access key, if it had one
     rule = models.TextField(blank=True)  # the rule that held: no person made it, and its messages are not stored
 
     # The request as sent: `parameters` without its messages, which are ids of stored ones and texts of system prompts.
@@ -133,6 +134,7 @@ class Exchange(models.Model):
             models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
             models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
             models.Index(fields=["-created", "-id"], name="exchange_by_rule", condition=~Q(rule="")),
+            models.Index(fields=["key_id", "-created", "-id"], name="exchange_by_key", condition=~Q(key_id="")),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
             models.Index(fields=["instance", "response_id"], name="exchange_by_response", condition=~Q(response_id="")),
             models.Index(fields=["instance", "follows"], name="exchange_by_what_follows", condition=~Q(follows="")),

@@ -1,4 +1,4 @@
-"""What exchanges used, and what they cost: sums by day, partition, provider and model."""
+"""What exchanges used, and what they cost: sums by day, partition, provider, model and access key."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ DIMENSIONS: dict[str, Any] = {
     "partition": F("instance__partition__name"),
     "provider": F("provider"),
     "model": F("model"),
+    "key": F("key_id"),  # its public id; empty without one
 }
 SUMS: dict[str, Any] = {
     "exchanges": Count("id"),

@@ -49,7 +49,9 @@ async def complete(call: Call, dialect: Dialect, run: Runtime) -> Outcome:
     constraints = _constraints(target, dialect, run, budget=call.budget)
     await call.offload(admit, chat, constraints.limit, constraints.count)
 
-    request = Request(call.trace_id, call.scope, call.options, chat, target, constraints.count, call.traceparent)
+    request = Request(
+        call.trace_id, call.scope, call.options, chat, target, constraints.count, call.caller.key_id, call.traceparent
+    )
     exchange = RememberedExchange(run.memory, request)
     await exchange.decide(run.rules.holding(chat, call.headers), polls=run.rules.polls)
     injection = await _enrich(call, exchange, chat, constraints, watch)

@@ -43,6 +43,11 @@ class ForUnlimited(ModelAdmin):
         return allowed_partitions(request) is None and super().has_delete_permission(request, obj)
 
 
+def may_see_keys(request: HttpRequest) -> bool:
+    """Whether pages about exchanges tell which access keys they came with."""
+    return allowed_partitions(request) is None
+
+
 def who(request: HttpRequest) -> Who:
     return Who(actor=request.user.get_username(), address=request.META.get("REMOTE_ADDR") or "")
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
+from access.usage import title
 from console import safe_text
+from console.access.who import may_see_keys
 from console.charts import Bar, waterfall
 from console.exchange import ledger
 from console.exchange.curl import base_url, curl
@@ -54,6 +56,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         title="Why did the model say that?",
         trail=to_instance(instance),
         exchange=exchange,
+        key=title(exchange.key_id) if may_see_keys(request) else "",
         instance=instance,
         answers=[(answer, _answer(answer, echoes)) for answer in answers],
         question=next((turn for turn in reversed(sent.turns) if turn.role == "user"), None),

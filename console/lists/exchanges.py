@@ -11,12 +11,14 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from console import tags
+from console.access.who import may_see_keys
 from console.exchange import page as exchange_page
 from console.lists.base import ReadOnly
 from console.lists.columns import SNIPPET, ended_badge, scope_link
 from console.lists.filters import (
     InInstance,
     InPartition,
+    KeyName,
     Memory,
     ModelName,
     PartitionName,
@@ -37,6 +39,7 @@ class ExchangeAdmin(ReadOnly):
     list_select_related = ("instance__partition",)
     list_filter = (
         InPartition, InInstance, "ended", Memory, "created", Provider, ModelName, Status, RuleName, PartitionName,
+        KeyName,
     )  # fmt: skip
     search_fields = ("trace_id",)
     search_help_text = "Trace id, or words of the question (searches the latest matches)"
@@ -46,6 +49,9 @@ class ExchangeAdmin(ReadOnly):
         """Only users who may view messages see the question."""
         reads = may(request, "view_message")
         return self.list_display if reads else tuple(name for name in self.list_display if name != "asked")
+
+    def get_list_filter(self, request: HttpRequest) -> tuple[Any, ...]:
+        return tuple(each for each in self.list_filter if each is not KeyName or may_see_keys(request))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).annotate(question_text=Left("question__content", SNIPPET))

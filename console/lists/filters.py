@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from access.usage import ids_of
 from console import safe_text
 from console.visible import instances_of, visible
 from conversations.models import Instance, Partition
@@ -107,6 +108,17 @@ class Status(Typed):
             return queryset.none()
         # Failures have an index of their own, successes are most of the table anyway.
         return found.exclude(ended=Ended.ANSWERED) if value[0] in "45" else found
+
+
+class KeyName(Typed):
+    title, parameter_name = "access key", "key"
+    example = "a name or an id"
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Those that came with a key of this name or public id, also one that is revoked."""
+        ids = ids_of(value)
+        # Tells PostgreSQL that the index of keys holds them all.
+        return queryset.filter(key_id__in=ids).exclude(key_id="") if ids else queryset.none()
 
 
 class PartitionName(Typed):

@@ -35,7 +35,7 @@ NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 
 # Not exported: keys, columns derived from others, and what has a meaning in one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
-NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question", "served_by"}
+NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question", "key_id", "served_by"}
 NOT_OF_LEDGER = {"id", "exchange", "instance", "key", "considered", "earlier_candidates", "rendering"}
 
 

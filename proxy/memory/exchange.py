@@ -59,6 +59,7 @@ class Request:
     chat: Chat
     target: Target
     count: Count
+    key_id: str = ""  # the public id of the access key
     parent: str = ""  # the client's traceparent (W3C Trace Context)
 
 
@@ -88,6 +89,7 @@ class RememberedExchange:
             streamed=request.chat.stream,
             dialect=request.chat.dialect,
             follows=storable(request.chat.follows),
+            key_id=request.key_id,
             served_by=this_process,
         )
         self._opening: asyncio.Future[StoredIn] | None = None

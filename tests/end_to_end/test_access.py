@@ -207,6 +207,13 @@ def test_the_last_use_is_noted(closed: Server) -> None:
     eventually(lambda: rows(closed, query, key.split("_")[2]))
 
 
+def test_an_exchange_names_its_key(closed: Server) -> None:
+    key = make_key(closed, ["acme"])
+    assert chat(closed, A, key, "Which key was that?").status_code == 200
+    query = "SELECT count(*) AS number FROM conversations_exchange WHERE key_id = %s AND ended = 'answered'"
+    assert rows(closed, query, key.split("_")[2])[0]["number"] == 1
+
+
 def test_known_keys_work_while_the_database_is_gone_and_others_get_503(closed: Server) -> None:
     known, expired, unread = (
         make_key(closed, ["acme"]),

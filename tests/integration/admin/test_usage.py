@@ -10,12 +10,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from access import keys
+from access.audit import Who
+from access.keys import Wanted
+from access.rights import APP
 from conversations.models import Exchange
 from conversations.querysets import Scope
 from tests.integration.admin.data import exchange, staff
@@ -108,3 +112,58 @@ def test_the_dashboard_warns_when_memory_is_degraded(root: Client) -> None:
     assert "Memory was late or failed in 1 of the 4" in " ".join(text(root.get(reverse("admin:index"))).split())
     Exchange.objects.update(created=timezone.now() - timedelta(hours=2))
     assert "Memory was late or failed" not in text(root.get(reverse("admin:index")))
+
+
+def key_of(name: str) -> str:
+    """The public id of a new key."""
+    wanted = Wanted(name=name, rights=APP, partitions=["*"], instances=["*"])
+    return keys.create(wanted, Who(actor="tester")).public_id
+
+
+def test_usage_and_exchanges_are_told_by_access_key(root: Client) -> None:
+    shop, desk = key_of("shop"), key_of("desk")
+    used(HOME, "dear", "5", key_id=shop)
+    used(HOME, "fair", "2", key_id=desk)
+    one = used(WORK, "cheap", "1", key_id=shop)
+    used(WORK, "open", "0.5")
+    keys.revoke(keys.find("shop"), Who(actor="tester"))
+    rows = list(csv.DictReader(io.StringIO(printed("--csv", "--by", "key"))))
+    assert [(row["key"], Decimal(row["dollars"])) for row in rows] == [
+        (f"shop ({shop})", 6),
+        (f"desk ({desk})", 2),
+        ("none", Decimal("0.5")),
+    ]
+    assert f"shop ({shop})" in text(root.get(reverse("admin:usage"), {"by": "key"}))
+    for named in ("shop", shop):
+        page = text(root.get(reverse(LIST), {"key": named}))
+        assert "Asked dear" in page and "Asked cheap" in page and "Asked fair" not in page and "Asked open" not in page
+    assert "Asked" not in text(root.get(reverse(LIST), {"key": "nobody"}))
+    assert f"shop ({shop})" in text(root.get(reverse("admin:conversations_exchange_change", args=[one.pk])))
+
+
+def test_limited_users_learn_of_no_access_key() -> None:
+    shop = key_of("shop")
+    one = used(HOME, "dear", "5", key_id=shop)
+    ann = browser(staff("ann", "Viewer", only=(HOME.partition,)))
+    for address, query in [
+        (reverse("admin:usage"), {"by": "key"}),
+        (reverse("admin:usage"), {"by": "key", "format": "csv"}),
+        (reverse(LIST), {}),
+        (reverse("admin:conversations_exchange_change", args=[one.pk]), {}),
+    ]:
+        answer = ann.get(address, query)
+        assert answer.status_code == 200
+        assert shop not in text(answer) and "shop (" not in text(answer), address
+    for lookup in ("key", "key_id", "key_id__startswith"):
+        assert ann.get(reverse(LIST), {lookup: shop[:3]}).status_code == 400
+
+
+def test_lists_take_no_conditions_on_columns_that_no_filter_offers() -> None:
+    used(HOME, "dear", "5")
+    guest = User.objects.create_user("guest", is_staff=True)
+    guest.user_permissions.set(Permission.objects.filter(codename__in=["view_exchange", "view_instance"]))
+    client = browser(guest)
+    for lookup in ("parameters__contains", "prompts__0__1__contains", "question__content__contains", "error__regex"):
+        assert client.get(reverse(LIST), {lookup: "e"}).status_code == 400, lookup
+    assert client.get(reverse(LIST), {"ended__exact": "answered", "provider": "openai"}).status_code == 200
+    assert client.get(reverse("admin:conversations_instance_changelist"), {"name__contains": "e"}).status_code == 400

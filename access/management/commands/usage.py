@@ -6,10 +6,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from access.usage import usage_by
 from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import moment, safe
 from conversations.models import Exchange
-from conversations.usage import DIMENSIONS, as_csv, usage
+from conversations.usage import DIMENSIONS, as_csv
 
 
 def dimensions(text: str) -> tuple[str, ...]:
@@ -21,10 +22,12 @@ def dimensions(text: str) -> tuple[str, ...]:
 
 
 class Command(TerminalCommand):
-    help = "Show what exchanges used and cost, by day, partition, provider or model; costliest first."
+    help = "Show what exchanges used and cost, by day, partition, provider, model or access key; costliest first."
     examples = """
   what cost most in the last day:
       manage.py usage --since 1d --by partition,model
+  what each access key has used in 30 days, and of what:
+      manage.py usage --by key,model
   a file for a spreadsheet:
       manage.py usage --since 2026-11-01 --before 2026-12-01 --by day,partition,model --csv > november.csv
 """
@@ -44,7 +47,7 @@ class Command(TerminalCommand):
         if options["before"]:
             exchanges = exchanges.filter(created__lt=options["before"])
         by = options["by"]
-        rows = usage(exchanges, by)
+        rows = usage_by(exchanges, by)
         if options["csv"]:
             self.stdout.write(as_csv(rows, by), ending="")
         elif options["json"]:
