@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.home import home
+from conversations.lexemes import STORED
 
 SIZES = (1_000, 10_000, 100_000)
 SMALL = 1_000  # messages of each of the other scopes
@@ -143,12 +144,12 @@ def _store(
             row = (first + at, int(sessions[session[at]]), int(whens[at]), role, text, bool(asks[at]), digest)
             copy.write_row(row)
     cursor.execute(
-        """
+        f"""
         INSERT INTO conversations_message (id, instance_id, choice, created, role, name, content, payload, digest,
             tokens, partial, abandoned, asks, alone, lexemes)
         SELECT id, instance, 0, to_timestamp(created), role, '', content,
             json_build_object('role', role, 'content', content)::text, digest, length(content) / 4, false, false, asks,
-            false, to_tsvector('english', content) || array_to_tsvector(ARRAY['#' || instance])
+            false, {STORED.format(vector=_WORDS)}
         FROM made ORDER BY id
         """
     )
@@ -170,6 +171,8 @@ def _interleaved(sessions: int) -> NDArray[np.int64]:
     places = np.arange(sessions * SESSION).reshape(sessions, SESSION)
     return np.concatenate([places[at : at + AT_ONCE].T.ravel() for at in range(0, sessions, AT_ONCE)])
 
+
+_WORDS = "to_tsvector('english', content) || array_to_tsvector(ARRAY['#' || instance])"
 
 _COLUMNS = ("message_id", "instance_id", "model_id", "start", '"end"', "vector")
 _ROW = np.dtype(

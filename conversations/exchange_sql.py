@@ -19,7 +19,7 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations.ledger_entries import pack
-from conversations.lexemes import asks, indexed_text
+from conversations.lexemes import STORED, asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
 from conversations.payloads import without_content
 from conversations.shapes import references_in
@@ -333,10 +333,11 @@ tail AS MATERIALIZED (
 
 # What a row of `new` becomes in the table of messages, beside what the statement says of its place.
 COLUMNS = "instance_id, exchange_id, role, name, content, payload, digest, tokens, asks, wish, embed_due, lexemes"
-DERIVED = """new.role, new.name, new.content, new.payload, new.digest, new.tokens, new.asks,
-           new.wish, new.due,
-           to_tsvector(%(language)s::regconfig, new.spaced)
-               || ('''#' || scope.id || ''' ' || new.pairs)::tsvector"""
+WORDS = STORED.format(
+    vector="to_tsvector(%(language)s::regconfig, new.spaced) || ('''#' || scope.id || ''' ' || new.pairs)::tsvector"
+)
+DERIVED = f"""new.role, new.name, new.content, new.payload, new.digest, new.tokens, new.asks,
+           new.wish, new.due, {WORDS}"""
 
 # Stores the request unless its exchange is there already: new ids for its new turns, the exchange, the messages, each
 # growing from the one before it, the ledger, and the scope's counters.

@@ -5,13 +5,17 @@ scripts written without spaces, so their text is stored as overlapping pairs of 
 also on its own, since it is often a word. (Pairs need no dictionary and rank about as well as words from one: Nie et
 al., "On the use of words and n-grams for Chinese information retrieval", 2000.) Korean is written with spaces, but its
 words carry endings, and pairs match them anyway.
+
+A lexeme's places in the text are stored only if there are several: how many counts for ranking, and PostgreSQL takes a
+lexeme without a place for one that occurs once. Where words have to follow each other, as in a quoted search, the text
+is read again (see spoken()).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.postgres.search import (
@@ -21,8 +25,9 @@ from django.contrib.postgres.search import (
     SearchVectorCombinable,
     SearchVectorField,
 )
-from django.db.models import Func, Value
-from django.db.models.expressions import CombinedExpression
+from django.db import connection
+from django.db.models import Case, F, Func, TextField, Value, When
+from django.db.models.functions import Concat, Left
 
 # PostgreSQL rejects a tsvector whose words take more than 1 MB, some four bytes a word beside its letters. Text beyond
 # these limits is found by its vectors only.
@@ -47,14 +52,26 @@ class _Literal(SearchVectorCombinable, Func):
     output_field = SearchVectorField()
 
 
-def search_vector(instance_id: int, name: str, content: str) -> CombinedExpression:
+STORED = """
+    (SELECT strip(whole) || ts_delete(whole, ARRAY(SELECT lexeme FROM unnest(whole) WHERE cardinality(positions) = 1))
+     FROM (SELECT {vector} AS whole OFFSET 0) made)
+"""
+"""SQL for what is stored of a tsvector: places only of the lexemes that have several."""
+
+
+class _Stored(SearchVectorCombinable, Func):
+    template = STORED.format(vector="%(expressions)s")
+    output_field = SearchVectorField()
+
+
+def search_vector(instance_id: int, name: str, content: str) -> Func:
     """The expression to store. It includes the speaker's name, so that a name in a question finds what they said.
 
     It also includes the instance, so that the index finds words in one scope without reading rows of others.
     """
     spaced, pairs = indexed_text(name, content)
     literal = f"'{scope_lexeme(instance_id)}' {pairs}"
-    return SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal))
+    return _Stored(SearchVector(Value(spaced), config=settings.RESERVOIR_LANGUAGE) + _Literal(Value(literal)))
 
 
 def indexed_text(name: str, content: str) -> tuple[str, str]:
@@ -70,18 +87,59 @@ class _LiteralQuery(SearchQuery):
         return f"({sql})::tsquery", parameters
 
 
-def search_query(words: str) -> SearchQueryCombinable:
-    """The expression that finds messages by words: all of them, "phrases", -exclusions. No input is an error.
+class Query(NamedTuple):
+    """Conditions for messages that contain words. All of `lexemes` hold for the stored lexemes of a message.
+
+    `text`, if there is one, holds for spoken(): it has words that follow each other.
+    """
+
+    lexemes: Sequence[SearchQueryCombinable]
+    text: SearchQueryCombinable | None = None
+
+
+def search_query(words: str) -> Query:
+    """Finds messages by words: all of them, "phrases", -exclusions. No input is an error.
 
     PostgreSQL would take a run of a script without spaces for one word. Its pairs are looked for instead, as they are
     stored; a single character is looked for alone and as the beginning of a pair.
     """
-    query = SearchQuery(_UNSPACED_TERM.sub(" ", words), config=settings.RESERVOIR_LANGUAGE, search_type="websearch")
+    spaced = _UNSPACED_TERM.sub(" ", words)
     terms = [_unspaced_term(*match.groups()) for match in _UNSPACED_TERM.finditer(words)]
-    if not terms:
-        return query
-    literal = _LiteralQuery(" & ".join(terms))
-    return query & literal if _UNSPACED_TERM.sub("", words).strip() else literal
+    pairs = [_LiteralQuery(" & ".join(terms))] if terms else []
+    if terms and not spaced.strip():
+        return Query(pairs)
+    query = SearchQuery(spaced, config=settings.RESERVOIR_LANGUAGE, search_type="websearch")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT query::text, querytree(query) FROM websearch_to_tsquery(%s::regconfig, %s) query",
+            [settings.RESERVOIR_LANGUAGE, spaced],
+        )
+        written, without_exclusions = cursor.fetchone() or ("", "")
+    if not any(match[1] for match in _FOLLOWED_BY.finditer(written)):
+        return Query([query, *pairs])
+    anywhere = _FOLLOWED_BY.sub(lambda match: "&" if match[1] else match[0], without_exclusions)
+    return Query([_LiteralQuery(anywhere), *pairs] if anywhere != _EVERYTHING else pairs, text=query)
+
+
+# A lexeme in a tsquery, or in group 1 an operator for words that follow each other: <->, or <2> over a stop word.
+_FOLLOWED_BY = re.compile(r"'(?:[^']|'')*'|(<(?:-|\d+)>)")
+_EVERYTHING = "T"  # PostgreSQL's querytree() of a query that has nothing but exclusions
+
+
+def spoken() -> SearchVector:
+    """A message's row -> its speaker's name and text with all places, without scripts that have no spaces."""
+    with_name = Concat("name", Value(": "), "content", output_field=TextField())
+    named = Case(When(name="", then=F("content")), default=with_name)
+    pattern, every = Value(_UNSPACED.pattern), Value("g")
+    text = Func(
+        Left(named, INDEXED_CHARACTERS),
+        pattern,
+        Value(" "),
+        every,
+        function="regexp_replace",
+        output_field=TextField(),
+    )
+    return SearchVector(text, config=settings.RESERVOIR_LANGUAGE)
 
 
 def _unspaced_term(excluded: str, run: str) -> str:

@@ -15,7 +15,7 @@ from pgvector.django import CosineDistance
 
 from conversations.capture import Known
 from conversations.changed import Node, Said
-from conversations.lexemes import search_query
+from conversations.lexemes import search_query, spoken
 from conversations.payloads import MARKS, with_content
 from conversations.reach import Pattern, Reach
 from conversations.turns import storable
@@ -156,7 +156,11 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
 
     def matching(self, words: str) -> Self:
         """Messages that contain all the words; "phrases" and -exclusions work. No input is an error."""
-        return self.filter(lexemes=search_query(storable(words)[:LONGEST_SEARCH].replace("\ufffd", " ")))
+        query = search_query(storable(words)[:LONGEST_SEARCH].replace("\ufffd", " "))
+        rows = self
+        for each in query.lexemes:
+            rows = rows.filter(lexemes=each)
+        return rows if query.text is None else rows.alias(spoken=spoken()).filter(spoken=query.text)
 
     def with_raw(self, largest: int) -> Self:
         """Adds `size`, the payload's bytes, and `raw`, the payload as stored, empty if `size` is over `largest`."""

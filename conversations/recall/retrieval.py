@@ -332,7 +332,7 @@ def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("="))
 
 
-# ts_rank of a lexeme that occurs 0, 1, 2, ... times. PostgreSQL stores at most 256 positions.
+# ts_rank of a lexeme that occurs 0, 1, 2, ... times; one without positions occurs once. PostgreSQL stores at most 256.
 _RANKS = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 257) ** 2) / 1.64493406685])
 
 
