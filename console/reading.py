@@ -10,6 +10,7 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from console import safe_text
+from conversations.shapes import RESULTS, is_run, objects, texts_of
 
 LONG_CHARACTERS = 3_000
 LARGEST_PAYLOAD = 200_000  # bytes; of larger messages other pages show only the text
@@ -32,9 +33,11 @@ def parts(role: str, content: str, payload: str) -> list[Part]:
     """What to show of a message with this plain text and this JSON."""
     message = json_object(payload)
     if role in ("tool", "function"):
-        title = f"result {message.get('name') or message.get('tool_call_id') or ''}".strip()
-        return [fold(title, content or payload)]
-    found = [*_reasoning(message), *_content(message.get("content"), content), *_calls(message)]
+        return list(_results(message, content or payload))
+    if is_run(message):
+        found = [part for item in objects(message["output"]) for part in _item(item)]
+    else:
+        found = [*_reasoning(message), *_content(message.get("content"), content), *_calls(message)]
     return found or [text(content)]
 
 
@@ -79,6 +82,33 @@ def json_object(payload: str) -> Mapping[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+def _results(message: Mapping[str, Any], content: str) -> Iterator[Part]:
+    """What tools returned: in one message each, or all in one."""
+    results = [part for part in objects(message.get("content")) if part.get("type") in RESULTS]
+    for result in results:
+        yield fold(
+            f"result {result.get('tool_use_id') or ''}".strip(), "\n".join(texts_of({"content": result.get("content")}))
+        )
+    if not results:
+        named = message.get("name") or message.get("tool_call_id") or message.get("call_id") or ""
+        yield fold(f"result {named}".strip(), content)
+
+
+def _item(item: Mapping[str, Any]) -> Iterator[Part]:
+    """One of the items that the model said through Responses."""
+    match item.get("type", "message"):
+        case "message":
+            yield from _content(item.get("content"), "\n".join(texts_of(item)))
+        case "reasoning":
+            thoughts = texts_of({"content": [*objects(item.get("summary")), *objects(item.get("content"))]})
+            if any(thoughts):
+                yield fold("reasoning", "\n".join(thoughts))
+        case "function_call" | "custom_tool_call":
+            yield _call(item)
+        case _:
+            yield _attachment(item)
+
+
 def _reasoning(message: Mapping[str, Any]) -> Iterator[Part]:
     for key in ("reasoning_content", "reasoning"):
         if isinstance(thought := message.get(key), str) and thought.strip():
@@ -95,20 +125,26 @@ def _content(given: object, content: str) -> Iterator[Part]:
         if not isinstance(part, dict):
             continue
         words = part.get("text") or part.get("refusal")
-        if isinstance(words, str):
-            yield text(words)
-        else:
-            yield _attachment(part)
+        match part.get("type"):
+            case "tool_use":
+                yield _call(part)
+            case "thinking" if isinstance(thought := part.get("thinking"), str):
+                yield fold("reasoning", thought)
+            case kind if kind in RESULTS:
+                yield from _results({"content": [part]}, "")
+            case _:
+                yield text(words) if isinstance(words, str) else _attachment(part)
 
 
 def _attachment(part: Mapping[str, Any]) -> Part:
     kind = str(part.get("type") or "attachment")
-    body = part.get(kind)
-    url = body.get("url") if isinstance(body, dict) else body
-    if address := safe_text.web_address(url):
-        return Part("link", title=safe_text.shown(f"{kind.removesuffix('_url')}: {address[:120]}"), url=address)
+    name = kind.removesuffix("_url").removeprefix("input_")
+    for key in (kind, "image_url", "file_url", "source"):
+        body = part.get(key)
+        if address := safe_text.web_address(body.get("url") if isinstance(body, dict) else body):
+            return Part("link", title=safe_text.shown(f"{name}: {address[:120]}"), url=address)
     size = len(json.dumps(part))
-    return Part("note", title=safe_text.shown(f"{kind.removesuffix('_url')}, {size:,} bytes in the message"))
+    return Part("note", title=safe_text.shown(f"{name}, {size:,} bytes in the message"))
 
 
 def _calls(message: Mapping[str, Any]) -> Iterator[Part]:

@@ -172,7 +172,18 @@ def exchange(trace_id: uuid.UUID, added: Callable[[Ledger], Json], reach: Reach 
     row = rows.filter(trace_id=trace_id).first()
     if row is None:
         return None
-    names = ("created", "finished", "model", "provider", "streamed", "ended", "status", "finish_reason", "error")
+    names = (
+        "created",
+        "finished",
+        "dialect",
+        "model",
+        "provider",
+        "streamed",
+        "ended",
+        "status",
+        "finish_reason",
+        "error",
+    )
     numbers = ("usage", "input_tokens", "output_tokens", "timings", "memory")
     told: Json = {name: getattr(row, name) for name in (*names, *numbers)}
     asked = Message.objects.filter(instance_id=row.instance_id).in_bulk(row.request_ids)

@@ -24,6 +24,7 @@ RESULTS = ("tool_result", "tool_search_tool_result")
 WORDS = {"text", "refusal", "thinking"}  # content parts with one of these keys are words
 # No attachments: what the model thought, which clients leave out, and calls, which are told apart.
 NOT_ATTACHED = {"redacted_thinking", "tool_use", "reasoning", "message", "function_call", "custom_tool_call"}
+_CHAT_COMPLETIONS, _RESPONSES, _MESSAGES = (frozenset({name}) for name in ("chat_completions", "responses", "messages"))
 VOLATILE = {"id", "status", "cache_control"}  # fields that differ between two copies of an item
 
 
@@ -58,6 +59,27 @@ def _says_more_than_results(content: list[Any]) -> bool:
         if part.get("type") not in RESULTS and not (isinstance(text, str) and not without_marked(text).strip()):
             return True
     return False
+
+
+def apis_of(payload: Payload) -> frozenset[str]:
+    """The dialects that write a turn in this shape."""
+    if is_run(payload) or "role" not in payload:
+        return _RESPONSES
+    if "tool_calls" in payload or payload["role"] in ("tool", "function"):
+        return _CHAT_COMPLETIONS
+    kinds = {str(part.get("type")) for part in objects(payload.get("content"))}
+    if kinds & {*RESULTS, "tool_use"}:
+        return _MESSAGES
+    if any(kind.startswith(("input_", "output_")) and kind != "input_audio" for kind in kinds):
+        return _RESPONSES
+    return _CHAT_COMPLETIONS | _MESSAGES if kinds == {"text"} else _CHAT_COMPLETIONS | _MESSAGES | _RESPONSES
+
+
+def in_words(payload: Payload) -> str | None:
+    """A turn's JSON text in the shape that every dialect reads; None for one that holds more than words."""
+    if role_of(payload) not in ("user", "assistant") or calls_of(payload) or attachments_of(payload):
+        return None
+    return json.dumps({"role": role_of(payload), "content": "\n".join(texts_of(payload))}, ensure_ascii=False)
 
 
 def texts_of(payload: Payload) -> list[str]:

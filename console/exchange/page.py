@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,8 @@ from console import safe_text
 from console.access.who import may_see_keys
 from console.charts import Bar, waterfall
 from console.exchange import ledger
-from console.exchange.curl import base_url, curl
+from console.exchange.curl import address, curl
 from console.exchange.echoes import Echoes, find_echoes
-from console.exchange.request_body import body
 from console.exchange.sent import added_turn, read_sent, shortened, texts_sent, with_added, with_gaps
 from console.pages import page, to_instance
 from console.reading import Part, parts, pretty
@@ -48,7 +48,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     got = [turn for turn in both if not turn.left_out]
     got_texts = texts_sent(sent.turns, texts)
     answers = _answers(request, exchange)
-    echoes = find_echoes(answers, sent.turns, added, table)
+    echoes = find_echoes(answers, [*sent.instructions, *sent.turns], added, table)
     memories = [(row, safe_text.marked(row.text, echoes)) for row in table.memories]
     return page(
         request,
@@ -82,11 +82,16 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
         curl=curl(request, exchange, sent),
         emptied=bool(kept and not texts and exchange.memories),
         exact=exact or not texts,
-        base_url=base_url(instance),
-        again=body(exchange.parameters, [turn.raw for turn in sent.turns]),
+        dialect=sent.dialect,
+        instructions=sent.instructions,
+        address=address(instance, sent.dialect),
+        again=sent.body(exchange.parameters),
+        key_header=sent.dialect.key_header.decode(),
+        headers=json.dumps(dict(sent.dialect.headers)),
+        foreign=sum(turn.foreign for turn in sent.turns),
         large=sum(turn.large for turn in sent.turns),
-        sent_json=safe_text.shown(pretty(body(exchange.parameters, [turn.raw for turn in sent.turns]))),
-        got_json=safe_text.shown(pretty(body(exchange.parameters, got_texts, model=exchange.model))),
+        sent_json=safe_text.shown(pretty(sent.body(exchange.parameters))),
+        got_json=safe_text.shown(pretty(sent.body(exchange.parameters, got_texts, exchange.model))),
     )
 
 

@@ -11,11 +11,16 @@ from typing import Any
 from django.http import HttpRequest
 
 from console import safe_text
+from console.exchange.request_body import body
 from console.reading import LARGEST_PAYLOAD, Part, json_object, parts
 from console.visible import visible
 from conversations.models import Exchange, Message
 from conversations.payloads import with_content
+from conversations.shapes import apis_of, in_words, role_of
 from conversations.turns import plain_text
+from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.known import BY_NAME
 from proxy.prompt.chat import ChatMessage, last_user_index
 from proxy.prompt.enrichment import BLOCK_START, as_message, spliced
 
@@ -33,6 +38,7 @@ class Turn:
     added: bool = False
     left_out: bool = False  # the model's window had no room for it
     id: int | None = None
+    foreign: bool = False  # it came through another API first, and is spelled as there
     large: bool = False  # `raw` stands for a message that is too large to be shown here
     skipped: int = 0  # stands for this number of turns that the page does not show
     unsent: int = 0  # stands for this number of turns that were left out
@@ -50,34 +56,58 @@ class Turn:
 class Sent:
     """What the app sent, restored from stored messages."""
 
+    dialect: Dialect
     turns: list[Turn] = field(default_factory=list)  # system prompts included, nothing added
     complete: bool = True  # no part has been forgotten
+    instructions: list[Turn] = field(default_factory=list)  # what the model is told besides the turns
+
+    @property
+    def exact(self) -> bool:
+        """Whether the request can be sent again."""
+        return self.complete and not any(turn.large or turn.foreign for turn in self.turns)
+
+    def body(self, parameters: str, texts: Sequence[str] | None = None, model: str = "") -> str:
+        """The text of the request: as the app sent it, or with these messages."""
+        messages = [turn.raw for turn in self.turns] if texts is None else texts
+        return body(parameters, messages, field=self.dialect.messages_field, model=model)
 
 
 def read_sent(request: HttpRequest, exchange: Exchange) -> Sent:
     """The request's messages: stored ones by their ids, system prompts at their places."""
     ids = exchange.request_ids
+    dialect = BY_NAME.get(exchange.dialect, CHAT_COMPLETIONS)
     stored = {
         message.pk: message
         for message in visible(request, Message.objects.with_raw(LARGEST_PAYLOAD).filter(pk__in=ids))
     }
     left_out = set(exchange.left_out)
-    turns = [replace(_stored(stored[pk]), left_out=at in left_out) for at, pk in enumerate(ids) if pk in stored]
+    turns = [
+        replace(_stored(stored[pk], dialect), left_out=at in left_out) for at, pk in enumerate(ids) if pk in stored
+    ]
     for place, raw in sorted(exchange.prompts):
         turns.insert(place, _turn(raw))
-    return Sent(turns, complete=len(stored) == len(set(ids)) and bool(exchange.parameters))
+    instructions = [
+        _turn(json.dumps({"role": "system", "content": text}))
+        for text in dialect.instructions(dict(json_object(exchange.parameters)))
+    ]
+    return Sent(dialect, turns, len(stored) == len(set(ids)) and bool(exchange.parameters), instructions)
 
 
-def _stored(message: Any) -> Turn:
+def _stored(message: Any, dialect: Dialect) -> Turn:
     large = message.size > LARGEST_PAYLOAD
     instead = {"role": message.role, "content": f"({message.size:,} bytes: see message {message.pk})"}
     raw = json.dumps(instead) if large else with_content(message.raw, message.content)
-    return Turn(message.role, message.content, raw, id=message.pk, large=large)
+    turn = Turn(message.role, message.content, raw, id=message.pk, large=large)
+    payload = json_object(raw)
+    if large or dialect.name in apis_of(payload):
+        return turn
+    words = in_words(payload)  # a turn that is stored once may have come through another API first
+    return replace(turn, raw=words or raw, foreign=words is None)
 
 
 def _turn(raw: str) -> Turn:
     payload = json_object(raw)
-    return Turn(str(payload.get("role") or ""), plain_text(payload), raw)
+    return Turn(role_of(payload), plain_text(payload), raw)
 
 
 def added_turn(raw: str) -> Turn:
@@ -96,13 +126,16 @@ def with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
 
 
 def texts_sent(turns: Sequence[Turn], injected: Sequence[str]) -> list[str]:
-    """The JSON texts of the messages that the provider got, exactly as sent; `turns` have nothing added."""
+    """The JSON texts of the messages that the provider got, exactly as sent; `turns` have nothing added.
+
+    Each is one turn: a run is written as it is stored.
+    """
     kept = [turn for turn in turns if not turn.left_out]
     at = last_user_index(kept)
     if at is None or not injected:
         return [turn.raw for turn in kept]
-    messages = [ChatMessage(turn.raw, json_object(turn.raw)) for turn in kept]
-    return [message.raw for message in spliced(messages, at, injected)]
+    messages = [ChatMessage.read(turn.raw) for turn in kept]
+    return [message.stored for message in spliced(messages, at, injected)]
 
 
 def with_gaps(turns: Sequence[Turn]) -> list[Turn]:

@@ -7,11 +7,12 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from proxy.answer.stream_copy import StreamCopy
 from proxy.errors import ReservoirError
-from proxy.prompt.chat import Chat, MemoryRole, Reply
+from proxy.prompt.chat import Chat, Json, MemoryRole, Reply
 
 
 class Dialect(Protocol):
@@ -20,6 +21,10 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """As it is stored with an exchange."""
+
+    @property
+    def title(self) -> str:
+        """As people call it."""
 
     @property
     def path(self) -> str:
@@ -32,6 +37,17 @@ class Dialect(Protocol):
     @property
     def key_header(self) -> bytes:
         """The header of a provider's key."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers that each request needs besides its key."""
+
+    @property
+    def messages_field(self) -> str:
+        """The field of a request that holds its messages."""
+
+    def instructions(self, fields: Json) -> tuple[str, ...]:
+        """The texts that a request shows to the model besides its messages."""
 
     def decode(self, body: bytes) -> Chat:
         """A request's body -> its Chat. Raises BadRequest for a body that is no request of this API."""

@@ -16,6 +16,9 @@ DIALECTS: tuple[Dialect, ...] = (CHAT_COMPLETIONS, RESPONSES, MESSAGES)
 BY_PATH = {f"/{dialect.path}": dialect for dialect in DIALECTS}
 """By the route below a base URL."""
 
+BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
+"""By the name that is stored with an exchange."""
+
 ANTHROPIC_HEADER = b"anthropic-version"  # Anthropic's clients send it with every request
 
 Headers = Iterable[tuple[bytes, bytes]]

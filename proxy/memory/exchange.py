@@ -234,8 +234,7 @@ class RememberedExchange:
 
     def _ledger(self, injection: Injection) -> actions.Ledger:
         request = self._request
-        key, role = question_key(request.chat), request.target.memory_role
-        return kept(self._recalled, injection, key=key, role=role, count=request.count)
+        return kept(self._recalled, injection, key=question_key(request.chat), count=request.count)
 
     def _ask(self, injection: Injection) -> actions.Asked:
         """The question as it is stored. Slow for a long history, so it happens off the event loop."""

@@ -9,7 +9,7 @@ from conversations.ledger_entries import Why, nearest
 from conversations.recall.search import Candidate
 from proxy.memory.recollection import Recollection, as_memory
 from proxy.memory.rendering import Part, described
-from proxy.prompt.chat import Json, MemoryRole, Turn
+from proxy.prompt.chat import Json, Turn
 from proxy.prompt.counting import Count
 from proxy.prompt.enrichment import BUDGET, DUPLICATE, EMPTY, note_tokens
 from proxy.prompt.injection import Injection
@@ -33,12 +33,12 @@ def entries(recalled: Recollection, injection: Injection, count: Count) -> list[
     ]
 
 
-def kept(recalled: Recollection, injection: Injection, *, key: bytes, role: MemoryRole, count: Count) -> Ledger:
+def kept(recalled: Recollection, injection: Injection, *, key: bytes, count: Count) -> Ledger:
     """What is stored of it: the entries of what was shown and of the nearest misses, and how to add the same again.
 
-    `key` is the request's question_key(), `role` that of the message that holds the memories.
+    `key` is the request's question_key().
     """
-    rendering = _rendering(recalled, injection, role)
+    rendering = _rendering(recalled, injection)
     return Ledger(
         key=key,
         candidates=tuple(nearest(entries(recalled, injection, count), MISSES)),
@@ -49,7 +49,7 @@ def kept(recalled: Recollection, injection: Injection, *, key: bytes, role: Memo
     )
 
 
-def _rendering(recalled: Recollection, injection: Injection, role: MemoryRole) -> bytes:
+def _rendering(recalled: Recollection, injection: Injection) -> bytes:
     """Empty if nothing was added, or a text whose rendering is not known."""
     if not injection.messages:
         return b""
@@ -59,7 +59,7 @@ def _rendering(recalled: Recollection, injection: Injection, role: MemoryRole) -
     candidates = {candidate.id: candidate for candidate in recalled.candidates}
     memories = [candidates[pk] for pk in injection.shown if pk not in turns]
     parts = [Part(memory.start, memory.end, memory.is_wish) for memory in memories]
-    return described(injection.messages, role, len(injection.shown) - len(parts), parts)
+    return described(injection.messages, injection.role, len(injection.shown) - len(parts), parts)
 
 
 def explained(recalled: Recollection, injection: Injection, count: Count) -> list[Json]:

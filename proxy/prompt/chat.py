@@ -13,6 +13,7 @@ from datetime import datetime
 from json.decoder import JSONDecodeError
 from typing import Any, Literal, Protocol
 
+from conversations.shapes import role_of
 from conversations.turns import Json as Json  # re-exported
 from proxy.errors import BadRequest
 from proxy.prompt.json_cost import is_costly
@@ -57,9 +58,23 @@ class ChatMessage:
         return self.role in SYSTEM_ROLES
 
     @classmethod
+    def read(cls, stored: str) -> ChatMessage:
+        """The message of which `stored` is the JSON text of the payload. Raises ValueError for no object."""
+        payload = json.loads(stored)
+        if not isinstance(payload, dict):
+            raise ValueError("A message is a JSON object.")
+        raw = as_listed(stored)
+        return cls(raw, payload, role_of(payload), raw is not stored)
+
+    @classmethod
     def make(cls, payload: Mapping[str, Any]) -> ChatMessage:
         """A message made here, from its payload."""
         return cls(json.dumps(payload, ensure_ascii=True), payload)
+
+
+def as_listed(stored: str) -> str:
+    """A message's JSON text as it stands in a request's list: a run is its values, separated by commas."""
+    return stored[len(RUN_BEGINS) : -len(RUN_ENDS)] if stored.startswith(RUN_BEGINS) else stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ class Reused(NamedTuple):
 class Injection:
     """The chat to send, the messages added to it, the stored messages that these show, and why others are not shown.
 
-    `cut` holds the indices of the client's own messages for which the window had no room.
+    `role` says where the memories among them stand. `cut` holds the indices of the client's own messages for which the
+    window had no room.
     """
 
     chat: Chat
@@ -37,6 +38,7 @@ class Injection:
     tokens: int = 0
     reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why it is not shown
     cut: Set[int] = frozenset()
+    role: MemoryRole = "inside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +78,5 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
         tokens=sum(message_tokens(as_message(text).payload, count) for text in added),
         reasons={**packed.dropped, **fitted.dropped},
         cut=fitted.cut,
+        role=constraints.role,
     )

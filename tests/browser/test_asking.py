@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -10,6 +13,8 @@ from tests.browser.conftest import open_last_exchange
 from tests.fake_provider.provider import FakeProvider
 from tests.faults.stored import rows
 from tests.server import Server
+
+SING = {"role": "user", "content": "Sing."}
 
 
 @pytest.fixture
@@ -59,3 +64,28 @@ def test_an_exchange_is_asked_again_with_and_without_memory_side_by_side(
     assert len(bodies) == 2 and sum("<memory>" in body and "shellfish" in body for body in bodies) == 1
     assert {request.header("authorization") for request in provider.requests[before:]} == {"Bearer sk-of-the-page"}
     assert count(server) == stored
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "header"),
+    [
+        ("responses", {"model": "gpt-4", "input": "Sing.", "stream": True}, "authorization"),
+        ("responses", {"model": "gpt-4", "input": "Sing."}, "authorization"),
+        ("messages", {"model": "c", "max_tokens": 9, "messages": [SING], "stream": True}, "x-api-key"),
+        ("messages", {"model": "c", "max_tokens": 9, "messages": [SING]}, "x-api-key"),
+    ],
+)
+def test_an_exchange_of_each_api_is_asked_again(
+    page: Page, server: Server, provider: FakeProvider, path: str, body: dict[str, Any], header: str
+) -> None:
+    url = f"{server.base_url('asked-again', path)}/{path}"
+    assert httpx.post(url, json=body, timeout=300, trust_env=False).status_code == 200
+    ((latest,),) = rows(server.home, "SELECT max(id) FROM conversations_exchange")
+    before = len(provider.requests)
+    page.goto(f"/admin/conversations/exchange/{latest}/change/")
+    page.get_by_label("Key for").fill("sk-of-the-page")
+    page.get_by_role("button", name="Ask with and without memory").click()
+    expect(page.locator("#again [data-recall=off]")).to_have_text("You said: Sing.")
+    expect(page.locator("#again [data-recall=on]")).to_contain_text("Sing.")
+    keys = {(request.header(header) or "").removeprefix("Bearer ") for request in provider.requests[before:]}
+    assert keys == {"sk-of-the-page"}

@@ -7,8 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import httpx
 import psycopg
@@ -20,20 +19,8 @@ from tests.end_to_end import store
 from tests.end_to_end.asking import Scope, chat, says
 from tests.end_to_end.conftest import StartServer
 from tests.fake_provider.provider import FakeProvider
+from tests.login import logged_in
 from tests.server import Server
-
-
-@contextmanager
-def logged_in(url: str, home: Path) -> Iterator[httpx.Client]:
-    """The first admin of a home's database."""
-    login = dict(line.split(" ", 1) for line in (home / "admin_login").read_text().splitlines())
-    with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', client.get("/admin/login/").text)
-        assert token
-        form = {"username": login["user"], "password": login["password"], "csrfmiddlewaretoken": token[1]}
-        answer = client.post("/admin/login/?next=/admin/", data=form, headers={"Origin": url})
-        assert (answer.status_code, answer.headers["location"]) == (302, "/admin/")
-        yield client
 
 
 @pytest.fixture

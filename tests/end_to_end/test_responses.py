@@ -297,3 +297,21 @@ def test_a_title_that_a_front_end_asks_for_leaves_no_message(client: OpenAI, ser
     client.responses.create(model="gpt-4o", instructions="You are a title generator.", input="hello")
     assert messages(server, scope) == []
     assert rows(server, "SELECT rule FROM conversations_exchange WHERE rule = 'opencode-title'")
+
+
+def test_a_tool_loop_repeats_the_block_for_models_that_are_not_openais(
+    client: OpenAI, server: Server, provider: FakeProvider, scope: Scope
+) -> None:
+    model = "a-model-of-ones-own"
+    client.responses.create(model=model, input=PLACE)
+    provider.answer(responses.whole([responses.call("get_weather", "{}", "call_1")]))
+    history: list[Any] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    history.append({"role": "user", "content": [{"type": "input_text", "text": ASK}]})
+    first = client.responses.create(model=model, input=history, tools=[TOOL], store=False)
+    one = provider.last.json["input"]
+    assert [item["role"] for item in one] == ["user", "assistant", "user", "user"]
+    assert one[2]["content"].startswith("<memory>")
+    history += [item.model_dump(exclude_none=True) for item in first.output]
+    history.append({"type": "function_call_output", "call_id": "call_1", "output": "Sunny."})
+    client.responses.create(model=model, input=history, tools=[TOOL], store=False)
+    assert provider.last.json["input"] == [*one, *history[3:]]

@@ -50,7 +50,7 @@ def exchange(messages: list[Any], reply: Any) -> None:
         provider="openai",
         streamed=False,
         turns=tuple(map(turn, messages)),
-        ledger=kept(recalled, injection, key=question_key(chat), role="inside", count=len),
+        ledger=kept(recalled, injection, key=question_key(chat), count=len),
     )
     actions.open_exchange(asked=asked)
     answered = actions.Answered(finished=timezone.now(), ended="answered", status=200, turns=(turn(reply),))

@@ -82,7 +82,7 @@ def test_every_round_rebuilds_what_the_first_was_given_and_stores_no_text_of_it(
             reused=recalled.reused,
         )
         sent.append(injection.messages)
-        kept_of_it = kept(recalled, injection, key=question_key(request), role="inside", count=len)
+        kept_of_it = kept(recalled, injection, key=question_key(request), count=len)
         assert kept_of_it.injected == ()
         ask(*rounds, memory="on", ledger=kept_of_it)
         rounds += [CALL, RESULT]

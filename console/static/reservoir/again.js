@@ -12,9 +12,10 @@ section?.querySelector("form").addEventListener("submit", async (event) => {
   await Promise.all([...section.querySelectorAll("[data-recall]")].map(async (place) => {
     place.classList.remove("failed");
     place.textContent = "…";
-    const headers = { "X-Reservoir-Store": "off", "X-Reservoir-Recall": place.dataset.recall };
+    const headers = { ...JSON.parse(section.dataset.headers), "X-Reservoir-Store": "off", "X-Reservoir-Recall": place.dataset.recall };
+    const keyHeader = section.dataset.keyHeader;
     try {
-      await ask(section.dataset.url, body, { key, headers, told: (text) => { place.textContent = text; } });
+      await ask(section.dataset.url, body, { key, keyHeader, headers, told: (text) => { place.textContent = text; } });
     } catch (error) {
       place.classList.add("failed");
       place.textContent = error.message;

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy.answer.frames import done_line
 from proxy.answer.stream_copy import StreamCopy
 from proxy.dialects.chat_completions.deltas import Deltas
 from proxy.dialects.chat_completions.reply import decode_reply
 from proxy.dialects.chat_completions.request import decode
 from proxy.errors import ReservoirError
-from proxy.prompt.chat import Chat, MemoryRole, Reply
+from proxy.prompt.chat import Chat, Json, MemoryRole, Reply
 
 
 class ChatCompletions:
     name = "chat_completions"
+    title = "Chat Completions"
     path = "chat/completions"
     names = True
     key_header = b"authorization"
+    headers: Mapping[str, str] = {}
+    messages_field = "messages"
+
+    def instructions(self, fields: Json) -> tuple[str, ...]:
+        return ()
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)

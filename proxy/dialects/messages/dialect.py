@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from proxy.answer.frames import event_of
 from proxy.answer.stream_copy import StreamCopy
 from proxy.dialects.messages.deltas import LAST, Deltas
 from proxy.dialects.messages.reply import decode_reply
-from proxy.dialects.messages.request import decode
+from proxy.dialects.messages.request import decode, instructions
 from proxy.errors import ReservoirError
-from proxy.prompt.chat import Chat, MemoryRole, Reply
+from proxy.prompt.chat import Chat, Json, MemoryRole, Reply
 
 # https://docs.claude.com/en/api/errors
 _TYPES = {
@@ -29,9 +30,15 @@ _TYPES = {
 
 class Messages:
     name = "messages"
+    title = "Anthropic's Messages"
     path = "messages"
     names = False
     key_header = b"x-api-key"
+    headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
+    messages_field = "messages"
+
+    def instructions(self, fields: Json) -> tuple[str, ...]:
+        return instructions(fields)
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)

@@ -45,11 +45,13 @@ def decode(body: bytes) -> Chat:
         span,
         spans.get("model"),
         dialect="messages",
-        instructions=_system(fields.get("system")),
+        instructions=instructions(fields),
     )
 
 
-def _system(given: Any) -> tuple[str, ...]:
+def instructions(fields: Json) -> tuple[str, ...]:
+    """The texts of the system prompt."""
+    given = fields.get("system")
     if isinstance(given, str):
         return (given,)
     return tuple(text for part in objects(given) if isinstance(text := part.get("text"), str))

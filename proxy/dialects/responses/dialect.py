@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from proxy.answer.frames import event_of
 from proxy.answer.stream_copy import StreamCopy
 from proxy.dialects.responses.deltas import LAST, Deltas
 from proxy.dialects.responses.reply import decode_reply
-from proxy.dialects.responses.request import decode
+from proxy.dialects.responses.request import decode, instructions
 from proxy.errors import ReservoirError
-from proxy.prompt.chat import Chat, MemoryRole, Reply
+from proxy.prompt.chat import Chat, Json, MemoryRole, Reply
 
 
 class Responses:
     name = "responses"
+    title = "Responses"
     path = "responses"
     names = False
     key_header = b"authorization"
+    headers: Mapping[str, str] = {}
+    messages_field = "input"
+
+    def instructions(self, fields: Json) -> tuple[str, ...]:
+        return instructions(fields)
 
     def decode(self, body: bytes) -> Chat:
         return decode(body)

@@ -45,7 +45,6 @@ def decode(body: bytes) -> Chat:
         raise BadRequest("Invalid type for 'input': expected a string or an array of items.", param="input")
     if given is not None and not given:
         raise BadRequest("'input' must not be empty.", code="empty_array", param="input")
-    instructions = fields.get("instructions")
     return Chat(
         text,
         fields,
@@ -54,9 +53,15 @@ def decode(body: bytes) -> Chat:
         spans.get("model"),
         dialect="responses",
         follows=_follows(fields),
-        instructions=(instructions,) if isinstance(instructions, str) else (),
+        instructions=instructions(fields),
         messages_field="input",
     )
+
+
+def instructions(fields: Json) -> tuple[str, ...]:
+    """The text that stands in for a system prompt."""
+    given = fields.get("instructions")
+    return (given,) if isinstance(given, str) else ()
 
 
 def _follows(fields: Json) -> str:
