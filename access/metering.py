@@ -21,10 +21,11 @@ LEASE_SECONDS = 30  # after which the slots of a process that died are free agai
 
 
 class Taken(NamedTuple):
-    """How many were granted, and the seconds until the window ends."""
+    """How many were granted, the seconds until the window ends, and how many are left in it to all."""
 
     granted: int
     seconds: float
+    left: int
 
 
 class Used(NamedTuple):
@@ -44,9 +45,9 @@ def take_requests(subject: str, *, limit: int, wanted: int) -> Taken:
         if row is None:
             cursor.execute("SELECT 60 - extract(second FROM now())")
             (seconds,) = cursor.fetchone() or (60,)
-            return Taken(0, float(seconds))
+            return Taken(0, float(seconds), 0)
     used, seconds = row
-    return Taken(max(0, wanted - max(0, int(used) - limit)), float(seconds))
+    return Taken(max(0, wanted - max(0, int(used) - limit)), float(seconds), max(0, limit - int(used)))
 
 
 def spend(subject: str, tokens: int, dollars: Decimal) -> Used:

@@ -34,7 +34,8 @@ class Needs:
     async def __call__(self, request: HttpRequest) -> Caller:
         request = cast(ApiRequest, request)
         caller = caller_of(request.scope)
-        partition = None
+        partition, quotas = None, runtime.current().quotas
+        request.limits = partial(quotas.headers, caller, None)
         named = request.resolver_match.kwargs if request.resolver_match else {}
         try:
             if self.right:
@@ -45,7 +46,9 @@ class Needs:
         except Forbidden as refusal:
             _denied(caller, refusal)
             raise
-        await runtime.current().quotas.admit(caller, partition, request.closing)
+        # Only now: what is out of reach has no limits to be learned of.
+        request.limits = partial(quotas.headers, caller, partition)
+        await quotas.admit(caller, partition, request.closing)
         return caller
 
 

@@ -92,16 +92,10 @@ class RateLimited(ReservoirError):
     status = 429
     default_code = "rate_limit_exceeded"
 
-    def __init__(
-        self, message: str, what: str, *, seconds: float, limit: int | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, what: str, *, seconds: float, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.what = what
-        wait = max(1, ceil(seconds))
-        self.headers.append((b"retry-after", str(wait).encode()))
-        if limit is not None:
-            told = {"limit": str(limit), "remaining": "0", "reset": f"{wait}s"}
-            self.headers += [(f"x-ratelimit-{name}-{what}".encode(), value.encode()) for name, value in told.items()]
+        self.headers.append((b"retry-after", str(max(1, ceil(seconds))).encode()))
 
     def body(self) -> bytes:
         return openai_error(self.message, type=self.what, code=self.code)

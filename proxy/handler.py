@@ -47,10 +47,12 @@ class ApiRequest(ReadableRequest):
 
     closing: AsyncExitStack
     file: IO[bytes]
+    limits: Callable[[], Headers]  # what its answer tells of the caller's limits, see authorization.py
 
     def __init__(self, scope: dict[str, Any], body_file: IO[bytes]) -> None:
         super().__init__(scope, body_file)
         self.file = body_file
+        self.limits = list
 
 
 class RelayedResponse(StreamingHttpResponse):
@@ -97,7 +99,7 @@ class ApiHandler(ASGIHandler):
             response: Any = await self.get_response_async(request)
             if isinstance(response, HttpResponseNotAllowed):
                 response = _not_allowed(response)
-            await _send(response, send)
+            await _send(response, request.limits(), send)
 
 
 def _not_allowed(response: HttpResponseNotAllowed) -> HttpResponse:
@@ -118,11 +120,14 @@ async def _read(receive: Receive, body: IO[bytes]) -> bool:
             return True
 
 
-async def _send(response: Any, send: Send) -> None:
-    """Send a response, a stream's chunks as they arrive."""
+async def _send(response: Any, limits: Headers, send: Send) -> None:
+    """Send a response, a stream's chunks as they arrive. Our limits stand in place of a provider's of the same name."""
     headers = getattr(response, "raw_headers", None)
     if headers is None:
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in response.items()]
+    if limits:
+        ours = {name for name, _ in limits}
+        headers = [*(header for header in headers if header[0].lower() not in ours), *limits]
     if not response.streaming and not any(name.lower() == b"content-length" for name, _ in headers):
         headers = [*headers, (b"content-length", str(len(response.content)).encode())]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

@@ -10,6 +10,7 @@ from functools import partial
 from django.conf import settings
 
 from proxy.answer import relay
+from proxy.answer.metered import metered
 from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.dialects.chat_completions.dialect import CHAT_COMPLETIONS
@@ -126,7 +127,11 @@ async def pass_through(call: Call, rest: str, run: Runtime) -> Outcome:
     body = call.chunks() if call.size else b""
     answer = await run.upstream.send(call.method, url, headers, body, name=target.provider.name)
     call.closing.push_async_callback(answer.close)
-    return Outcome(answer.status, [*relayed(answer.headers), NO_MEMORY], answer.chunks())
+    chunks = answer.chunks()
+    if run.quotas.counts(call.caller, call.scope.partition):
+        cost = partial(exchange_cost, run.providers, target)
+        chunks = metered(answer, partial(run.quotas.spend, call.caller, call.scope.partition, cost))
+    return Outcome(answer.status, [*relayed(answer.headers), NO_MEMORY], chunks)
 
 
 def _constraints(target: Target, dialect: Dialect, run: Runtime, *, budget: int) -> Constraints:

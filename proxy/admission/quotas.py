@@ -14,17 +14,18 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from access import metering
-from access.limits import NO_LIMITS, Kind, Limits, batch
+from access.limits import Kind, Limits, batch
 from proxy.admission.caller import Caller
 from proxy.admission.keyring import Keyring
+from proxy.admission.meter import Meter, headers
 from proxy.errors import RateLimited, Unavailable
 from proxy.prompt.chat import Reply
+from proxy.upstream import Headers
 
 T = TypeVar("T")
 
@@ -43,26 +44,6 @@ class Answered(Protocol):
 
     @property
     def reply(self) -> Reply: ...
-
-
-@dataclass(slots=True)
-class Meter:
-    """What this process knows of one subject. Moments are those of time.monotonic()."""
-
-    left: int = 0  # requests taken and not used, until `minute_ends`
-    used_up: bool = False  # the minute has no more requests for anybody
-    minute_ends: float = 0.0
-    tokens: int = 0  # used in this minute by all processes, as last read
-    tokens_end: float = 0.0
-    dollars: Decimal = Decimal(0)
-    month_ends: float = 0.0
-    new_tokens: int = 0  # used here, not told to the others yet
-    new_dollars: Decimal = Decimal(0)
-    busy: int = 0  # requests that run here
-    leased: int = 0
-    limits: Limits = NO_LIMITS
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # who asks the database, while others wait
-    seen: float = field(default_factory=time.monotonic)
 
 
 class Quotas:
@@ -111,14 +92,38 @@ class Quotas:
 
         Where the provider does not say how many tokens it counted, as in many streams, they are estimated.
         """
-        subjects = (f"key:{caller.key_id}", f"partition:{partition}")
-        meters = [meter for subject in subjects if (meter := self._meters.get(subject))]
-        if all(meter.limits.is_none for meter in meters):
-            return
-        usage = _usage(result.reply, size)
-        for meter in meters:
+        if self._limited(caller, partition):
+            self.spend(caller, partition, cost, _usage(result.reply, size))
+
+    def spend(
+        self,
+        caller: Caller,
+        partition: str,
+        cost: Callable[[Mapping[str, Any]], Decimal | None],
+        usage: Mapping[str, Any],
+    ) -> None:
+        """Charge what an answer states, in OpenAI's words, to its key and its partition."""
+        for meter in self._limited(caller, partition):
             meter.new_tokens += _tokens(usage)
             meter.new_dollars += cost(usage) or 0
+
+    def counts(self, caller: Caller, partition: str) -> bool:
+        """Whether it matters what this caller uses in this partition."""
+        return any(
+            meter.limits.tokens is not None or meter.limits.dollars is not None
+            for meter in self._limited(caller, partition)
+        )
+
+    def headers(self, caller: Caller, partition: str | None) -> Headers:
+        """What the answer to an admitted or refused request tells of its limits; nothing without any."""
+        return headers(self._limited(caller, partition))
+
+    def _limited(self, caller: Caller, partition: str | None) -> list[Meter]:
+        subjects = [f"key:{caller.key_id}"] if caller.key_id else []
+        if partition in self._partitions:
+            subjects.append(f"partition:{partition}")
+        found = (self._meters.get(subject) for subject in subjects)
+        return [meter for meter in found if meter and not meter.limits.is_none]
 
     def _limits_of(self, partition: str) -> Limits | None:
         """The limits of a partition, as read a few seconds ago: reading them delays no request."""
@@ -134,13 +139,13 @@ class Quotas:
         meter = self._meters.setdefault(subject, Meter())
         meter.limits, meter.seen = limits, time.monotonic()
         if share is not None and meter.busy >= share:
-            raise RateLimited("This key runs as many requests as one key may on this server.", "requests", seconds=1)
-        _check_spending(meter)
+            raise RateLimited("This key runs as many requests as one key may on this server.", Kind.REQUESTS, seconds=1)
+        meter.check_spending()
         if limits.parallel is not None and meter.busy >= meter.leased:
             async with meter.turn:
                 await self._lease(subject, meter, limits.parallel)
-        meter.busy += 1
-        closing.callback(_end, meter)
+        meter.begin()
+        closing.callback(meter.end)
         if limits.requests is not None:
             if not meter.left or time.monotonic() >= meter.minute_ends:
                 async with meter.turn:
@@ -157,7 +162,7 @@ class Quotas:
             ask = partial(metering.lease, subject, self._holder, slots=wanted, limit=limit)
             granted = await self._ask(ask, otherwise=True)
         if not granted:
-            raise RateLimited(f"At most {limit} requests may run at the same time.", "requests", seconds=1)
+            raise RateLimited(f"At most {limit} requests may run at the same time.", Kind.REQUESTS, seconds=1)
         meter.leased = wanted
 
     async def _take(self, subject: str, meter: Meter, limit: int) -> None:
@@ -166,16 +171,17 @@ class Quotas:
             meter.left, meter.used_up = 0, False
         if not meter.left and not meter.used_up:
             wanted = batch(limit)
-            alone = metering.Taken(wanted, 60 * wanted / limit)  # without a database: at an even pace
+            alone = metering.Taken(wanted, 60 * wanted / limit, 0)  # without a database: at an even pace
             taken = await self._ask(
                 partial(metering.take_requests, subject, limit=limit, wanted=wanted), otherwise=alone
             )
             meter.left, meter.used_up = taken.granted, taken is alone or taken.granted < wanted
+            meter.not_taken = taken.left
             meter.minute_ends = time.monotonic() + taken.seconds
         if not meter.left:
             seconds = meter.minute_ends - time.monotonic()
             sentence = f"The limit of {limit} requests a minute is reached."
-            raise RateLimited(sentence, "requests", seconds=seconds, limit=limit)
+            raise RateLimited(sentence, Kind.REQUESTS, seconds=seconds)
 
     async def _ask(self, work: Callable[[], T], *, otherwise: T) -> T:
         try:
@@ -234,28 +240,3 @@ def _usage(reply: Reply, size: int) -> dict[str, Any]:
     if not answer:  # the provider refused, or gave no answer
         return dict(stated)
     return stated | {"prompt_tokens": size // BYTES_A_TOKEN, "completion_tokens": answer // BYTES_A_TOKEN}
-
-
-def _end(meter: Meter) -> None:
-    meter.busy -= 1
-
-
-def _check_spending(meter: Meter) -> None:
-    """Raises RateLimited when the minute's tokens or the month's dollars are used up."""
-    now, limits = time.monotonic(), meter.limits
-    tokens = meter.new_tokens + (meter.tokens if now < meter.tokens_end else 0)
-    if limits.tokens is not None and tokens >= limits.tokens:
-        raise RateLimited(
-            f"The limit of {limits.tokens} tokens a minute is reached.",
-            "tokens",
-            seconds=max(1.0, meter.tokens_end - now),
-            limit=limits.tokens,
-        )
-    dollars = meter.new_dollars + (meter.dollars if now < meter.month_ends else 0)
-    if limits.dollars is not None and dollars >= limits.dollars:
-        raise RateLimited(
-            f"The budget of {limits.dollars} dollars a month is used up.",
-            Kind.DOLLARS,
-            seconds=max(1.0, meter.month_ends - now),
-            code="insufficient_quota",
-        )

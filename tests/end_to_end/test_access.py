@@ -393,6 +393,44 @@ def test_a_key_over_its_limit_gets_429_as_openai_says_it(closed: Server) -> None
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
 
 
+def test_every_answer_to_a_limited_key_tells_what_is_left(closed: Server, provider: FakeProvider) -> None:
+    key = make_key(closed, ["acme"])
+    unlimited = chat(closed, A, key)
+    assert not [name for name in unlimited.headers if name.startswith("x-ratelimit-")]
+    manage(closed, "key", "limit", key.split("_")[2], "--requests", "1000", "--tokens", "100000")
+    eventually(lambda: "x-ratelimit-limit-requests" in chat(closed, A, key).headers)
+    asked = [
+        chat(closed, A, key),
+        ask(closed, "POST", f"{base(A)}/chat/completions", key, body=says("Hello") | {"stream": True}),
+        ask(closed, "GET", f"{base(A)}/models", key),
+        ask(closed, "GET", "/v1/memory/partitions", key),
+        ask(closed, "GET", f"{base(B)}/nothing", key),
+        ask(closed, "GET", f"{base(A)}/command/nothing", key),
+    ]
+    statuses = [answer.status_code for answer in asked]
+    assert statuses == [200, 200, 200, 200, 403, 404]
+    for answer in asked:
+        assert answer.headers["x-ratelimit-limit-requests"] == "1000"
+        assert answer.headers["x-ratelimit-limit-tokens"] == "100000"
+        assert 0 < int(answer.headers["x-ratelimit-remaining-requests"]) < 1000
+        assert len(answer.headers.get_list("x-ratelimit-remaining-requests")) == 1
+
+
+def test_tokens_of_passed_through_answers_count(closed: Server) -> None:
+    key = make_key(closed, ["acme"])
+    manage(closed, "key", "limit", key.split("_")[2], "--tokens", "9")
+    body = {"model": "text-embedding-3-small", "input": "four tokens, says the provider"}
+    eventually(lambda: "x-ratelimit-limit-tokens" in ask(closed, "GET", f"{base(A)}/models", key).headers)
+    seen: list[httpx.Response] = []
+    deadline = time.monotonic() + PATIENCE
+    while not seen or seen[-1].status_code == 200:
+        assert time.monotonic() < deadline
+        seen.append(ask(closed, "POST", f"{base(A)}/embeddings", key, body=body))
+    assert len(seen) >= 4  # 4, 8 and 12 of 9 tokens
+    assert seen[-1].json()["error"]["type"] == "tokens"
+    assert seen[-1].headers["x-ratelimit-remaining-tokens"] == "0"
+
+
 # --- nowhere else ---
 
 

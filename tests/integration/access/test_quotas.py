@@ -98,11 +98,42 @@ async def test_a_refusal_says_when_to_come_again() -> None:
         assert await request(quotas, who, closing)
         with pytest.raises(RateLimited) as refused:
             await quotas.admit(who, None, closing)
-        headers = dict(refused.value.headers)
-        assert 1 <= int(headers[b"retry-after"]) <= 60
-        assert headers[b"x-ratelimit-limit-requests"] == b"1"
-        assert headers[b"x-ratelimit-remaining-requests"] == b"0"
+        assert 1 <= int(dict(refused.value.headers)[b"retry-after"]) <= 60
+        assert told(quotas, who)["remaining-requests"] == "0"
         assert b"rate_limit_exceeded" in refused.value.body()
+
+
+def told(quotas: Quotas, who: Caller, partition: str | None = None) -> dict[str, str]:
+    headers = quotas.headers(who, partition)
+    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in headers}
+
+
+async def test_answers_tell_what_is_left_of_each_limit(one_minute: None) -> None:
+    async with processes(1) as (quotas,), AsyncExitStack() as running:
+        who = caller(requests=100, tokens=1000)
+        for used in range(1, 8):
+            assert await request(quotas, who, running)
+            assert told(quotas, who)["remaining-requests"] == str(100 - used)
+        assert told(quotas, who)["remaining-tokens"] == "1000"
+        quotas.charge(who, "shop", lambda _: None, 0, answer(60))
+        quotas.spend(who, "shop", lambda _: None, {"prompt_tokens": 7, "total_tokens": 7})
+        found = told(quotas, who)
+        assert (found["limit-requests"], found["limit-tokens"]) == ("100", "1000")
+        assert found["remaining-tokens"] == "933"
+        for kind in ("requests", "tokens"):
+            assert found[f"reset-{kind}"].endswith("s") and 1 <= int(found[f"reset-{kind}"][:-1]) <= 60
+        assert told(quotas, caller()) == {}
+        alone = caller(parallel=2)
+        assert await request(quotas, alone, running)
+        assert told(quotas, alone) == {}
+
+
+async def test_what_is_left_counts_what_other_processes_have_taken(one_minute: None) -> None:
+    async with processes(2) as (one, other), AsyncExitStack() as running:
+        who = caller(requests=20)
+        assert await admitted([one], who, 12) == 12
+        assert await request(other, who, running)
+        assert told(other, who)["remaining-requests"] == "7"
 
 
 async def test_parallel_requests_are_counted_exactly_over_all_processes() -> None:
