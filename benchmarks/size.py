@@ -27,6 +27,7 @@ from benchmarks.home import home
 from benchmarks.texts import Writer
 from conversations.embedders.base import Vectors
 from conversations.embedders.local import LocalEmbedder
+from conversations.embedders.local_models import ENGLISH
 
 QUESTION, ANSWER = 140, 690  # characters
 EACH = 200  # messages of a scope
@@ -79,7 +80,7 @@ async def fill(messages: int) -> None:
     from proxy.spool.replaying import store_spool
 
     run = phases.Run(recall=True)
-    run.use(RandomEmbedder())
+    run.use(RandomEmbedder(ENGLISH))
     clients = [Client(number) for number in range(max(1, messages // EACH))]
     meter = phases.Meter()
     with patch("proxy.memory.exchange.STORE_SECONDS", PATIENCE):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from conversations.embedders.local import LocalEmbedder
+from conversations.embedders.local_models import ENGLISH
 
 VOCABULARY = Path(__file__).parent.parent / "conversations/embedders/bert-base-uncased/vocab.txt"  # by frequency
 FIRST = 1_750_000_000_000  # milliseconds, when everything begins
@@ -68,7 +68,7 @@ def history(partition: str, instance: str, messages: int, *, seed: int) -> Itera
             "exchange": None,
             "embeddings": [
                 {
-                    "model": LocalEmbedder.name,
+                    "model": ENGLISH.name,
                     "start": 0,
                     "end": len(text),
                     "vector": (vector / np.linalg.norm(vector)).round(4).tolist(),

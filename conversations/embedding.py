@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
 
 from conversations.embedders.base import Embedder, EmbedderError
-from conversations.embedders.factory import make_embedder
+from conversations.embedders.factory import LOCAL, make_embedder
 from conversations.embedders.remembering import Remembering
 from conversations.models import EmbeddingModel
 
@@ -66,7 +66,7 @@ def disagreement() -> str | None:
     active = active_model()
     dimensions = settings.RESERVOIR_EMBEDDER_DIMENSIONS
     same = active.spec == settings.RESERVOIR_EMBEDDER
-    if same and (active.spec == "local" or active.dimensions == dimensions):
+    if same and (active.spec in LOCAL or active.dimensions == dimensions):
         return None
     return (
         f"RESERVOIR_EMBEDDER names {_described(settings.RESERVOIR_EMBEDDER, dimensions)}, "
@@ -179,4 +179,4 @@ def _key(model: EmbeddingModel) -> tuple[str, str, int]:
 
 
 def _described(spec: str, dimensions: int) -> str:
-    return spec if spec == "local" else f"{spec} ({dimensions} dimensions)"
+    return spec if spec in LOCAL else f"{spec} ({dimensions} dimensions)"

@@ -68,7 +68,7 @@ RESERVOIR_MCP_READ_ONLY = env.boolean("RESERVOIR_MCP_READ_ONLY", False)
 RESERVOIR_TOOL_TAGS = env.tags("RESERVOIR_TOOL_TAGS")
 # Tokens assumed for the window of an unknown model; limits only the added messages.
 RESERVOIR_DEFAULT_WINDOW = env.integer("RESERVOIR_DEFAULT_WINDOW", 8192, least=256)
-# "local", or "<base URL of an OpenAI-compatible API>#<embedding model>".
+# "local", "local-multilingual", or "<base URL of an OpenAI-compatible API>#<embedding model>".
 RESERVOIR_EMBEDDER = env.text("RESERVOIR_EMBEDDER", "local")
 RESERVOIR_EMBEDDER_KEY = env.text("RESERVOIR_EMBEDDER_KEY")
 # Vector length to request from an endpoint that can shorten vectors; 0 means the model's own.

@@ -4,19 +4,24 @@ from urllib.parse import urldefrag, urlsplit
 
 from conversations.embedders.base import Embedder
 
-SPEC_HELP = 'write "local", or an endpoint and its model as "https://api.openai.com/v1#text-embedding-3-small"'
+SPEC_HELP = (
+    'write "local", "local-multilingual", or an endpoint and its model as '
+    '"https://api.openai.com/v1#text-embedding-3-small"'
+)
+LOCAL = ("local", "local-multilingual")  # specs of models that run here
 
 
 def make_embedder(spec: str, *, api_key: str | None, dimensions: int | None, threads: int = 1) -> Embedder:
-    """The embedder for a spec. `dimensions` applies only to a remote model, `threads` only to the local one.
+    """The embedder for a spec. `dimensions` applies only to a remote model, `threads` only to a local one.
 
     Raises ValueError, with advice, for an invalid spec.
     """
     # Imported on demand: the local embedder loads 40 MB of onnxruntime.
-    if spec == "local":
+    if spec in LOCAL:
         from conversations.embedders.local import LocalEmbedder
+        from conversations.embedders.local_models import ENGLISH, MULTILINGUAL
 
-        return LocalEmbedder(threads=threads)
+        return LocalEmbedder(ENGLISH if spec == "local" else MULTILINGUAL, threads=threads)
 
     from conversations.embedders.remote import RemoteEmbedder
 

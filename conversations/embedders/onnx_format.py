@@ -41,7 +41,7 @@ class Model:
     products: Sequence[Sequence[str]]
 
 
-def read(data: bytes) -> Model:
+def read(data: bytes | memoryview) -> Model:
     """The model in a file. Raises ValueError, IndexError or KeyError for data that is no model."""
     (graph,) = (value for number, value in _fields(memoryview(data)) if number == 7)
     arrays: dict[str, Array] = {}

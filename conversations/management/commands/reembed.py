@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 
 from conversations import reembedding
 from conversations.embedders.base import EmbedderError
-from conversations.embedders.factory import SPEC_HELP
+from conversations.embedders.factory import LOCAL, SPEC_HELP
 from conversations.embedding import make
 from conversations.management.progress import bars
 from conversations.management.terminal import Command as TerminalCommand
@@ -65,7 +65,7 @@ If it is killed, run it again to continue. Until it switches over, recall uses t
             embedder.close()
         self.stdout.write(f"{model.name} is in use. Running servers notice within a few seconds.")
         if (spec, dimensions) != (settings.RESERVOIR_EMBEDDER, settings.RESERVOIR_EMBEDDER_DIMENSIONS):
-            more = f" and RESERVOIR_EMBEDDER_DIMENSIONS={dimensions}" if spec != "local" else ""
+            more = f" and RESERVOIR_EMBEDDER_DIMENSIONS={dimensions}" if spec not in LOCAL else ""
             self.stdout.write(f"Set RESERVOIR_EMBEDDER={spec}{more}, so that the settings agree.")
 
     def _drop(self, *, wait: bool) -> None:
