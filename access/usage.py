@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from django.db.models import Q, QuerySet
 
@@ -19,9 +19,8 @@ def usage_by(exchanges: QuerySet[Exchange], by: Sequence[str]) -> list[Json]:
     rows = usage(exchanges, by)
     if "key" not in by:
         return rows
-    ids = {row["key"] for row in rows}
-    names = dict(AccessKey.objects.filter(public_id__in=ids).values_list("public_id", "name"))
-    return [row | {"key": _title(row["key"], names.get(row["key"]))} for row in rows]
+    named = titles({row["key"] for row in rows})
+    return [row | {"key": named[row["key"]]} for row in rows]
 
 
 def ids_of(name_or_id: str) -> list[str]:
@@ -32,10 +31,10 @@ def ids_of(name_or_id: str) -> list[str]:
 
 def title(public_id: str) -> str:
     """A key as pages name it; empty for an exchange without one."""
-    if not public_id:
-        return ""
-    return _title(public_id, AccessKey.objects.filter(public_id=public_id).values_list("name", flat=True).first())
+    return titles([public_id])[public_id] if public_id else ""
 
 
-def _title(public_id: str, name: str | None) -> str:
-    return f"{name} ({public_id})" if name else public_id or NO_KEY
+def titles(public_ids: Collection[str]) -> dict[str, str]:
+    """Keys as pages name them, by their public ids; NO_KEY for an empty one."""
+    names = dict(AccessKey.objects.filter(public_id__in=public_ids).values_list("public_id", "name"))
+    return {one: f"{names[one]} ({one})" if one in names else one or NO_KEY for one in public_ids}

@@ -64,7 +64,7 @@ def export_page(request: HttpRequest) -> Download:
     instance_name = place.instance.name if place.instance else ""
     details = {"format": format_, "found by words": bool(term)}
     audit.record(Action.EXPORTED, who(request), partition=partition_name, instance=instance_name, details=details)
-    response = Download(_streamed(lambda: write(export_rows(messages, bare))), content_type=kind)
+    response = Download(streamed(lambda: write(export_rows(messages, bare))), content_type=kind)
     names = [one.name for one in (place.partition, place.instance) if one]
     response.headers["Content-Disposition"] = f'attachment; filename="{_file_name(names, found=bool(term))}.{suffix}"'
     return response
@@ -84,7 +84,7 @@ def _file_name(names: list[str], *, found: bool) -> str:
     return "-".join(filter(None, (_NOT_IN_A_FILE_NAME.sub("-", part).strip("-.") for part in parts)))[:150]
 
 
-async def _streamed(begin: Callable[[], Iterator[str]]) -> AsyncIterator[bytes]:
+async def streamed(begin: Callable[[], Iterator[str]]) -> AsyncIterator[bytes]:
     """The texts, encoded. They are read on a thread of their own, because a database connection belongs to one."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as thread:

@@ -10,17 +10,23 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.indexes import BrinIndex, GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from pgvector.django import HalfVectorField
 
 from conversations import states
 from conversations.ledger_entries import EntriesField
 from conversations.payloads import PayloadField
 from conversations.querysets import (
+    HAS_MS,
+    HAS_TOKENS,
     MENTIONED,
+    MODEL_NAME,
+    PROVIDER_NAME,
+    TOTAL_MS,
+    TOTAL_TOKENS,
     EmbeddingQuerySet,
     ExchangeQuerySet,
     InstanceQuerySet,
@@ -73,6 +79,7 @@ class Instance(models.Model):
 
     class Meta:
         ordering = ["partition", "name"]
+        verbose_name = "conversation"
         constraints = [models.UniqueConstraint(fields=["partition", "name"], name="instance_once_a_partition")]
         indexes = [models.Index(fields=["-last_active"], name="instance_by_activity")]
 
@@ -135,6 +142,11 @@ class Exchange(models.Model):
             models.Index(fields=["-created", "-id"], name="exchange_without_memory", condition=~Q(memory="on")),
             models.Index(fields=["-created", "-id"], name="exchange_by_rule", condition=~Q(rule="")),
             models.Index(fields=["key_id", "-created", "-id"], name="exchange_by_key", condition=~Q(key_id="")),
+            models.Index(PROVIDER_NAME, MODEL_NAME, name="exchange_by_provider_and_model"),
+            # For lists sorted by a figure, which leave out exchanges where it is unknown.
+            models.Index(fields=["-cost", "-id"], name="exchange_by_cost", condition=Q(cost__isnull=False)),
+            models.Index(TOTAL_TOKENS.desc(), F("id").desc(), name="exchange_by_tokens", condition=HAS_TOKENS),
+            models.Index(TOTAL_MS.desc(), F("id").desc(), name="exchange_by_duration", condition=HAS_MS),
             GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
             models.Index(fields=["instance", "response_id"], name="exchange_by_response", condition=~Q(response_id="")),
             models.Index(fields=["instance", "follows"], name="exchange_by_what_follows", condition=~Q(follows="")),
@@ -227,6 +239,8 @@ class Message(models.Model):
             models.Index(fields=["instance", "name"], name="message_by_name", condition=~Q(name="")),
             models.Index(fields=["instance", "-created"], name="message_wish", condition=Q(wish=True)),
             models.Index(fields=["-id"], name="message_of_tool", condition=Q(role="tool")),  # also rare
+            # Days of the past. Ids grow with time, so this index has a few bytes for a thousand messages.
+            BrinIndex(fields=["created"], name="message_by_day", pages_per_range=32, autosummarize=True),
         ]
 
     def __str__(self) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
 from django.db.models import Min, Q
+from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Cast, Left
 from pgvector.django import CosineDistance
 
 from conversations.capture import Known
@@ -32,6 +34,17 @@ LONGEST_SEARCH = 1000  # characters of a search; the rest is cut off
 MENTIONED = models.Func(
     "considered", "message_ids", function="array_cat", output_field=ArrayField(models.BigIntegerField())
 )
+
+# Figures that lists of exchanges sort by. The sum of two integers may be too large for one.
+TOTAL_TOKENS = Cast("input_tokens", models.BigIntegerField()) + Cast("output_tokens", models.BigIntegerField())
+TOTAL_MS = KeyTransform("total", "timings")
+HAS_TOKENS = Q(input_tokens__isnull=False, output_tokens__isnull=False)
+HAS_MS = Q(timings__has_key="total")
+
+# Names as their index has them: a client may send a name of any length, and an index row has a limit.
+NAME_INDEXED = 200  # characters
+PROVIDER_NAME = Left("provider", NAME_INDEXED)
+MODEL_NAME = Left("model", NAME_INDEXED)
 
 
 def octets(column: str) -> models.Func:
@@ -135,6 +148,14 @@ def named(path: str, patterns: Sequence[Pattern]) -> Q:
 
 class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
     """Exchanges."""
+
+    def by_provider(self, name: str) -> Self:
+        """Those that this provider answered."""
+        return self.alias(provider_name=PROVIDER_NAME).filter(provider_name=name[:NAME_INDEXED], provider=name)
+
+    def by_model(self, name: str) -> Self:
+        """Those that asked for this model."""
+        return self.alias(model_name=MODEL_NAME).filter(model_name=name[:NAME_INDEXED], model=name)
 
 
 class EmbeddingQuerySet(ScopedQuerySet["Embedding"]):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import Any
 
+from django.db import connection
 from django.db.models import Count, F, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from conversations.models import Exchange
+from conversations.spreadsheet import row as csv_row
 from conversations.states import Ended, MemoryState
 from conversations.turns import Json
 
@@ -31,7 +31,21 @@ SUMS: dict[str, Any] = {
     "dollars": Sum("cost", default=0),
 }
 MOST_ROWS = 10_000
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins so
+MOST_NAMES = 500
+
+# Goes from one pair of names in the index to the next: it reads no rows, however many there are of a pair.
+NAMES = """
+WITH RECURSIVE pair AS (
+    (SELECT left(provider, 200) AS provider, left(model, 200) AS model FROM conversations_exchange
+     ORDER BY 1, 2 LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM pair CROSS JOIN LATERAL (
+        SELECT left(e.provider, 200), left(e.model, 200) FROM conversations_exchange e
+        WHERE (left(e.provider, 200), left(e.model, 200)) > (pair.provider, pair.model) ORDER BY 1, 2 LIMIT 1
+    ) next
+)
+SELECT provider, model FROM pair LIMIT %s
+"""
 
 
 def usage(exchanges: QuerySet[Exchange], by: Sequence[str]) -> list[Json]:
@@ -50,14 +64,12 @@ def total(rows: Iterable[Json]) -> Json:
 
 def as_csv(rows: Iterable[Json], by: Sequence[str]) -> str:
     """The rows with a head, as RFC 4180 has it. Names are harmless to spreadsheets."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*by, *SUMS])
-    for row in rows:
-        writer.writerow([*(_cell(row[name]) for name in by), *(row[name] for name in SUMS)])
-    return text.getvalue()
+    head = csv_row([*by, *SUMS])
+    return head + "".join(csv_row([*(str(row[name]) for name in by), *(row[name] for name in SUMS)]) for row in rows)
 
 
-def _cell(value: Any) -> str:
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def provider_models() -> list[tuple[str, str]]:
+    """The pairs of a provider and a model that exchanges name, of all partitions, in order; at most MOST_NAMES."""
+    with connection.cursor() as cursor:
+        cursor.execute(NAMES, [MOST_NAMES])
+        return list(cursor.fetchall())

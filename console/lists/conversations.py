@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from console import tags
 from console.conversation import dialogue
 from console.lists.base import ReadOnly
-from console.lists.filters import InPartition
+from console.lists.filters import InPartition, PartitionName
 from conversations.models import Instance
 
 
@@ -23,7 +23,8 @@ class InstanceAdmin(ReadOnly):
     list_display_links = ("called",)
     list_select_related = ("partition",)
     search_fields = ("name", "partition__name")
-    list_filter = (InPartition,)
+    search_help_text = "Part of a conversation's or a partition's name"
+    list_filter = (InPartition, PartitionName)
     ordering = ("-last_active",)
     sortable_by = ("called", "messages", "last")
 

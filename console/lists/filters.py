@@ -1,69 +1,76 @@
-"""The filters beside the lists. None asks the whole table for its values."""
+"""The filters above the lists: menus of values, each with how many of the listed rows have it. None asks the whole
+table for its values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from access.usage import ids_of
 from console import safe_text
+from console.search.place import offered
 from console.visible import instances_of, visible
 from conversations.models import Instance, Partition
 from conversations.numbers import whole_number
-from conversations.states import Ended, MemoryState
+
+PAGE = "p"  # as Django names it in an address
 
 
-class Fixed(admin.SimpleListFilter):
-    """A filter with known values: Django would scan the whole table for them."""
+class Menu(admin.SimpleListFilter):
+    """Values to pick from, and a field to type one if there is an `example`. `parameter_name` is also the name of what
+    is counted (see lists/base.py), unless `counted` names it.
+    """
 
-    values: tuple[str, ...] = ()
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(value, value) for value in self.values]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(**{str(self.parameter_name): self.value()}) if self.value() else queryset
-
-
-class Role(Fixed):
-    title = parameter_name = "role"
-    values = ("user", "assistant", "tool")
-
-
-class Wish(admin.SimpleListFilter):
-    title, parameter_name = "standing wishes", "wish"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("1", "only")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(wish=True) if self.value() == "1" else queryset
-
-
-class Memory(Fixed):
-    title = parameter_name = "memory"
-    values = tuple(state.value for state in MemoryState)
-
-
-class Typed(admin.SimpleListFilter):
-    """A filter whose value is typed: its values are many, and no query lists them."""
-
-    template = "admin/reservoir/typed_filter.html"
+    template = "admin/reservoir/filter.html"
     example = ""
+    counted = ""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("", "")]  # Django hides a filter without any
 
+    def picks(self, changelist: Any) -> Sequence[tuple[str, str]]:
+        """The values to pick from, and what they are called: those of the listed rows."""
+        return [(str(value), str(value)) for value in sorted(self.counts(changelist)) if value]
+
+    def options(self) -> Sequence[str]:
+        """What the browser offers while one types."""
+        return ()
+
+    def counts(self, changelist: Any) -> dict[Any, int]:
+        """How many of the listed rows have each value."""
+        found: dict[Any, int] = changelist.counts.get(self.counted or self.parameter_name, {})
+        return found
+
     def choices(self, changelist: Any) -> Iterator[Any]:
-        name = str(self.parameter_name)
-        others = [pair for pair in changelist.get_filters_params().items() if pair[0] != name]
-        searched = [("q", changelist.query)] if changelist.query else []
-        told = [(key, value[-1] if isinstance(value, list) else value) for key, value in others]
-        yield {"name": name, "value": self.value() or "", "example": self.example, "others": told + searched}
+        name, value = str(self.parameter_name), self.value() or ""
+        counts = {str(key): count for key, count in self.counts(changelist).items()}
+        picks = list(self.picks(changelist))
+        if value and value not in dict(picks):
+            picks.insert(0, (value, value))
+        yield {
+            "name": name,
+            "value": value,
+            "chosen": safe_text.shown(dict(picks)[value]) if value else "",
+            "all": address(changelist, {name: ""}),
+            "picks": [
+                {
+                    "label": safe_text.shown(label),
+                    "count": counts.get(each),
+                    "chosen": each == value,
+                    "address": address(changelist, {name: each}),
+                }
+                for each, label in picks
+            ],
+            "example": self.example,
+            "options": self.options() if self.example else (),
+            "others": kept(changelist, without=(name,)),
+            "cut": changelist.counts_are_cut,
+        }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = (self.value() or "").strip().replace("\x00", "")
@@ -74,64 +81,55 @@ class Typed(admin.SimpleListFilter):
         return queryset.filter(**{str(self.parameter_name): value})
 
 
-class Provider(Typed):
-    title = parameter_name = "provider"
-    example = "openai"
+def kept(changelist: Any, *, without: Sequence[str]) -> list[tuple[str, str]]:
+    """What a form keeps of the address: the other filters, the search, the order."""
+    asked = changelist.params.items()
+    return [(key, str(value)) for key, value in asked if key not in (*without, PAGE)]
 
 
-class ModelName(Typed):
-    title = parameter_name = "model"
-    example = "gpt-4o"
+def address(changelist: Any, changed: Mapping[str, str]) -> str:
+    """The address of the first page of the list with these values; empty ones are left out. (Django's own method takes
+    out all names that begin like one.)
+    """
+    asked = {**dict(kept(changelist, without=())), **changed}
+    return "?" + urlencode({name: value for name, value in asked.items() if value})
 
 
-class RuleName(Typed):
-    title = parameter_name = "rule"
-    example = "any"
+class Role(Menu):
+    title = parameter_name = "role"
 
-    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Those that this rule held for; "any": all that a rule held for."""
-        ruled = queryset.exclude(rule="")
-        return ruled if value == "any" else ruled.filter(rule=value)
+    def picks(self, changelist: Any) -> Sequence[tuple[str, str]]:
+        return [(role, role) for role in ("user", "assistant", "tool")]
 
 
-class Status(Typed):
-    title = parameter_name = "status"
-    example = "429 or 5xx"
+class Wish(Menu):
+    title, parameter_name = "standing wishes", "wish"
 
-    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Those with this status, or with one of a hundred ("5xx"); none for anything else."""
-        if (number := whole_number(value, most=999)) is not None:
-            found = queryset.filter(status=number)
-        elif len(value) == 3 and value[0].isdecimal() and value[1:].lower() == "xx":
-            found = queryset.filter(status__gte=int(value[0]) * 100, status__lt=int(value[0]) * 100 + 100)
-        else:
-            return queryset.none()
-        # Failures have an index of their own, successes are most of the table anyway.
-        return found.exclude(ended=Ended.ANSWERED) if value[0] in "45" else found
-
-
-class KeyName(Typed):
-    title, parameter_name = "access key", "key"
-    example = "a name or an id"
+    def picks(self, changelist: Any) -> Sequence[tuple[str, str]]:
+        return [("1", "only these")]
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Those that came with a key of this name or public id, also one that is revoked."""
-        ids = ids_of(value)
-        # Tells PostgreSQL that the index of keys holds them all.
-        return queryset.filter(key_id__in=ids).exclude(key_id="") if ids else queryset.none()
+        return queryset.filter(wish=True) if value == "1" else queryset
 
 
-class PartitionName(Typed):
+class PartitionName(Menu):
     title, parameter_name = "partition", "partition_name"
-    example = "a name"
+    example = "pick or type"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        by_link = "partition" in request.GET or "instance" in request.GET
+        return [] if by_link else [("", "")]
+
+    def options(self) -> Sequence[str]:
+        return offered(self.request)
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Those of the partition of this name."""
-        pk = Partition.objects.filter(name=value).values_list("pk", flat=True).first()
-        return queryset.none() if pk is None else queryset.filter(instance__in=instances_of([pk]))
+        pk = visible(self.request, Partition.objects.filter(name=value)).values_list("pk", flat=True).first()
+        return queryset.none() if pk is None else in_partition(queryset, pk)
 
 
-class Place(admin.SimpleListFilter):
+class Place(Menu):
     """A partition or a conversation named by a link. Users can remove the filter, not choose among thousands.
 
     Nothing is listed if it does not exist or the user may not see it.
@@ -144,28 +142,40 @@ class Place(admin.SimpleListFilter):
         pk = whole_number(given) or 0
         found = visible(request, self.model.objects.filter(pk=pk)).first() if pk else None
         self.found = found.pk if found else None
-        return [(given, safe_text.shown(found.name) if found else "no longer there")] if given else []
+        self.named = found.name if found else "no longer there"
+        return [("", "")] if given else []
+
+    def picks(self, changelist: Any) -> Sequence[tuple[str, str]]:
+        return [(self.value() or "", self.named)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        return queryset.none() if self.found is None else self.within(queryset, self.found)
+
+    def within(self, queryset: QuerySet[Any], pk: int) -> QuerySet[Any]:
+        """The rows in this place."""
+        raise NotImplementedError
 
 
 class InPartition(Place):
     title = parameter_name = "partition"
     model = Partition
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not self.value():
-            return queryset
-        if self.found is None:
-            return queryset.none()
-        if queryset.model is Instance:
-            return queryset.filter(partition=self.found)
-        return queryset.filter(instance__in=instances_of([self.found]))
+    def within(self, queryset: QuerySet[Any], pk: int) -> QuerySet[Any]:
+        return in_partition(queryset, pk)
 
 
 class InInstance(Place):
     title, parameter_name = "conversation", "instance"
     model = Instance
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not self.value():
-            return queryset
-        return queryset.none() if self.found is None else queryset.filter(instance=self.found)
+    def within(self, queryset: QuerySet[Any], pk: int) -> QuerySet[Any]:
+        return queryset.filter(instance=pk)
+
+
+def in_partition(queryset: QuerySet[Any], pk: int) -> QuerySet[Any]:
+    """The rows of this partition."""
+    if queryset.model is Instance:
+        return queryset.filter(partition=pk)
+    return queryset.filter(instance__in=instances_of([pk]))

@@ -14,7 +14,8 @@ from django.utils.safestring import SafeString
 from console import message_page, tags
 from console.lists.base import ReadOnly
 from console.lists.columns import CALLS, SNIPPET, scope_link, without_words
-from console.lists.filters import InInstance, InPartition, Role, Wish
+from console.lists.days import Days
+from console.lists.filters import InInstance, InPartition, PartitionName, Role, Wish
 from console.search import words
 from conversations.models import Message
 
@@ -24,7 +25,8 @@ class MessageAdmin(ReadOnly):
     list_display = ("at", "said_by", "beginning", "scope", "size")
     list_display_links = ("at", "beginning")
     list_select_related = ("instance__partition",)
-    list_filter = (InPartition, InInstance, Role, Wish, "created")
+    list_filter = (InPartition, PartitionName, InInstance, Role, Wish, Days)
+    counted = ("role",)
     search_fields = ("content",)
     search_help_text = 'Words of the message; "quotes" for a phrase, -word to leave out'
     sortable_by = ()

@@ -20,6 +20,7 @@ class PartitionAdmin(ReadOnly):
     list_display = ("called", "instances", "messages", "exchanges", "first", "last")
     list_display_links = ("called",)
     search_fields = ("name",)
+    search_help_text = "Part of a name"
     sortable_by = ("called", "messages", "last")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -37,7 +38,7 @@ class PartitionAdmin(ReadOnly):
     def called(self, partition: Any) -> SafeString:
         return tags.bdi(partition.name)
 
-    @admin.display(description="instances")
+    @admin.display(description="conversations")
     def instances(self, partition: Any) -> str:
         return tags.compact(partition.instance_total)
 

@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from console import safe_text
 from console.pages import page, to_instance, to_partition
 from console.search.meaning import NEAREST_OF, likeness
-from console.search.place import Place, asked_place, offered
+from console.search.place import Place, asked_place, offered, spans
 from console.visible import require, visible
 from conversations.embedders.base import EmbedderError
 from conversations.models import Exchange, Message
@@ -87,15 +87,9 @@ def search_page(request: HttpRequest) -> HttpResponse:
 
 def _days(place: Place, term: str, meaning: bool) -> list[tuple[str, str]]:
     """Spans of days to narrow the search to, with their addresses."""
-    today = timezone.now().date()
-    spans = (
-        ("Today", today, today),
-        ("Yesterday", today - timedelta(days=1), today - timedelta(days=1)),
-        ("Last 7 days", today - timedelta(days=6), today),
-        ("Last 30 days", today - timedelta(days=29), today),
-    )
     by = "meaning" if meaning else ""
-    return [(name, f"?{place.address(q=term, by=by, first=str(first), last=str(last))}") for name, first, last in spans]
+    days = spans(timezone.now().date())
+    return [(one.name, f"?{place.address(q=term, by=by, first=str(one.first), last=str(one.last))}") for one in days]
 
 
 def _forget(place: Place, term: str) -> str:

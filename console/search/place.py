@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django.db.models import QuerySet
@@ -20,15 +20,12 @@ from conversations.numbers import whole_number
 MOST_OFFERED = 1_000  # partitions to choose from
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A conversation with its partition, a partition, or everything (both None); and days, both inclusive, in UTC."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Days:
+    """Days, both inclusive, in UTC; None has no end."""
 
-    instance: Instance | None = None
-    partition: Partition | None = None
     first: date | None = None
     last: date | None = None
-    problem: str = ""  # what the address asked for and the user cannot have
 
     @property
     def since(self) -> datetime | None:
@@ -39,6 +36,23 @@ class Place:
     def before(self) -> datetime | None:
         """When the last day has ended."""
         return _midnight(self.last + timedelta(days=1)) if self.last else None
+
+
+class Span(NamedTuple):
+    """Days that people ask for, under their name."""
+
+    name: str
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place(Days):
+    """A conversation with its partition, a partition, or everything (both None); and days."""
+
+    instance: Instance | None = None
+    partition: Partition | None = None
+    problem: str = ""  # what the address asked for and the user cannot have
 
     @property
     def name(self) -> str:
@@ -77,10 +91,28 @@ def asked_place(request: HttpRequest) -> Place:
             problem = f"There is no partition {name[:100]!r}: pick one from the list."
     elif name == "" and "in" in request.GET:  # the field was emptied
         instance = partition = None
-    first, last = (_day(request.GET.get(key, "")) for key in ("first", "last"))
-    if first and last and first > last:
+    days = asked_days(request)
+    if days.first and days.last and days.first > days.last:
         problem = "The first day is after the last one."
-    return Place(instance, partition, first, last, problem)
+    return Place(instance=instance, partition=partition, first=days.first, last=days.last, problem=problem)
+
+
+def asked_days(request: HttpRequest) -> Days:
+    """The days that the address names in `first` and `last`; what is no date is nothing."""
+    return Days(first=_day(request.GET.get("first", "")), last=_day(request.GET.get("last", "")))
+
+
+def spans(today: date) -> list[Span]:
+    """The days that people ask for most. A week begins on Monday."""
+    day = timedelta(days=1)
+    monday = today - today.weekday() * day
+    return [
+        Span("Today", today, today),
+        Span("Yesterday", today - day, today - day),
+        Span("Last 7 days", today - 6 * day, today),
+        Span("Last week", monday - 7 * day, monday - day),
+        Span("Last 30 days", today - 29 * day, today),
+    ]
 
 
 def offered(request: HttpRequest) -> Sequence[str]:
@@ -103,9 +135,10 @@ def _partition(request: HttpRequest) -> Partition | None:
 
 def _day(given: str) -> date | None:
     try:
-        return parse_date(given)
+        day = parse_date(given)
     except ValueError:  # as 31 February
         return None
+    return day if day and 1 < day.year < 9999 else None  # the ends of the calendar have no day before or after
 
 
 def _midnight(day: date) -> datetime:

@@ -49,8 +49,22 @@ for (const row of document.querySelectorAll("#result_list tbody tr")) {
   [...row.children].forEach((cell, at) => { cell.dataset.label = headings[at] || ""; });
 }
 
+// The steps of a tool loop are folded under the last one.
+for (const button of document.querySelectorAll("button[data-steps]")) {
+  const last = button.closest("tr");
+  const steps = [...document.querySelectorAll(`[data-step-of="${button.dataset.steps}"]`)].map((mark) => mark.closest("tr"));
+  for (const step of steps) { step.classList.add("step"); step.hidden = true; }
+  last.after(...steps);
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const opened = button.getAttribute("aria-expanded") !== "true";
+    button.setAttribute("aria-expanded", opened);
+    for (const step of steps) step.hidden = !opened;
+  });
+}
+
 // Keys: / searches, j and k move in a list, o opens, ? shows them.
-const places = () => [...document.querySelectorAll("#result_list tbody tr, .hit, article.said")];
+const places = () => [...document.querySelectorAll("#result_list tbody tr:not([hidden]), .hit, article.said")];
 let chosen = -1;
 function choose(step) {
   const found = places();
