@@ -94,7 +94,10 @@ def _parts(scope: Any, text: str, embedder: Any) -> tuple[NDArray[np.int64], Flo
     query = prepare_query(scope=scope, text=text)
     assert query.instance_id is not None
     vector = vector_literal(embedder.embed([query.wording])[0].tolist())
-    found = retrieve(RetrievalRequest(query.instance_id, query.message_count, query.words, vector, embedder.name))
+    request = RetrievalRequest(
+        query.instance_id, query.message_count, query.words, vector, embedder.name, for_time=query.for_time
+    )
+    found = retrieve(request)
     scored = parts(found.frame, query.asked)
     return found.ids[::-1], np.array([scored[name][::-1] / WEIGHTS[name] for name in WEIGHTS])
 

@@ -32,6 +32,7 @@ ARMS = (
     "time",
     "question",
     "short",
+    "reply",
 )
 """The parts of the formula. Their places are stored: new ones are added at the end, and none is removed."""
 

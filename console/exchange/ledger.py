@@ -23,6 +23,7 @@ ARMS = {
     "speaker": ("speaker", "whether the question names its speaker"),
     "answer": ("answers", "whether it follows a similar question"),
     "user": ("user", "whether the user wrote it, in a chat with an assistant"),
+    "reply": ("reply", "how well the assistant's reply to it fits the question"),
     "wish": ("wish", "whether it says what the user always wants"),
     "date": ("date", "whether it was written on a day that the question names"),
     "time": ("time", "whether it tells a time that the question asks for"),

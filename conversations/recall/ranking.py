@@ -2,27 +2,31 @@
 
 Each part is scaled to at most 1, so its weight is the most it can contribute:
 
-    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .5 user
+    score = vector + .8 words + .5 session + .5 nearby + .5 speaker + .5 answer + .6 user + .6 reply
             + .4 wish + date + .2 time - .3 question - .3 short
 
     vector    cosine of the message's best piece and the query, scaled from unrelated texts (0) to the best (1)
-    words     BM25 (k1 1.2, b .5) of the message with half of the previous turn and 0.3 of the next, / best
+    words     BM25 (k1 .9, b .4) of the message with half of the previous turn and 0.3 of the next, / best
     session   half BM25 (k1 .9, b .75) of the session as one document, / best; half the best `vector` in it
     nearby    share of the query's inverse document frequency that occurs within three turns of the message
     speaker   1 if the query names exactly one participant, and the message is theirs
     answer    `vector` of a question that another speaker asked up to three turns before, halved by each turn between
     user      1 if the user wrote the message in a chat with an assistant, where they state the facts, and its `vector`
               or `words` is .5 or more; less below
-    wish      1 for the four standing wishes ("always ...", "I prefer ...") in a chat with an assistant that are nearest
-              to the query, or the latest, if there are no vectors
+    reply     `vector` or `words` of the assistant's reply to the user's message, whichever is larger: the user says in
+              half a sentence what the assistant then spells out
+    wish      1 for the eight standing wishes ("always ...", "I prefer ...") nearest to the query in a chat with an
+              assistant, or the latest, if there are no vectors
     date      1 if the message was written on a day that the query names, less the longer before or after
     time      1 if the query asks when or how long, and the message has a word such as "yesterday" or "week"
     question  1 if the message ends in a question mark: the facts are in its answer
     short     1 if the message has no words, down to 0 at a dozen: "Yes, exactly" answers nothing
 
 In a chat with an assistant, the user's facts come with a question ("I use Flask 2.3, how do I ..."), and the answer
-repeats its words: `question` counts nothing, `nearby` and `answer` little. In a query that is a statement, words
-mislead: they count less, and a name in it is an address. WITH_ASSISTANT and STATEMENT have these weights.
+repeats its words: `question`, `nearby` and `answer` count nothing; `user` and `reply` only count there. In a query that
+is a statement, words mislead: they count less, and a name in it is an address. Where more than two people talk, many
+turns of a session together tell something: `session` counts twice. WITH_ASSISTANT, STATEMENT and OF_MANY have these
+weights.
 
 A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
 ties: as a weight it would bury old messages, and those are what a memory is for. The weights were chosen on public
@@ -51,7 +55,8 @@ WEIGHTS: Mapping[str, float] = {
     "nearby": 0.5,
     "speaker": 0.5,
     "answer": 0.5,
-    "user": 0.5,
+    "user": 0.6,
+    "reply": 0.6,
     "wish": 0.4,
     "date": 1.0,
     "time": 0.2,
@@ -66,11 +71,12 @@ STATEMENT: Mapping[str, float] = {
     "answer": 0.2,
     "wish": 0.25,
 }
-WITH_ASSISTANT: Mapping[str, float] = {"nearby": 0.1, "answer": 0.2, "question": 0.0}
+WITH_ASSISTANT: Mapping[str, float] = {"nearby": 0.0, "answer": 0.0, "question": 0.0}
+OF_MANY: Mapping[str, float] = {"session": 1.0}
 
 SESSION_GAP = timedelta(hours=4)  # a night, or half a working day, separates two sessions
 AROUND = 3  # turns on each side that count as nearby
-WISHES = 4
+WISHES = 8
 LONG_ENOUGH = 12  # lexemes
 MOSTLY = 0.5
 
@@ -101,6 +107,11 @@ class Frame:
         named = self.named[~self.by_user]
         return bool(named.size) and bool(named.mean() < MOSTLY)
 
+    @property
+    def of_many(self) -> bool:
+        """Whether more than two people with names take part."""
+        return len(np.unique(self.speakers[self.named])) > 2
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -121,7 +132,8 @@ def parts(frame: Frame, asked: Asked) -> dict[str, Floats]:
 def weights(frame: Frame, asked: Asked) -> dict[str, float]:
     """The weight of each part for this kind of query and of conversation."""
     for_query = STATEMENT if asked.is_statement else {}
-    return {**WEIGHTS, **for_query, **(WITH_ASSISTANT if frame.with_assistant else {})}
+    for_chat = WITH_ASSISTANT if frame.with_assistant else OF_MANY if frame.of_many and not for_query else {}
+    return {**WEIGHTS, **for_query, **for_chat}
 
 
 def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:
@@ -131,7 +143,8 @@ def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:
     near = Neighbours(frame.sessions)
     vector = from_baseline(frame.cosines)
     words = _words(frame, near)
-    counts_user = frame.with_assistant and not asked.of_assistant
+    likeness = np.maximum(vector, words)
+    by_user = frame.by_user * (frame.with_assistant and not asked.of_assistant)
     return {
         "vector": vector,
         "words": words,
@@ -139,7 +152,8 @@ def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:
         "nearby": _nearby(frame, near),
         "speaker": np.isin(frame.speakers, asked.speakers).astype(float),
         "answer": _answer(frame, near, vector),
-        "user": np.minimum(2 * np.maximum(vector, words), 1.0) * frame.by_user * counts_user,
+        "user": np.minimum(2 * likeness, 1.0) * by_user,
+        "reply": near.of(likeness * ~frame.by_user, -1) * by_user,
         "wish": _wish(frame) if frame.with_assistant else np.zeros(len(frame)),
         "date": closeness(asked.days, frame.seconds),
         "time": frame.times.astype(float),
@@ -216,7 +230,7 @@ def _words(frame: Frame, near: Neighbours) -> Floats:
     def window(values: Floats) -> Floats:
         return values + 0.5 * near.of(values, 1) + 0.3 * near.of(values, -1)
 
-    return to_best(bm25(window(frame.counts), window(frame.lengths), frame.rarity, k1=1.2, b=0.5))
+    return to_best(bm25(window(frame.counts), window(frame.lengths), frame.rarity, k1=0.9, b=0.4))
 
 
 def _session(frame: Frame, vector: Floats) -> Floats:

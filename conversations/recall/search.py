@@ -38,7 +38,7 @@ PARTS = (*WEIGHTS,)
 RELEVANT = 0.5
 """Messages that score below this share of the best score are not relevant."""
 
-EVIDENCE = ("vector", "words", "session", "nearby", "wish", "date")
+EVIDENCE = ("vector", "words", "session", "nearby", "reply", "wish", "date")
 """A candidate needs a score above 0 in one of these parts: the speaker alone answers nothing."""
 
 LONGEST_QUERY = 10_000  # characters of a query whose words are used

@@ -16,6 +16,7 @@ from conversations.recall.dates import Span
 from conversations.recall.ranking import (
     SESSION_GAP,
     WEIGHTS,
+    WISHES,
     Asked,
     Floats,
     Frame,
@@ -82,7 +83,7 @@ def test_each_part_is_at_most_its_weight() -> None:
     )
     assert found.keys() == WEIGHTS.keys()
     for name, values in found.items():
-        assert np.abs(values).max() <= abs(WEIGHTS[name]) + 1e-9
+        assert np.abs(values).max() <= abs(WEIGHTS[name]) + 1e-9, name
     assert found["vector"].max() == pytest.approx(WEIGHTS["vector"])
     assert found["words"].max() == pytest.approx(WEIGHTS["words"])
 
@@ -176,20 +177,41 @@ def test_in_a_chat_with_an_assistant_the_user_states_the_facts() -> None:
     found = parts(chat, Asked())
     assert list(found["user"]) == [WEIGHTS["user"], 0, WEIGHTS["user"], 0]
     assert not found["question"].any()
-    assert 0 < found["nearby"].max() < WEIGHTS["nearby"] / 2
+    assert not found["nearby"].any()
     assert not parts(chat, Asked(of_assistant=True))["user"].any()
     between_people = parts(frame([0, 1, 0, 0], asks=[True, False, True, False]))
     assert not between_people["user"].any()
     assert between_people["question"].any()
 
 
+def test_in_a_chat_with_an_assistant_a_message_counts_for_the_reply_to_it() -> None:
+    cosines = [0.1, 0.1, 0.1, 0.9, 0.1, 0.1]
+    chat = frame(cosines=cosines, named=False)
+    found = parts(chat)["reply"]
+    assert found[2] == WEIGHTS["reply"] > 10 * found[[0, 4]].max()
+    assert not found[[1, 3, 5]].any()
+    assert parts(frame([0, 0, 0, 1, 0, 0], cosines=[0.5] * 6, named=False))["reply"][2] == WEIGHTS["reply"]
+    assert not parts(frame(cosines=cosines, named=False, sessions=[0, 0, 0, 1, 1, 1]))["reply"][2]
+    assert not parts(chat, Asked(of_assistant=True))["reply"].any()
+    assert not parts(frame(cosines=cosines))["reply"].any()
+
+
 def test_the_standing_wishes_nearest_to_the_query_count_in_a_chat_with_an_assistant() -> None:
-    cosines, wishes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [True] * 5 + [False]
+    wishes = [True] * (WISHES + 1) + [False]
+    cosines = [(place + 1) / len(wishes) for place in range(len(wishes))]
     found = parts(frame(cosines=cosines, wishes=wishes, named=False))["wish"]
-    assert list(found > 0) == [False, True, True, True, True, False]
-    latest = parts(frame([0] * 6, wishes=wishes, named=False))["wish"]
+    assert list(found > 0) == [False, *[True] * WISHES, False]
+    latest = parts(frame([0] * len(wishes), wishes=wishes, named=False))["wish"]
     assert list(latest) == list(found)
     assert not parts(frame(cosines=cosines, wishes=wishes))["wish"].any()
+
+
+def test_among_more_than_two_people_the_session_counts_more() -> None:
+    cosines = [0.9, 0.1, 0.1, 0.1]
+    of_two, of_three = (frame(cosines=cosines, speakers=speakers) for speakers in ([1, 2, 1, 2], [1, 2, 3, 2]))
+    assert list(parts(of_three)["session"]) == list(2 * parts(of_two)["session"])
+    statement = Asked(is_statement=True)
+    assert list(parts(of_three, statement)["session"]) == list(parts(of_two, statement)["session"])
 
 
 def test_in_a_statement_words_count_less_and_a_name_counts_nothing() -> None:
