@@ -3,133 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from django.conf import settings
-from django.core.cache import cache
 from django.db import connection
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 
+from access.usage import NO_KEY, titles
 from console import charts, storage
+from console.access.who import may_see_keys
+from console.alerts import alerts, backlog
 from console.charts import Series
+from console.figures import WINDOWS, Figures, Sums, figures
+from console.lists.exchange_filters import FAILURES, IMPORTED
 from console.pages import page
 from console.visible import allowed_partitions, may, visible
 from console.welcome import first_steps
 from conversations.models import EmbeddingModel, Exchange, Instance, Partition
-from conversations.states import Ended, MemoryState
+
+MOST_SHOWN = 8  # rows of a table
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A span of time: the length and number of its slots, and the format of their labels."""
+class Row(NamedTuple):
+    """One name of a table with its figures, and the address of its exchanges."""
 
     name: str
-    slot: timedelta
-    slots: int
-    label: str
+    sums: Sums
+    link: str
 
 
-WINDOWS = {
-    "day": Window("24 hours", timedelta(hours=1), 24, "%H:%M"),
-    "week": Window("7 days", timedelta(hours=6), 28, "%a %H:%M"),
-    "month": Window("30 days", timedelta(days=1), 30, "%-d %b"),
-}
-MOST_WAITING = 10_000
-TOO_LONG = timedelta(minutes=10)
-DEGRADED_PERCENT = 1  # of the last hour's exchanges: beyond this the dashboard warns
-MOST_LOOKED_AT = 10_000  # of them
+class Table(NamedTuple):
+    """What one kind of name cost: the costliest, how many more there are, and the address of all."""
 
-# Figures are cached for this long, so that several readers do not sum them up again.
-KEPT_SECONDS = 30
-
-OF_WINDOW = """
-FROM conversations_exchange
-WHERE created >= %(since)s AND (%(allowed)s::bigint[] IS NULL OR instance_id IN (
-    SELECT id FROM conversations_instance WHERE partition_id = ANY(%(allowed)s)))
-"""
-
-FAILED = f"('{Ended.FAILED.value}', '{Ended.CUT.value}')"
-FAILED_OR_INTERRUPTED = f"('{Ended.FAILED.value}', '{Ended.CUT.value}', '{Ended.INTERRUPTED.value}')"
-
-SUMS = f"""
-SELECT date_bin(%(slot)s, created, %(since)s), provider,
-       count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost), 0),
-       count(*) FILTER (WHERE ended IN {FAILED_OR_INTERRUPTED}),
-       count(*) FILTER (WHERE ended IN {FAILED}),
-       count(*) FILTER (WHERE memories > 0),
-       count(*) FILTER (WHERE memory = '{MemoryState.DEGRADED.value}'), max(created)
-{OF_WINDOW} GROUP BY 1, 2
-"""
-
-# An index-only scan.
-BUSIEST = f"""
-SELECT i.partition_id, sum(busy.exchanges)::bigint FROM (
-    SELECT instance_id, count(*) AS exchanges {OF_WINDOW} GROUP BY 1
-) busy JOIN conversations_instance i ON i.id = busy.instance_id GROUP BY 1 ORDER BY 2 DESC LIMIT 8
-"""  # noqa: S608
-
-BACKLOG = """
-SELECT count(*), min(embed_due) FROM (
-    SELECT embed_due FROM conversations_message WHERE embed_due IS NOT NULL ORDER BY embed_due LIMIT %s
-) waiting
-"""
-
-
-@dataclass(slots=True)
-class Sums:
-    """Figures of some exchanges."""
-
-    exchanges: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0
-    errors: int = 0
-    refused: int = 0  # errors of the provider: it failed, or cut its answer short
-    hits: int = 0
-    degraded: int = 0
-    last: datetime | None = None
-
-    def __iadd__(self, other: Sums) -> Self:
-        for name in ("exchanges", "input_tokens", "output_tokens", "cost", "errors", "refused", "hits", "degraded"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.last = max(filter(None, (self.last, other.last)), default=None)
-        return self
-
-    @property
-    def tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
-
-    @property
-    def error_share(self) -> float:
-        return 100 * self.errors / self.exchanges if self.exchanges else 0
-
-    @property
-    def refused_share(self) -> float:
-        return 100 * self.refused / self.exchanges if self.exchanges else 0
-
-    @property
-    def hit_share(self) -> float:
-        return 100 * self.hits / self.exchanges if self.exchanges else 0
-
-
-@dataclass(slots=True)
-class Figures:
-    """A window's exchanges by slot and by provider; the busiest partitions as (id, exchanges)."""
-
-    slots: list[Sums]
-    providers: dict[str, Sums] = field(default_factory=dict)
-    busiest: list[tuple[int, int]] = field(default_factory=list)
-
-    def total(self) -> Sums:
-        """The sums of the whole window."""
-        whole = Sums()
-        for sums in self.slots:
-            whole += sums
-        return whole
+    title: str
+    rows: list[Row]
+    more: int
+    link: str
 
 
 def dashboard(request: HttpRequest) -> TemplateResponse:
@@ -138,20 +52,19 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
         return page(request, "dashboard", title="Dashboard", nothing=True)
     chosen = request.GET.get("window", "")
     name = chosen if chosen in WINDOWS else "week"
-    window = WINDOWS[name]
-    since = _since(window, timezone.now())
-    allowed = allowed_partitions(request)
-    figures = _figures(window, since, allowed, sum_up="summed" in request.GET)
+    window, now, allowed = WINDOWS[name], timezone.now(), allowed_partitions(request)
+    found = figures(name, now, allowed, sum_up="summed" in request.GET)
+    waiting = backlog() if allowed is None else None
     return page(
         request,
         "dashboard",
         title="Dashboard",
         windows=[(key, one.name, one is window) for key, one in WINDOWS.items()],
         window=window,
-        **(_shown(request, figures, window, since) if figures else {"later": f"?window={name}&summed=1"}),
+        **(_shown(request, found, name, now) if found else {"later": f"?window={name}&summed=1"}),
         recent=_recent(request),
-        backlog=_backlog() if allowed is None else None,
-        degraded=_degraded(request),
+        backlog=waiting,
+        alerts=alerts(request, waiting),
         reads=may(request, "view_message"),
         tables=storage.tables() if allowed is None else [],
         database=f"PostgreSQL {connection.pg_version // 10000}.{connection.pg_version % 10000}",  # type: ignore[attr-defined]
@@ -162,58 +75,85 @@ def dashboard(request: HttpRequest) -> TemplateResponse:
     )
 
 
-def _shown(request: HttpRequest, figures: Figures, window: Window, since: datetime) -> dict[str, Any]:
-    total = figures.total()
+def _shown(request: HttpRequest, found: Figures, name: str, now: datetime) -> dict[str, Any]:
+    window, total = WINDOWS[name], found.total()
+    since, before = window.bounds(now)
+    days = {"first": str(since.date()), "last": str((before - timedelta(microseconds=1)).date())}
+    slots = [(since + i * window.slot).strftime(window.label) for i in range(window.slots)]
     return {
         "total": total,
-        "charts": _charts(
-            figures.slots, [(since + i * window.slot).strftime(window.label) for i in range(window.slots)]
-        ),
-        "busiest": _busiest(request, figures),
-        "providers": sorted(figures.providers.items(), key=lambda item: -item[1].exchanges),
-        "failures": _failures(request, since) if total.errors else [],
+        "charts": _charts(found.slots, slots),
+        "costs": _costs(request, found, name, days),
+        "providers": [
+            (
+                Row(provider, sums, _exchanges(provider=provider, **days)),
+                _exchanges(provider=provider, ended__exact=FAILURES, **days),
+            )
+            for provider, sums in sorted(found.by["provider"].items(), key=lambda item: -item[1].exchanges)
+            if provider
+        ],
+        "imported": found.by["provider"].get(""),
+        "imported_link": _exchanges(provider=IMPORTED, **days),
+        "failures": _failures(request, since, before) if total.errors else [],
     }
 
 
-def _since(window: Window, now: datetime) -> datetime:
-    """The beginning of the first slot. The last slot contains the current time."""
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    running = midnight + window.slot * ((now - midnight) // window.slot)
-    return running - window.slot * (window.slots - 1)
+def _exchanges(**filters: str) -> str:
+    """The address of the list of these exchanges."""
+    return f"{reverse('admin:conversations_exchange_changelist')}?{urlencode(filters)}"
 
 
-def _figures(window: Window, since: datetime, allowed: list[int] | None, *, sum_up: bool) -> Figures | None:
-    """Cached figures, or new ones if `sum_up`, which takes half a second for half a million exchanges; else None."""
-    key = f"dashboard:{window.name}:{since:%Y%m%d%H}:{allowed}".replace(" ", "")
-    kept = cache.get(key)
-    if isinstance(kept, Figures):
-        return kept
-    if not sum_up:
-        return None
-    figures = Figures([Sums() for _ in range(window.slots)])
-    values: dict[str, Any] = {"slot": window.slot, "since": since, "allowed": allowed}
-    with connection.cursor() as cursor:
-        cursor.execute(SUMS, values)
-        for slot, provider, exchanges, given, made, cost, errors, refused, hits, degraded, last in cursor.fetchall():
-            sums = Sums(exchanges, given, made, float(cost), errors, refused, hits, degraded, last)
-            figures.slots[min((slot - since) // window.slot, window.slots - 1)] += sums
-            by_provider = figures.providers.setdefault(provider or "unknown", Sums())
-            by_provider += sums
-        cursor.execute(BUSIEST, values)
-        figures.busiest = cursor.fetchall()
-    cache.set(key, figures, KEPT_SECONDS)
-    return figures
+def _costs(request: HttpRequest, found: Figures, name: str, days: dict[str, str]) -> list[Table]:
+    """What cost how much, by partition, model and access key."""
+    partitions = visible(request, Partition.objects.all()).in_bulk([pk for pk, _ in found.top("partition", MOST_SHOWN)])
+    keys = [key for key, _ in found.top("key", MOST_SHOWN)] if may_see_keys(request) else []
+    named = titles(keys) if any(keys) else {}
+
+    def table(group: str, title: str, rows: list[Row]) -> Table:
+        more = max(0, len(found.by[group]) - MOST_SHOWN)
+        return Table(title, rows, more, f"{reverse('admin:usage')}?{urlencode({'span': SPANS[name], 'by': group})}")
+
+    tables = [
+        table(
+            "model",
+            "Models",
+            [
+                Row(model or "no model", sums, _exchanges(model=model, **days) if model else "")
+                for model, sums in found.top("model", MOST_SHOWN)
+            ],
+        ),
+        table(
+            "partition",
+            "Partitions",
+            [
+                Row(partitions[pk].name, sums, _exchanges(partition=str(pk), **days))
+                for pk, sums in found.top("partition", MOST_SHOWN)
+                if pk in partitions
+            ],
+        ),
+    ]
+    if named:
+        rows = [
+            Row(named[key] if key else NO_KEY, sums, _exchanges(key=key, **days) if key else "")
+            for key, sums in found.top("key", MOST_SHOWN)
+        ]
+        tables.append(table("key", "Access keys", rows))
+    return tables
 
 
-def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any]]:
+# The span of the usage page that is nearest to a window.
+SPANS = {"day": "today", "yesterday": "yesterday", "week": "week", "month": "month"}
+
+
+def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any, list[Series]]]:
     def values(name: str) -> list[float]:
         return [getattr(sums, name) for sums in slots]
 
     answered = [float(sums.exchanges - sums.errors) for sums in slots]
     missed = [float(sums.exchanges - sums.hits) for sums in slots]
 
-    def columns(name: str, *series: Series, **more: Any) -> tuple[str, Any]:
-        return name, charts.columns(series, labels, name=name, **more)
+    def columns(name: str, *series: Series, **more: Any) -> tuple[str, Any, list[Series]]:
+        return name, charts.columns(series, labels, name=name, **more), list(series)
 
     return [
         columns(
@@ -231,13 +171,8 @@ def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any
             Series("in", "fill-brand", values("input_tokens")),
             Series("out", "fill-ok", values("output_tokens")),
         ),
-        columns("Cost", Series("cost", "fill-warn", values("cost")), unit="$", whole=False),
+        columns("Cost", Series("US dollars", "fill-warn", values("cost")), unit="$", whole=False),
     ]
-
-
-def _busiest(request: HttpRequest, figures: Figures) -> list[tuple[Partition, int]]:
-    partitions = visible(request, Partition.objects.all()).in_bulk([pk for pk, _ in figures.busiest])
-    return [(partitions[pk], exchanges) for pk, exchanges in figures.busiest if pk in partitions]
 
 
 def _recent(request: HttpRequest) -> list[Exchange]:
@@ -250,25 +185,8 @@ def _recent(request: HttpRequest) -> list[Exchange]:
     )  # fmt: skip
 
 
-def _failures(request: HttpRequest, since: datetime) -> list[Exchange]:
-    failed = visible(request, Exchange.objects.filter(created__gte=since, ended__in=("failed", "cut")))
+def _failures(request: HttpRequest, since: datetime, before: datetime) -> list[Exchange]:
+    failed = visible(
+        request, Exchange.objects.filter(created__gte=since, created__lt=before, ended__in=("failed", "cut"))
+    )
     return list(failed.only("created", "model", "provider", "status", "error", "ended")[:5])
-
-
-def _degraded(request: HttpRequest) -> dict[str, Any] | None:
-    """The last hour's exchanges if memory was late or failed in more than a few of them, else None."""
-    since = timezone.now() - timedelta(hours=1)
-    latest = visible(request, Exchange.objects.filter(created__gte=since)).order_by("-created")
-    states = list(latest.values_list("memory", flat=True)[:MOST_LOOKED_AT])
-    bad = states.count(MemoryState.DEGRADED)
-    if not bad or 100 * bad <= DEGRADED_PERCENT * len(states):
-        return None
-    return {"bad": bad, "exchanges": len(states), "more": len(states) == MOST_LOOKED_AT}
-
-
-def _backlog() -> dict[str, Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(BACKLOG, [MOST_WAITING])
-        waiting, due = cursor.fetchone() or (0, None)
-    late = due is not None and timezone.now() - due > TOO_LONG
-    return {"waiting": waiting, "more": waiting == MOST_WAITING, "late": late}

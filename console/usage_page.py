@@ -15,7 +15,7 @@ from console.visible import require, visible
 from conversations.models import Exchange
 from conversations.usage import DIMENSIONS, as_csv, total
 
-SPANS = {"today": "today", "yesterday": "yesterday", "week": "7 days", "month": "30 days"}
+SPANS = {"today": "Today", "yesterday": "Yesterday", "week": "7 days", "month": "30 days"}
 SHOWN = 200  # rows of the page; the file has all
 
 

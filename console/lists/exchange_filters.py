@@ -15,6 +15,7 @@ from conversations.numbers import whole_number
 from conversations.states import Ended, MemoryState
 from conversations.usage import provider_models
 
+FAILURES = "failures"  # of the provider, whichever way
 IMPORTED = "imported"  # exchanges that came without a provider
 
 
@@ -22,7 +23,10 @@ class HowItEnded(Menu):
     title, parameter_name, counted = "ended", "ended__exact", "ended"
 
     def picks(self, changelist: Any) -> Sequence[tuple[str, str]]:
-        return [(str(value), str(label)) for value, label in Ended.choices]
+        return [(FAILURES, "failed or cut"), *((str(value), str(label)) for value, label in Ended.choices)]
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return queryset.filter(ended__in=(Ended.FAILED, Ended.CUT) if value == FAILURES else (value,))
 
 
 class Memory(Menu):

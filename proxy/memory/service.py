@@ -205,7 +205,7 @@ class MemoryService:
         if not self._breaker.is_open:
             with suppress(DeadlineExceeded):
                 parts, versions = await self._checking.run(database_health, STORE_SECONDS)
-        if time.monotonic() < self._lost_until:
+        if self.lost_lately:
             parts["storing"] = "an exchange was lost in the last minute: see the log"
         vector, model = None, ""
         try:
@@ -224,6 +224,11 @@ class MemoryService:
             if pool.is_stuck:
                 parts[part] = "all its threads stand still"
         return parts, versions
+
+    @property
+    def lost_lately(self) -> bool:
+        """Whether an exchange of the last minute is neither in the database nor in the spool."""
+        return time.monotonic() < self._lost_until
 
     async def tell_what_waits(self) -> None:
         """Tell the metrics how much waits: messages for a vector, and exchanges in the spool."""
