@@ -33,6 +33,7 @@ ARMS = (
     "question",
     "short",
     "reply",
+    "reranker",
 )
 """The parts of the formula. Their places are stored: new ones are added at the end, and none is removed."""
 

@@ -26,6 +26,7 @@ from access import credentials
 from access.credentials import CredentialProblem
 from access.verifying import keys_exist, keys_existed, made_with_another_pepper
 from console.roles import make_groups
+from conversations import reranker
 from conversations.direct import DIRECT, direct_connection
 from conversations.embedders.factory import make_embedder
 from conversations.locks import held
@@ -74,6 +75,7 @@ def prepare(say: Callable[[str], object]) -> None:
             api_key=settings.RESERVOIR_EMBEDDER_KEY or None,
             dimensions=settings.RESERVOIR_EMBEDDER_DIMENSIONS or None,
         )
+        reranker.configured()
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
     for sentence in env.unknown((*configuration.VARIABLES, rules_file.VARIABLE)):

@@ -73,6 +73,9 @@ RESERVOIR_EMBEDDER = env.text("RESERVOIR_EMBEDDER", "local")
 RESERVOIR_EMBEDDER_KEY = env.text("RESERVOIR_EMBEDDER_KEY")
 # Vector length to request from an endpoint that can shorten vectors; 0 means the model's own.
 RESERVOIR_EMBEDDER_DIMENSIONS = env.integer("RESERVOIR_EMBEDDER_DIMENSIONS", 0, most=4000)
+# "<URL of a reranking endpoint>#<model>"; without a model for text-embeddings-inference.
+RESERVOIR_RERANKER = env.text("RESERVOIR_RERANKER", "")
+RESERVOIR_RERANKER_KEY = env.text("RESERVOIR_RERANKER_KEY")
 # PostgreSQL's text search configuration: the stems and stop words of a language, or "simple" for neither.
 RESERVOIR_LANGUAGE = env.text("RESERVOIR_LANGUAGE", "english")
 

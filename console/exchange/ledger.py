@@ -29,6 +29,7 @@ ARMS = {
     "time": ("time", "whether it tells a time that the question asks for"),
     "question": ("asks", "a question tells less than its answer"),
     "short": ("short", "a few words tell little"),
+    "reranker": ("reranker", "what the reranker's order adds or takes"),
 }
 
 # The part of each message's text that recall found.

@@ -7,17 +7,21 @@ recall route and the evaluation all come through `recollect`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from conversations import reranker
 from conversations.chains import referred, told
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.querysets import Scope
 from conversations.recall.baselines import BASELINES
+from conversations.recall.reranking import FIRST, reranked
 from conversations.recall.search import CANDIDATES, PARTS, Candidate, Query, prepare_query, search
 from conversations.recall.unranked import LatestMessage, earlier_injection, latest_pairs
+from conversations.reranker import RerankerError
 from conversations.states import MemoryState
 from conversations.turns import conversation_key, digest, plain_text
 from proxy.memory.added import added_by
@@ -41,6 +45,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LONGEST_QUESTION = 60_000  # characters; only as much of a message's words is indexed
+PATIENCE = 30.0  # seconds for a reranker where recall has no deadline
+SPARE = 0.1  # seconds of the deadline that the rest of recall needs after the reranker
 EMBEDDED = 4_000  # characters of a question; vectors of longer texts say little more, and endpoints may refuse them
 
 
@@ -77,6 +83,7 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
 
     Without an embedder recall uses words alone, and its state is DEGRADED.
     """
+    started = time.monotonic()
     chat = request.chat
     if chat.in_tool_loop and (earlier := earlier_injection(request.scope, question_key(chat))):
         texts = added_by(earlier).texts
@@ -98,6 +105,9 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         without=request.without,
         baseline=request.baseline,
     )
+    if not request.baseline:
+        left = request.milliseconds / 1000 - (time.monotonic() - started) if request.milliseconds else PATIENCE
+        found = _reranked(found, text, left - SPARE)
     present |= {digest(turn.message.payload) for turn in turns}
     added = {turn.id for turn in turns}  # a turn with an image is added as its text, which has another digest
     if chat.follows:  # the provider keeps what this chain has said, and what it was shown
@@ -112,6 +122,19 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         model=model,
         question=text,
     )
+
+
+def _reranked(found: list[Candidate], text: str, seconds: float) -> list[Candidate]:
+    """The results in the order of the reranker, if the settings name one and it answers in time."""
+    used = reranker.configured()
+    if used is None or not found or seconds <= 0:
+        return found
+    try:
+        relevances = used.relevances(text[:EMBEDDED], [each.text for each in found[:FIRST]], seconds)
+    except RerankerError as error:
+        log.warning("recall ranks without the reranker: %s", error)
+        return found
+    return reranked(found, relevances)
 
 
 def as_memory(candidate: Candidate) -> Memory:
