@@ -61,15 +61,16 @@ FROM earlier w WHERE w.id = e.id AND w.measured
 
 LEDGERS = """
 INSERT INTO conversations_ledger (
-    exchange_id, instance_id, key, packed, considered, candidates, injected, message_ids, tokens
+    exchange_id, instance_id, key, entries, considered, candidates, injected, message_ids, tokens
 )
 SELECT w.id, e.instance_id, decode(md5(w.id::text), 'hex'),
-    ARRAY(SELECT convert_to(jsonb_build_object('id', c.id, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
+    (SELECT convert_to(jsonb_agg(jsonb_build_object('id', c.id, 'arm', 'recall', 'score', 2.0 / n, 'tokens', 40,
         'arms', jsonb_build_object('vector', jsonb_build_object('rank', n, 'score', 0.6),
                                    'words', jsonb_build_object('rank', n + 1, 'score', 0.4)),
-        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant')::text, 'UTF8')
+        'piece', jsonb_build_array(0, 200), 'kept', n < 6, 'why', 'shown: relevant'))::text, 'UTF8')
      FROM unnest(w.ids) WITH ORDINALITY c(id, n)),
-    w.ids, '[]', '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]', w.ids[:5], 400
+    w.ids[6:], '[]',
+    '["{\\"role\\": \\"system\\", \\"content\\": \\"<memory>\\\\nnotes\\\\n</memory>\\"}"]', w.ids[:5], 400
 FROM earlier w JOIN conversations_exchange e ON e.id = w.id
 """
 

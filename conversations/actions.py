@@ -18,6 +18,7 @@ from conversations.branches import abandon_siblings, follow, latest_messages
 from conversations.capture import Alignment, align
 from conversations.chains import after, answer_of, resolved
 from conversations.exchange_sql import SET_BACK, SKEW, Opened, QuestionVector, close_in_one, open_in_one, store_in_one
+from conversations.ledger_entries import only_considered
 from conversations.messages import (
     add_to_counters,
     estimated_tokens,
@@ -171,7 +172,7 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
             instance=instance,
             key=ledger.key,
             candidates=list(ledger.candidates),
-            considered=[candidate["id"] for candidate in ledger.candidates],
+            considered=only_considered(ledger.candidates, ledger.message_ids),
             injected=list(ledger.injected),
             message_ids=list(ledger.message_ids),
             rendering=ledger.rendering,

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from conversations.ledger_entries import pack
+from conversations.ledger_entries import only_considered, pack
 from conversations.lexemes import STORED, asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
 from conversations.payloads import without_content
@@ -143,8 +143,8 @@ def _opening(asked: Asked, count: Count, replayed: bool, vector: QuestionVector 
     if ledger:
         values |= {
             "key": ledger.key,
-            "candidates": [pack(entry) for entry in ledger.candidates],
-            "considered": [candidate["id"] for candidate in ledger.candidates],
+            "entries": pack(ledger.candidates),
+            "considered": only_considered(ledger.candidates, ledger.message_ids),
             "injected": json.dumps(list(ledger.injected)),
             "message_ids": list(ledger.message_ids),
             "rendering": ledger.rendering,
@@ -390,9 +390,9 @@ EMBEDDING = """, embedding AS (
 
 LEDGER = """, ledger AS (
     INSERT INTO conversations_ledger (
-        exchange_id, instance_id, key, packed, considered, candidates, injected, message_ids, rendering, tokens
+        exchange_id, instance_id, key, entries, packed, considered, candidates, injected, message_ids, rendering, tokens
     )
-    SELECT opened.id, opened.instance_id, %(key)s, %(candidates)s::bytea[], %(considered)s::bigint[], '[]',
+    SELECT opened.id, opened.instance_id, %(key)s, %(entries)s::bytea, NULL, %(considered)s::bigint[], '[]',
            %(injected)s::jsonb, %(message_ids)s::bigint[], %(rendering)s, %(memory_tokens)s
     FROM opened
 )"""

@@ -2,14 +2,15 @@
 
 An entry says that a message was considered: its rank and share in each part of the formula, its score, the piece of its
 text that was meant, its tokens, whether it was shown and why. It is a dict of JSON values to all other code, as in the
-API and in exports. Here it is packed into a list of whole numbers, each in as few bytes as it needs (LEB128). An entry
-that has other fields or values, as imports may, is stored as JSON. No entry holds a message's text.
+API and in exports. Here it is packed into a list of whole numbers, each in as few bytes as it needs (LEB128), and the
+entries of a ledger follow each other. Entries that have other fields or values, as imports may, are stored as JSON. No
+entry holds a message's text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -39,7 +40,7 @@ ARMS = (
 
 SOURCES = ("recall", "latest")
 UNIT = 100  # scores and shares are stored with two digits behind the point, as the admin shows them
-JSON = b"{"
+JSON = (b"{", b"[")
 
 
 class Why(StrEnum):
@@ -69,25 +70,33 @@ KEPT, SHOWN, ARM, LATEST, WHY, SCORE, TOKENS, PIECE, PARTS = (1 << bit for bit i
 _FIELDS = {"id", "kept", "arm", "why", "score", "tokens", "piece", "arms"}
 
 
-def pack(entry: Mapping[str, Any]) -> bytes:
-    """An entry as bytes. Scores are rounded to UNIT, and parts of the formula that add nothing are left out."""
+def pack(entries: Sequence[Mapping[str, Any]]) -> bytes:
+    """Entries as bytes. Scores are rounded to UNIT, and parts of the formula that add nothing are left out."""
     try:
-        numbers = _numbers(entry)
+        numbers = [number for entry in entries for number in _numbers(entry)]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return json.dumps(dict(entry), ensure_ascii=True, separators=(",", ":")).encode()
-    # JSON begins with 0x7b. A packed entry begins with a zero.
+        return json.dumps([dict(entry) for entry in entries], ensure_ascii=True, separators=(",", ":")).encode()
+    # JSON begins with a bracket. Packed entries begin with a zero.
     return b"\0" + leb128.encode(numbers)
 
 
-def unpack(packed: bytes) -> Json:
-    """The entry that pack() was given. Raises ValueError for bytes that it did not make."""
+def unpack(packed: bytes) -> list[Json]:
+    """The entries that pack() was given. Raises ValueError for bytes that it did not make."""
     if packed.startswith(JSON):
-        entry: Json = json.loads(packed)
-        return entry
+        entries = json.loads(packed)
+        return entries if isinstance(entries, list) else [entries]
+    if not packed.startswith(b"\0"):
+        raise ValueError("they are no entries of a ledger")
+    left = iter(leb128.decode(packed[1:]))
     try:
-        return _entry(leb128.decode(packed))
-    except (IndexError, StopIteration) as error:
-        raise ValueError("it is no entry of a ledger") from error
+        return [_entry(has, left) for has in left]
+    except StopIteration as error:
+        raise ValueError("an entry of a ledger is cut short") from error
+
+
+def only_considered(entries: Sequence[Mapping[str, Any]], shown: Sequence[int]) -> list[int]:
+    """The ids that entries name besides those of the messages that were shown."""
+    return [entry["id"] for entry in entries if entry["id"] not in shown]
 
 
 def nearest(entries: Sequence[Mapping[str, Any]], misses: int) -> list[Mapping[str, Any]]:
@@ -141,9 +150,8 @@ def _of_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[int]:
     return [bits, *(number for _, rank, share in sorted(numbers) for number in (rank, share))]
 
 
-def _entry(numbers: list[int]) -> Json:
-    left = iter(numbers)
-    _, has = next(left), next(left)  # the zero that says it is packed
+def _entry(has: int, left: Iterator[int]) -> Json:
+    """The next entry of those that are left. Raises StopIteration if it is cut short."""
     entry: Json = {"id": next(left)}
     if has & ARM:
         entry["arm"] = SOURCES[bool(has & LATEST)]
@@ -193,8 +201,18 @@ def _decimal(number: int) -> float:
     return whole / UNIT
 
 
-class EntriesField(ArrayField):  # type: ignore[type-arg]  # generic in its stubs only
-    """A list of entries: an array of bytes in the database."""
+class PackedEntriesField(BinaryField):  # type: ignore[type-arg]  # generic in its stubs only
+    """A list of entries: bytes in the database."""
+
+    def from_db_value(self, value: bytes | None, *_: Any) -> list[Json]:
+        return unpack(bytes(value)) if value else []
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        return super().get_db_prep_value(None if value is None else pack(value), connection, prepared)
+
+
+class EntriesField(ArrayField):  # type: ignore[type-arg]
+    """A list of entries, as earlier versions stored it: each on its own, in an array. Migrations name this class."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(BinaryField(), **options)
@@ -205,7 +223,7 @@ class EntriesField(ArrayField):  # type: ignore[type-arg]  # generic in its stub
         return name, path, args, options
 
     def from_db_value(self, value: Iterable[bytes] | None, *_: Any) -> list[Json]:
-        return [unpack(bytes(packed)) for packed in value or ()]
+        return [entry for packed in value or () for entry in unpack(bytes(packed))]
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
-        return [pack(entry) for entry in value or ()]
+        return None if value is None else [pack([entry]) for entry in value]

@@ -17,12 +17,11 @@ from django.db.models import F, Q
 from pgvector.django import HalfVectorField
 
 from conversations import states
-from conversations.ledger_entries import EntriesField
+from conversations.ledger_entries import EntriesField, PackedEntriesField
 from conversations.payloads import PayloadField
 from conversations.querysets import (
     HAS_MS,
     HAS_TOKENS,
-    MENTIONED,
     MODEL_NAME,
     PROVIDER_NAME,
     TOTAL_MS,
@@ -35,10 +34,6 @@ from conversations.querysets import (
     PartitionQuerySet,
 )
 from conversations.turns import NAME_LENGTH, ROLE_LENGTH
-
-# kB of new entries that an index over lists of ids collects before it merges them. An exchange adds a hundred entries,
-# and merging those alone would make storing slower. With a higher limit, the exchange that triggers a merge would wait.
-PENDING = 256
 
 FIGURES = ["provider", "ended", "input_tokens", "output_tokens", "cost", "memory", "memories"]
 
@@ -133,9 +128,10 @@ class Exchange(models.Model):
     class Meta:
         ordering = ["-created", "-id"]
         indexes = [
-            models.Index(fields=["instance", "-created"], name="exchange_by_scope_and_time"),
+            # Ascending: an index that grows at its end has full pages, one that grows at its beginning half full ones.
+            models.Index(fields=["instance", "created"], name="exchange_by_scope_then_time"),
             # Includes what the dashboard sums up, so that it reads no rows.
-            models.Index(fields=["-created"], include=FIGURES, name="exchange_figures_by_time"),
+            models.Index(fields=["created"], include=FIGURES, name="exchange_time_and_figures"),
             models.Index(fields=["id"], name="exchange_open", condition=Q(ended="open")),
             # Rare values that people search for: without these indexes, such a list would read all other rows first.
             models.Index(fields=["-created", "-id"], name="exchange_not_answered", condition=~Q(ended="answered")),
@@ -147,7 +143,6 @@ class Exchange(models.Model):
             models.Index(fields=["-cost", "-id"], name="exchange_by_cost", condition=Q(cost__isnull=False)),
             models.Index(TOTAL_TOKENS.desc(), F("id").desc(), name="exchange_by_tokens", condition=HAS_TOKENS),
             models.Index(TOTAL_MS.desc(), F("id").desc(), name="exchange_by_duration", condition=HAS_MS),
-            GinIndex(fields=["request_ids"], name="exchange_by_what_it_sent", gin_pending_list_limit=PENDING),
             models.Index(fields=["instance", "response_id"], name="exchange_by_response", condition=~Q(response_id="")),
             models.Index(fields=["instance", "follows"], name="exchange_by_what_follows", condition=~Q(follows="")),
         ]
@@ -170,9 +165,11 @@ class Ledger(models.Model):
         Instance, on_delete=models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
     )
     key = models.BinaryField(max_length=16)  # conversation_key() of the turns up to the last user message
-    candidates = EntriesField(default=list, db_default=[], db_column="packed")
-    considered = ArrayField(models.BigIntegerField(), default=list)  # the candidates' ids
-    earlier_candidates = models.JSONField(default=list, db_column="candidates")  # in rows of earlier versions
+    candidates = PackedEntriesField(default=list, null=True, db_column="entries")
+    considered = ArrayField(models.BigIntegerField(), default=list)  # the candidates' ids, without `message_ids`
+    # In rows of earlier versions. There `considered` has all ids of candidates.
+    single_candidates = EntriesField(null=True, db_column="packed")
+    earlier_candidates = models.JSONField(default=list, db_column="candidates")
     injected = models.JSONField(default=list)
     message_ids = ArrayField(models.BigIntegerField(), default=list)
     rendering = models.BinaryField(default=b"", db_default=b"")
@@ -183,7 +180,6 @@ class Ledger(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["key"], name="ledger_by_key"),
-            GinIndex(MENTIONED, name="ledger_by_mention", gin_pending_list_limit=PENDING),
         ]
 
     def __str__(self) -> str:
@@ -192,7 +188,7 @@ class Ledger(models.Model):
     @property
     def entries(self) -> list[dict[str, Any]]:
         """One for each message considered (see ledger_entries.py), whatever version wrote them."""
-        entries: list[dict[str, Any]] = self.candidates or self.earlier_candidates
+        entries: list[dict[str, Any]] = self.candidates or self.single_candidates or self.earlier_candidates
         return entries
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
 from django.db.models import Min, Q
 from django.db.models.fields.json import KeyTransform
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=models.Model)
 
 LONGEST_SEARCH = 1000  # characters of a search; the rest is cut off
-
-# The messages that a ledger names, as its index has them.
-MENTIONED = models.Func(
-    "considered", "message_ids", function="array_cat", output_field=ArrayField(models.BigIntegerField())
-)
 
 # Figures that lists of exchanges sort by. The sum of two integers may be too large for one.
 TOTAL_TOKENS = Cast("input_tokens", models.BigIntegerField()) + Cast("output_tokens", models.BigIntegerField())
@@ -164,9 +158,8 @@ class EmbeddingQuerySet(ScopedQuerySet["Embedding"]):
 
 class LedgerQuerySet(models.QuerySet["Ledger"]):
     def showing(self, message: Message) -> Self:
-        """The ledgers of requests to which this message was added."""
-        rows = self.filter(instance_id=message.instance_id).alias(mentioned=MENTIONED)
-        return rows.filter(mentioned__contains=[message.pk], message_ids__contains=[message.pk])
+        """The ledgers of requests to which this message was added. Reads all ledgers of its scope."""
+        return self.filter(exchange__instance_id=message.instance_id, message_ids__contains=[message.pk])
 
 
 class MessageQuerySet(ScopedQuerySet["Message"]):

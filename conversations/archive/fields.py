@@ -25,7 +25,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from conversations.ledger_entries import EntriesField
+from conversations.ledger_entries import PackedEntriesField
 from conversations.models import Exchange, Ledger, Message
 from conversations.turns import UNSTORABLE, Json, storable_json
 
@@ -36,7 +36,8 @@ NAMESPACE = uuid.UUID("6a1f3a5e-6f0e-4c56-9a38-0d5c3f0f7c11")
 # Not exported: keys, columns derived from others, and what has a meaning in one database only.
 NOT_OF_MESSAGE = {"id", "instance", "exchange", "parent", "digest", "lexemes", "embed_due", "origin"}
 NOT_OF_EXCHANGE = {"id", "instance", "trace_id", "question", "key_id", "served_by"}
-NOT_OF_LEDGER = {"id", "exchange", "instance", "key", "considered", "earlier_candidates", "rendering"}
+EARLIER_CANDIDATES = {"single_candidates", "earlier_candidates"}
+NOT_OF_LEDGER = {"id", "exchange", "instance", "key", "considered", "rendering"} | EARLIER_CANDIDATES
 
 
 def _fields(model: type[models.Model], without: set[str]) -> Fields:
@@ -93,7 +94,7 @@ def _value(field: models.Field[Any, Any], value: Any) -> Any:
         kinds = int
     elif isinstance(field, models.JSONField) and field.has_default():
         kinds = type(field.get_default())
-    elif isinstance(field, ArrayField):  # also EntriesField
+    elif isinstance(field, ArrayField | PackedEntriesField):
         kinds = list
     if value is None or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise ValueError
@@ -103,7 +104,7 @@ def _value(field: models.Field[Any, Any], value: Any) -> Any:
         if storable_json(value) != value:
             raise ValueError
         return value
-    if isinstance(field, EntriesField):
+    if isinstance(field, PackedEntriesField):
         if storable_json(value) != value:
             raise ValueError
         return value

@@ -14,6 +14,7 @@ from django.db.models import F, Q
 
 from conversations.archive.fields import uid
 from conversations.archive.reading import BadLine, Item, Said
+from conversations.ledger_entries import only_considered
 from conversations.messages import estimated_tokens, lock_instance, reserve_ids, unsaved_message
 from conversations.models import Embedding, EmbeddingModel, Exchange, Instance, Ledger, Message
 from conversations.querysets import Scope
@@ -142,10 +143,11 @@ def _ledger(fields: Json, known: Mapping[int, int]) -> Json:
     """A ledger without its entries for missing messages, as if those had been forgotten."""
     whole = all(theirs in known for theirs in fields["message_ids"])
     candidates = [entry | {"id": known[entry["id"]]} for entry in fields["candidates"] if entry["id"] in known]
+    shown = [known[theirs] for theirs in fields["message_ids"]] if whole else []
     return fields | {
         "candidates": candidates,
-        "considered": [entry["id"] for entry in candidates],
-        "message_ids": [known[theirs] for theirs in fields["message_ids"]] if whole else [],
+        "considered": only_considered(candidates, shown),
+        "message_ids": shown,
         "injected": fields["injected"] if whole else [],
         "rendering": fields["rendering"] if whole else b"",
         "tokens": fields["tokens"] if whole else 0,

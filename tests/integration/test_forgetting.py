@@ -30,7 +30,7 @@ SCOPE = Scope("tests", "forgetting")
 MARKER = "zyxwvq"  # a word with a stem of its own
 
 
-@pytest.fixture(autouse=True, params=["few, by index", "many, by reading"])
+@pytest.fixture(autouse=True, params=["few, by list", "many, by join"])
 def how_they_are_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two ways to find references to a forgotten message give the same result."""
     if request.param.startswith("many"):
@@ -237,12 +237,40 @@ def test_a_ledger_loses_the_candidate_and_any_injected_text_that_quotes_it() -> 
     later = exchange([said("user", "three")], "four", shows=[shown.pk], considers=[considered.pk])
     assert forget(Selection(ids=(considered.pk,))).ledgers == 1
     ledger = Ledger.objects.get(exchange=later)
-    assert [c["id"] for c in ledger.candidates] == ledger.considered == [shown.pk]
+    assert [c["id"] for c in ledger.candidates] == ledger.message_ids == [shown.pk]
+    assert ledger.considered == []
     assert len(ledger.injected) == 1
     forget(Selection(ids=(shown.pk,)))
     ledger.refresh_from_db()
     assert (ledger.candidates, ledger.injected, ledger.message_ids, ledger.tokens) == ([], [], [], 0)
     assert ledger.considered == []
+
+
+def test_an_entry_of_a_message_that_was_shown_beside_a_forgotten_one_is_found_later() -> None:
+    exchange([said("user", "one")], "two")
+    ids = [message("one").pk, message("two").pk]
+    later = exchange([said("user", "three")], "four", shows=ids)
+    forget(Selection(ids=(ids[0],)))
+    ledger = Ledger.objects.get(exchange=later)
+    assert (ledger.message_ids, [c["id"] for c in ledger.candidates]) == ([], ids[1:])
+    forget(Selection(ids=(ids[1],)))
+    ledger.refresh_from_db()
+    assert (ledger.candidates, ledger.considered) == ([], [])
+
+
+@pytest.mark.parametrize("earlier", ["single_candidates", "earlier_candidates"])
+def test_entries_that_earlier_versions_wrote_are_removed_too(earlier: str) -> None:
+    exchange([said("user", "one")], "two")
+    ids = [message("one").pk, message("two").pk]
+    later = exchange([said("user", "three")], "four", shows=ids)
+    entries = [{"id": pk, "kept": True} for pk in ids]
+    Ledger.objects.filter(exchange=later).update(candidates=None, considered=ids, **{earlier: entries})
+    for pk in ids:
+        left = Ledger.objects.get(exchange=later)
+        assert left.entries == entries[-len(left.considered) :]
+        forget(Selection(ids=(pk,)))
+    left = Ledger.objects.get(exchange=later)
+    assert (left.entries, left.considered, left.message_ids) == ([], [], [])
 
 
 def test_text_that_a_tool_loop_quoted_again_is_deleted_too() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from console.exchange.ledger import ARMS as EXPLAINED
 from conversations import leb128
-from conversations.ledger_entries import ARMS, UNIT, Why, nearest, pack, unpack
+from conversations.ledger_entries import ARMS, UNIT, Why, nearest, only_considered, pack, unpack
 from conversations.recall.ranking import WEIGHTS
 
 DECIMALS = st.integers(-999, 999).map(lambda number: number / 100)
@@ -39,9 +39,14 @@ JSON = st.recursive(
 
 @given(ENTRIES)
 def test_an_entry_of_recall_takes_few_bytes_and_comes_back(entry: dict[str, Any]) -> None:
-    packed = pack(entry)
+    packed = pack([entry])
     assert packed.startswith(b"\0")
-    assert unpack(packed) == entry
+    assert unpack(packed) == [entry]
+
+
+@given(st.lists(ENTRIES))
+def test_entries_follow_each_other(entries: list[dict[str, Any]]) -> None:
+    assert unpack(pack(entries)) == entries
 
 
 FIELDS = st.sampled_from(["id", "arm", "kept", "why", "score", "tokens", "piece", "arms"])
@@ -50,8 +55,8 @@ FIELDS = st.sampled_from(["id", "arm", "kept", "why", "score", "tokens", "piece"
 @given(ENTRIES, st.dictionaries(FIELDS, JSON))
 def test_any_other_entry_comes_back_too(entry: dict[str, Any], strange: dict[str, Any]) -> None:
     entry |= strange
-    came_back = unpack(pack(entry))
-    if pack(entry).startswith(b"\0") and "score" in entry:
+    _, came_back = unpack(pack([{"id": 1}, entry]))
+    if pack([entry]).startswith(b"\0") and "score" in entry:
         entry["score"] = round(entry["score"] * UNIT) / UNIT
     if isinstance(entry.get("arms"), dict):  # parts that add nothing are left out
         entry["arms"] = {
@@ -64,13 +69,21 @@ def test_an_ordinary_entry_takes_less_than_forty_bytes() -> None:
     parts = ("vector", "words", "session", "nearby", "answer", "user", "short")
     arms = {name: {"rank": 150 + at, "score": (10 + at) / 100} for at, name in enumerate(parts)}
     entry = {"id": 10**6, "arm": "recall", "kept": True, "why": "shown: relevant", "score": 1.23, "tokens": 200}
-    assert len(pack(entry | {"arms": arms, "piece": [0, 690]})) < 40
+    assert len(pack([entry | {"arms": arms, "piece": [0, 690]}] * 10)) < 390
 
 
 def test_bytes_that_are_no_entry_are_refused() -> None:
-    for data in (b"", b"\0", b"\0\x10\x01", b"\0\x10\x01\x7f"):
-        with pytest.raises(ValueError, match="entry"):
+    for data in (b"", b"\1", b"\0\x10", b"\0\x10\x01", b"\0\x10\x01\0\x7f", b"[", b"{"):
+        with pytest.raises(ValueError):
             unpack(data)
+
+
+def test_an_entry_that_was_stored_on_its_own_is_read() -> None:
+    assert unpack(b'{"id": 1}') == [{"id": 1}]
+
+
+def test_ids_that_were_shown_are_not_named_twice() -> None:
+    assert only_considered([{"id": 1}, {"id": 2}, {"id": 3}], [2]) == [1, 3]
 
 
 def test_every_part_of_the_formula_has_a_place_and_an_explanation() -> None:
