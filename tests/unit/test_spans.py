@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversations.recall import spans
-from conversations.recall.spans import REACH, WHOLE, Scored, beginnings, best_span
+from conversations.recall.spans import BLOCK, LONGEST_HEADING, REACH, WHOLE, Scored, beginnings, best_span
 
 SENTENCES = [f"Sentence number {i} says something about topic{i}, and nothing else at all. " for i in range(60)]
 TEXT = "".join(SENTENCES)
@@ -63,6 +63,50 @@ def test_text_without_sentences_is_shown_as_it_was_cut() -> None:
     assert best_span("x" * 5000, [Scored(0, 1000, 0.1), Scored(2000, 3000, 0.9)], []) == (2000, 3000)
 
 
+def around(found: str, *, before: str, after: str) -> str:
+    """What is shown of a long text if its best piece is `found`."""
+    text = f"{TEXT[:1000]}\n\n{before}{found}{after}\n\n{TEXT[:1000]}"
+    start = text.index(found)
+    first, last = best_span(text, [Scored(0, 100, 0.1), Scored(start, start + len(found), 0.9)], [])
+    return text[first:last]
+
+
+CODE = "".join(f"line_{number} = call({number})\n" for number in range(20))
+LIST = "".join(f"- Item {number} is one of the things to do.\n" for number in range(10))
+
+
+def test_a_block_of_code_is_kept_whole() -> None:
+    before, after = f"```python\n{CODE[:200]}", f"{CODE[200:]}```\n"
+    assert f"{before}found = 1\n{after}" in around("found = 1\n", before=before, after=after)
+
+
+def test_a_list_is_kept_whole_with_the_line_that_announces_it() -> None:
+    before, after = f"Do this:\n\n{LIST[: 6 * 37]}", f"  - An item below it.\n\n{LIST[6 * 37 :]}"
+    assert f"{before}- Found here.\n{after}" in around("- Found here.\n", before=before, after=after)
+
+
+def test_long_lists_and_blocks_are_cut() -> None:
+    for block in (LIST * 20, f"```\n{CODE * 20}```\n"):
+        middle = len(block) // 2
+        shown = around("- Found here.\n", before=block[:middle], after=block[middle:])
+        assert len(shown) <= 2 * (REACH + BLOCK)
+
+
+def test_text_is_shown_below_its_heading_and_without_the_next() -> None:
+    shown = around("Found here. One more. Two more.\n", before="## Bees\n\n", after="\n## Wasps\n\nThey sting.\n\n")
+    assert "## Bees\n\nFound here." in shown
+    text = "One. Two. Three. Four. Five. Six.\n## Wasps\n" + "They sting. " * 100
+    first, last = best_span(text, [Scored(0, 24, 0.9), Scored(200, 300, 0.1)], [])
+    assert text[first:last] == "One. Two. Three. Four. Five. Six.\n"
+
+
+@pytest.mark.parametrize("part", ["```\n", "- a\n", "- ", "**", ":\n", "#", " ", "1. ```\n"])
+def test_marks_without_end_take_no_time(part: str) -> None:
+    text = part * (200_000 // len(part))
+    first, last = best_span(text, [Scored(0, 100, 0.1), Scored(100_000, 100_100, 0.9)], [])
+    assert first <= 100_000 < 100_100 <= last
+
+
 @given(st.text(min_size=1, max_size=3000), st.data())
 def test_a_span_holds_its_piece_and_little_else(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text) - 1))
@@ -70,8 +114,8 @@ def test_a_span_holds_its_piece_and_little_else(text: str, data: st.DataObject) 
     first, last = best_span(text, [Scored(start, end, 0.9), Scored(0, 1, 0.1)], [])
     if len(text) > WHOLE and (start, end) != (0, 1):
         assert 0 <= first <= start < end <= last <= len(text)
-        assert start - first <= REACH
-        assert last - end <= REACH + 1
+        assert start - first <= REACH + BLOCK + 2 * LONGEST_HEADING
+        assert last - end <= REACH + BLOCK + 1
 
 
 @given(st.text("abi ß\n", max_size=80), st.lists(st.text("abi1", min_size=1, max_size=6), min_size=1, max_size=4))
