@@ -29,6 +29,7 @@ from conversations.messages import (
 )
 from conversations.models import Exchange, Instance, Message
 from conversations.querysets import Scope, StoredBranches
+from conversations.scopes import is_distributed, number_of
 from conversations.states import CHAT_COMPLETIONS, Ended, MemoryState
 from conversations.turns import Count, Turn
 
@@ -104,7 +105,7 @@ def open_exchange(
 @transaction.atomic
 def _open_anywhere(asked: Asked, count: Count, *, replayed: bool) -> Opened:
     instance = lock_instance(scope=asked.scope)
-    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() or _open(
+    exchange = Exchange.objects.filter(instance=instance, trace_id=asked.trace_id).first() or _open(
         instance, asked, None, count, replayed=replayed
     )
     return Opened(exchange.pk, exchange.instance_id, exchange.question_id)
@@ -121,14 +122,14 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
     else:
         known = Message.objects.known(instance.pk, [turn.digest for turn in turns])
         if is_late:
-            known = late.known_then(known, created)
+            known = late.known_then(instance, known, created)
         question, latest = latest_messages(instance, created if is_late else None) if alone else (None, None)
         where = align(turns, known, question, StoredBranches(instance.pk))
         if is_late and where.ids[-1:] == (None,):
             where = _resent(instance, asked, answered, created, where)
         if alone and where.parent is None:
             where = replace(where, parent=latest)
-        left = is_late and not alone and None in where.ids and late.is_left(where, created)
+        left = is_late and not alone and None in where.ids and late.is_left(where, instance, created)
     exchange_id, ids = _reserve_ids_for(where)
     questions = [pk for pk, turn in zip(ids, asked.turns, strict=True) if turn.role == "user"]
     exchange = Exchange(
@@ -156,14 +157,14 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
     exchange.save(force_insert=True)
     new = _new_messages(exchange, asked.turns, where, count, alone=alone, abandoned=left)
     Message.objects.bulk_create(new)
-    follow(where, keep=ids, until=created if is_late else None)
+    follow(where, instance, keep=ids, until=created if is_late else None)
     if is_late and ids:
         taken = late.take_history(ids, exchange, created)
         if (alone and not new) or ids[-1] in taken:
             late.adopt(ids[-1], asked.turns[-1], exchange, count, created)
         if alone and not new:
-            late.place_sent_alone(ids[0], latest)
-        late.connect(ids)
+            late.place_sent_alone(ids[0], instance, latest)
+        late.connect(ids, instance)
         if not left:
             late.go_on_from(ids[-1], instance, created)
     if ledger := asked.ledger:
@@ -216,7 +217,7 @@ def close_exchange(
 @transaction.atomic
 def _close_anything(asked: Asked, answered: Answered, count: Count, *, opened: bool, replayed: bool) -> None:
     instance = lock_instance(scope=asked.scope, make=not opened)
-    exchange = Exchange.objects.filter(trace_id=asked.trace_id).first() if instance else None
+    exchange = Exchange.objects.filter(instance=instance, trace_id=asked.trace_id).first() if instance else None
     if instance is None or (exchange is None and opened):
         return
     exchange = exchange or _open(instance, asked, answered, count, replayed=replayed)
@@ -234,7 +235,7 @@ def _store_answers(
     instance: Instance, exchange: Exchange, answered: Answered, finished: datetime, count: Count, *, is_late: bool
 ) -> int:
     """Store the messages of the answer, one for each choice. Returns the number of new ones."""
-    before = Message.objects.filter(pk__in=exchange.request_ids[-1:]).first()  # None also if it was forgotten
+    before = Message.objects.filter(instance=instance, pk__in=exchange.request_ids[-1:]).first()  # None if forgotten
     resent = late.resent_answers(before, exchange) if before else {}
     partial = answered.ended != Exchange.Ended.ANSWERED
     there = {choice: resent[turn.digest] for choice, turn in enumerate(answered.turns) if turn.digest in resent}
@@ -260,7 +261,7 @@ def _store_answers(
     for choice, pk in there.items():
         late.adopt(pk, answered.turns[choice], exchange, count, finished, choice=choice, partial=partial)
     if answers and before and before.exchange_id != exchange.pk:  # an earlier exchange asked it, and may have an answer
-        abandon_siblings(parents=[before.pk], keep=list(ids.values()), until=finished if is_late else None)
+        abandon_siblings(instance, parents=[before.pk], keep=list(ids.values()), until=finished if is_late else None)
     if ids and before and (is_late or there) and not (replaced or before.abandoned):
         late.go_on_from(max(there.values(), default=max(ids.values())), instance, finished, answers=before.pk)
     return len(answers)
@@ -282,9 +283,7 @@ def _finish(exchange: Exchange, answered: Answered, finished: datetime) -> None:
         "timings": dict(answered.timings),
         "response_id": answered.response_id,
     }
-    for name, value in ending.items():
-        setattr(exchange, name, value)
-    exchange.save(update_fields=list(ending))
+    Exchange.objects.filter(pk=exchange.pk, instance=exchange.instance_id).update(**ending)
 
 
 def _time(instance: Instance, moment: datetime, skew: timedelta) -> tuple[datetime, bool]:
@@ -306,15 +305,20 @@ def lock_scopes(*, scopes: Collection[Scope]) -> None:
 
     Two transactions that lock them one by one could wait for each other.
     """
+    if is_distributed():  # a statement locks rows of one node only
+        for pk in sorted(filter(None, map(number_of, scopes))):
+            list(Instance.objects.filter(pk=pk).select_for_update(no_key=True).values_list("pk"))
+        return
     named = Q(pk__in=())
     for scope in scopes:
         named |= Q(partition__name=scope.partition, name=scope.instance)
     list(Instance.objects.filter(named).order_by("pk").select_for_update(of=("self",), no_key=True).values_list("pk"))
 
 
-def interrupt_exchange(*, trace_id: uuid.UUID) -> None:
+def interrupt_exchange(*, instance_id: int, trace_id: uuid.UUID) -> None:
     """Mark an exchange as interrupted if it is still open."""
-    Exchange.objects.filter(trace_id=trace_id, ended=Ended.OPEN).update(ended=Ended.INTERRUPTED)
+    exchanges = Exchange.objects.filter(instance=instance_id, trace_id=trace_id, ended=Ended.OPEN)
+    exchanges.update(ended=Ended.INTERRUPTED)
 
 
 def _new_messages(

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import islice
+from types import ModuleType
 
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from conversations import indexes
-from conversations.backlog_sql import Embedded, Text, lease, put_off, write
+from conversations import backlog_by_scope, backlog_sql, indexes, scopes
+from conversations.backlog_sql import Embedded, Text, put_off
 from conversations.embedders.base import Embedder, EmbedderError, Vectors
 from conversations.embedders.pieces import Piece, split
 from conversations.models import EmbeddingModel, Message
@@ -49,7 +50,7 @@ def work_off(embedder: Embedder, *, batch: int = BATCH) -> int:
 
     Raises EmbedderError if none of them could be embedded; they are then due again in a minute.
     """
-    messages = lease(timezone.now(), until=LEASE, most=batch)
+    messages = statements().lease(timezone.now(), until=LEASE, most=batch)
     if not messages:
         return 0
     try:
@@ -90,7 +91,7 @@ def single_piece(embedder: Embedder, text: str) -> Piece | None:
 
 def save(model: str, embedded: Sequence[Embedded]) -> None:
     """Write messages' vectors and take them off the backlog, unless another model has come into use meanwhile."""
-    write(model, embedded, overtaken=timezone.now() + OVERTAKEN)
+    statements().write(model, embedded, overtaken=timezone.now() + OVERTAKEN)
 
 
 def embed(
@@ -105,6 +106,11 @@ def embed(
         for message, parts in zip(messages, pieces, strict=True)
     ]
     save(embedder.name, embedded)
+
+
+def statements() -> ModuleType:
+    """The module with the statements for this database."""
+    return backlog_by_scope if scopes.is_distributed() else backlog_sql
 
 
 def _embedded(text: str) -> str:

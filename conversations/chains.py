@@ -32,8 +32,10 @@ WITH RECURSIVE chain AS (
       ON e.instance_id = %(instance)s AND e.response_id = chain.follows AND e.response_id <> ''
 ), links AS (SELECT * FROM chain LIMIT %(longest)s)
 SELECT unnest(request_ids) FROM links
-UNION SELECT m.id FROM links JOIN conversations_message m ON m.exchange_id = links.id
-UNION SELECT unnest(l.message_ids) FROM links JOIN conversations_ledger l ON l.exchange_id = links.id
+UNION SELECT m.id FROM links
+    JOIN conversations_message m ON m.exchange_id = links.id AND m.instance_id = %(instance)s
+UNION SELECT unnest(l.message_ids) FROM links
+    JOIN conversations_ledger l ON l.exchange_id = links.id AND l.instance_id = %(instance)s
 """
 
 
@@ -85,7 +87,8 @@ CROSS JOIN LATERAL (
     WHERE instance_id = %(instance)s AND digest = wanted.before ORDER BY id DESC LIMIT 20
 ) parent
 JOIN conversations_message answer
-  ON answer.parent_id = parent.id AND answer.role = 'assistant' AND strpos(answer.payload, wanted.id) > 0
+  ON answer.parent_id = parent.id AND answer.instance_id = %(instance)s AND answer.role = 'assistant'
+     AND strpos(answer.payload, wanted.id) > 0
 ORDER BY wanted.at, answer.id DESC
 """
 
@@ -133,6 +136,8 @@ def pending(scope: Scope, response_id: str) -> Pending | None:
     return Pending(*row) if row else None
 
 
-def note_pending(*, trace_id: UUID, response_id: str) -> None:
+def note_pending(*, scope: Scope, trace_id: UUID, response_id: str) -> None:
     """Note the provider's id of an answer that is still being made: the exchange stays open until it is fetched."""
-    Exchange.objects.filter(trace_id=trace_id, ended=Ended.OPEN).update(response_id=response_id)
+    instance = Instance.objects.of_scope(scope).values_list("pk", flat=True).first()
+    waiting = Exchange.objects.filter(instance=instance, trace_id=trace_id, ended=Ended.OPEN)
+    waiting.update(response_id=response_id)

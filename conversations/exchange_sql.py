@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from conversations import scopes
 from conversations.ledger_entries import only_considered, pack
 from conversations.lexemes import STORED, asks, indexed_text
 from conversations.messages import tokens_of, whole_count, wishes
@@ -103,6 +104,8 @@ def store_in_one(asked: Asked, answered: Answered, count: Count) -> bool:
 
 def _opening(asked: Asked, count: Count, replayed: bool, vector: QuestionVector | None = None) -> Sql | None:
     """The statement of open_in_one; None for a request that cannot be the common case."""
+    if scopes.is_distributed():  # Citus takes no INSERT inside WITH
+        return None
     turns = asked.turns
     known = max((at + 1 for at, turn in enumerate(turns) if turn.role == "assistant"), default=0)
     new = turns[known:]
@@ -177,7 +180,7 @@ def _opening(asked: Asked, count: Count, replayed: bool, vector: QuestionVector 
 
 def _closing(asked: Asked, answered: Answered, count: Count) -> Sql | None:
     """The statement of close_in_one; None for an answer that is too long."""
-    if sum(len(turn.payload) for turn in answered.turns) > MOST_CHARACTERS:
+    if scopes.is_distributed() or sum(len(turn.payload) for turn in answered.turns) > MOST_CHARACTERS:
         return None
     usage = answered.usage or {}
     values: Values = {

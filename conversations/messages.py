@@ -12,6 +12,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
+from conversations import scopes
 from conversations.lexemes import asks, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
@@ -77,12 +78,26 @@ def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
 
     A missing instance is created, or without `make`, None is returned. The lock does not block foreign keys to it.
     """
-    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
-    if (instance := find.first()) or not make:
+    if make and scopes.is_unknown(scope):
+        _begin(scope)
+    if (instance := _lock(scope)) or not make:
         return instance
+    _begin(scope)
+    return _lock(scope)
+
+
+def _begin(scope: Scope) -> None:
     partition, _ = Partition.objects.get_or_create(name=scope.partition)
+    if scopes.is_distributed():
+        scopes.begin_alone(scope)
     Instance.objects.get_or_create(partition=partition, name=scope.instance)
-    return find.get()
+
+
+def _lock(scope: Scope) -> Instance | None:
+    find = Instance.objects.of_scope(scope).select_for_update(of=("self",), no_key=True)
+    if (instance := find.first()) is None:
+        scopes.look_up_again(scope)
+    return instance
 
 
 def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, count: Count, **fields: Any) -> Message:

@@ -17,6 +17,7 @@ from django.db.models import F, Q
 from pgvector.django import HalfVectorField
 
 from conversations import states
+from conversations.foreign_keys import ForeignKeyWithinScope, OneToOneWithinScope
 from conversations.ledger_entries import EntriesField, PackedEntriesField
 from conversations.payloads import PayloadField
 from conversations.querysets import (
@@ -121,7 +122,7 @@ class Exchange(models.Model):
     # conversation that the request continues.
     response_id = models.TextField(blank=True, default="", db_default="")
     follows = models.TextField(blank=True, default="", db_default="")
-    question = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
+    question = ForeignKeyWithinScope("Message", on_delete=models.SET_NULL, null=True, related_name="asked_in")
 
     objects = ExchangeQuerySet.as_manager()
 
@@ -159,7 +160,7 @@ class Ledger(models.Model):
     where it was not made by a rendering. Forgetting one of the messages empties all three.
     """
 
-    exchange = models.OneToOneField(Exchange, on_delete=models.CASCADE, related_name="ledger")
+    exchange = OneToOneWithinScope(Exchange, on_delete=models.CASCADE, related_name="ledger")
     # Null in rows that an earlier version writes beside this one. The exchange vouches for it, so it is not checked.
     instance = models.ForeignKey(
         Instance, on_delete=models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
@@ -196,9 +197,9 @@ class Message(models.Model):
     """One turn: `payload` is its JSON text as the API sent it, `content` its plain text."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="messages", db_index=False)
-    exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
+    exchange = ForeignKeyWithinScope(Exchange, on_delete=models.CASCADE, related_name="messages", null=True)
     # The turn before it in the client's conversation. Forks share a parent.
-    parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
+    parent = ForeignKeyWithinScope("self", on_delete=models.SET_NULL, null=True, related_name="children")
     # Sent without history: `parent` is then the scope's latest message at that time.
     alone = models.BooleanField(default=False)
     choice = models.PositiveSmallIntegerField(default=0)
@@ -264,7 +265,7 @@ class EmbeddingModel(models.Model):
 class Embedding(models.Model):
     """One piece of a message under one embedding model; `start` and `end` are offsets in its content."""
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="embeddings", db_index=False)
+    message = ForeignKeyWithinScope(Message, on_delete=models.CASCADE, related_name="embeddings", db_index=False)
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="+", db_index=False)
     model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="embeddings")
     start = models.PositiveIntegerField()

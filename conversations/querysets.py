@@ -14,6 +14,7 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast, Left
 from pgvector.django import CosineDistance
 
+from conversations import scopes
 from conversations.capture import Known
 from conversations.changed import Node, Said
 from conversations.lexemes import search_query, spoken
@@ -92,7 +93,8 @@ class InstanceQuerySet(PartitionedQuerySet["Instance"]):
 
     def of_scope(self, scope: Scope) -> Self:
         """The instance of a scope: one row, or none if the scope is new."""
-        return self.filter(partition__name=scope.partition, name=scope.instance)
+        named = self.filter(partition__name=scope.partition, name=scope.instance)
+        return named.filter(pk__in=_instances(scope)) if scopes.is_distributed() else named
 
 
 class NoScope(ValueError):
@@ -106,7 +108,8 @@ class ScopedQuerySet(PartitionedQuerySet[M]):
     """Rows that belong to an instance. This is the one place where they are narrowed to a scope."""
 
     def in_scope(self, scope: Scope) -> Self:
-        return self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
+        named = self.filter(instance__partition__name=scope.partition, instance__name=scope.instance)
+        return named.filter(instance__in=_instances(scope)) if scopes.is_distributed() else named
 
     def within(self, partition: str | None = None, instance: str | None = None) -> Self:
         """For operators, who may read across scopes: rows of a partition, of a scope, or of all but scratch partitions.
@@ -138,6 +141,11 @@ def named(path: str, patterns: Sequence[Pattern]) -> Q:
             return Q()
         condition |= Q(**{f"{path}__startswith" if pattern.is_prefix else path: pattern.text})
     return condition
+
+
+def _instances(scope: Scope) -> list[int]:
+    number = scopes.number_of(scope)
+    return [] if number is None else [number]
 
 
 class ExchangeQuerySet(ScopedQuerySet["Exchange"]):
@@ -259,13 +267,15 @@ WITH RECURSIVE up AS (
     FROM conversations_message WHERE id = %(message)s AND instance_id = %(instance)s
     UNION ALL
     SELECT m.id, m.digest, m.role, m.parent_id, m.abandoned, m.alone, up.depth - 1
-    FROM up JOIN conversations_message m ON m.id = up.parent_id WHERE up.depth > -%(up)s
+    FROM up JOIN conversations_message m ON m.id = up.parent_id AND m.instance_id = %(instance)s
+    WHERE up.depth > -%(up)s
 ), down AS (
     SELECT * FROM up WHERE depth = 0
     UNION ALL
     SELECT child.id, child.digest, child.role, child.parent_id, child.abandoned, child.alone, down.depth + 1
     FROM down CROSS JOIN LATERAL (
-        SELECT * FROM conversations_message m WHERE m.parent_id = down.id AND NOT m.alone
+        SELECT * FROM conversations_message m
+        WHERE m.parent_id = down.id AND m.instance_id = %(instance)s AND NOT m.alone
         ORDER BY m.abandoned, m.id DESC LIMIT 1
     ) child WHERE down.depth < %(down)s
 )
@@ -294,8 +304,9 @@ WITH RECURSIVE wanted AS (
     ) newest
     UNION
     SELECT before.id, before.parent_id FROM found
-    JOIN conversations_message p ON p.id = found.parent_id
-    LEFT JOIN conversations_message g ON g.id = p.parent_id AND p.role = 'assistant'
+    JOIN conversations_message p ON p.id = found.parent_id AND p.instance_id = %(instance)s
+    LEFT JOIN conversations_message g
+      ON g.id = p.parent_id AND g.instance_id = %(instance)s AND p.role = 'assistant'
     CROSS JOIN LATERAL (
         SELECT p.id, p.parent_id WHERE p.digest = ANY(%(digests)s)
         UNION ALL
@@ -305,16 +316,19 @@ WITH RECURSIVE wanted AS (
 SELECT m.id, m.digest, m.role,
        p.id, p.digest, p.role, p.alone OR p.parent_id IS NULL,
        g.id, g.digest,
-       (SELECT a.id FROM conversations_message a WHERE a.parent_id = m.id AND a.role = 'assistant'
+       (SELECT a.id FROM conversations_message a
+        WHERE a.parent_id = m.id AND a.instance_id = %(instance)s AND a.role = 'assistant'
         ORDER BY a.abandoned, a.id DESC LIMIT 1),
        EXISTS (SELECT FROM conversations_message a
-               WHERE a.parent_id = m.id AND a.role = 'assistant' AND NOT a.partial)
-       OR EXISTS (SELECT FROM conversations_exchange e WHERE e.question_id = m.id AND e.ended = 'open'),
-       NOT EXISTS (SELECT FROM conversations_message c WHERE c.parent_id = m.id AND NOT c.alone),
+               WHERE a.parent_id = m.id AND a.instance_id = %(instance)s AND a.role = 'assistant' AND NOT a.partial)
+       OR EXISTS (SELECT FROM conversations_exchange e
+                  WHERE e.question_id = m.id AND e.instance_id = %(instance)s AND e.ended = 'open'),
+       NOT EXISTS (SELECT FROM conversations_message c
+                   WHERE c.parent_id = m.id AND c.instance_id = %(instance)s AND NOT c.alone),
        m.alone, m.abandoned
 FROM (SELECT id FROM found LIMIT %(most)s) found
-JOIN conversations_message m ON m.id = found.id
-LEFT JOIN conversations_message p ON p.id = m.parent_id
-LEFT JOIN conversations_message g ON g.id = p.parent_id
+JOIN conversations_message m ON m.id = found.id AND m.instance_id = %(instance)s
+LEFT JOIN conversations_message p ON p.id = m.parent_id AND p.instance_id = %(instance)s
+LEFT JOIN conversations_message g ON g.id = p.parent_id AND g.instance_id = %(instance)s
 ORDER BY m.id DESC
 """

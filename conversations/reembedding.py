@@ -20,8 +20,8 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import Exists, OuterRef
 
 from conversations import indexes
-from conversations.backlog import embed
-from conversations.backlog_sql import Embedded, write
+from conversations.backlog import embed, statements
+from conversations.backlog_sql import Embedded
 from conversations.embedders.base import Embedder, EmbedderError
 from conversations.embedding import NOTICED_WITHIN, model_of
 from conversations.locks import held
@@ -157,7 +157,7 @@ def _embed_alone(embedder: Embedder, message: Message) -> bool:
 
 
 def _save(model: str, embedded: Sequence[Embedded]) -> None:
-    write(model, embedded, overtaken=None, take_off=False)
+    statements().write(model, embedded, overtaken=None, take_off=False)
 
 
 def _with_words() -> MessageQuerySet:
@@ -169,7 +169,7 @@ def _lacking(model: EmbeddingModel) -> MessageQuerySet:
 
 
 def _vectors(model: EmbeddingModel) -> Any:
-    return Embedding.objects.filter(message=OuterRef("pk"), model=model)
+    return Embedding.objects.filter(message=OuterRef("pk"), instance=OuterRef("instance_id"), model=model)
 
 
 def _in_order(messages: MessageQuerySet) -> Iterator[Sequence[Message]]:

@@ -46,5 +46,5 @@ def set_aside(*, scope: Scope, digest: bytes) -> int:
         return 0
     copies = Message.objects.filter(instance=instance, digest=digest, role="user", alone=True)
     ids = list(copies.values_list("pk", flat=True))
-    answers = Message.objects.filter(parent__in=ids, role="assistant", abandoned=False)
+    answers = Message.objects.filter(instance=instance, parent__in=ids, role="assistant", abandoned=False)
     return answers.update(abandoned=True) + copies.filter(abandoned=False).update(abandoned=True)

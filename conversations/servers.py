@@ -74,7 +74,7 @@ def give_up_silent() -> int:
     """
     now = _now()
     given_up = now - timedelta(seconds=SILENT_SECONDS)
-    alive = ServerProcess.objects.filter(seen__gt=given_up).values("pk")
+    alive = list(ServerProcess.objects.filter(seen__gt=given_up).values_list("pk", flat=True))
     left_open = Exchange.objects.filter(ended=Ended.OPEN)
     silent = left_open.filter(created__lt=given_up, served_by__isnull=False).exclude(served_by__in=alive)
     unnamed = left_open.filter(created__lt=now - timedelta(hours=1), served_by__isnull=True)

@@ -14,7 +14,7 @@ GROUPS = {
     "See and search": ("stats", "usage", "view", "search"),
     "Add, export, forget": ("ingest", "export", "import", "prune"),
     "Let in": ("key", "limit", "credentials"),
-    "Maintain": ("backup", "restore", "spool", "index", "reembed", "evaluate", "providers"),
+    "Maintain": ("backup", "restore", "spool", "index", "reembed", "distribute", "evaluate", "providers"),
 }
 OTHERS = "More"
 WITHOUT_DATABASE = ("fakeprovider", "providers")  # of the commands of proxy and conversations

@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from conversations import scopes
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
@@ -102,12 +103,12 @@ def prepare_query(*, scope: Scope, text: str, milliseconds: int = 0) -> Query:
     PostgreSQL gives the search up after `milliseconds`; 0 is for never.
     """
     spaced, pairs = split_by_script(storable(text[:LONGEST_QUERY]))
+    named = scopes.in_sql(scope)
     with connection.cursor() as cursor:
         cursor.execute(
-            _PREPARE,
+            _PREPARE.format(scope=named.condition, number=named.number or "(SELECT id FROM scope)"),
             {
-                "partition": scope.partition,
-                "instance": scope.instance,
+                **named.values,
                 "language": settings.RESERVOIR_LANGUAGE,
                 "spaced": spaced,
                 "pairs": pairs,
@@ -116,6 +117,7 @@ def prepare_query(*, scope: Scope, text: str, milliseconds: int = 0) -> Query:
         )
         row = cursor.fetchone()
     if row is None:
+        scopes.look_up_again(scope)
         return Query(text, text)
     instance_id, message_count, names, codes, lexemes = row
     if not any(character.isalnum() for character in text):  # emoji or punctuation
@@ -285,16 +287,16 @@ _PREPARE = """
 WITH RECURSIVE scope AS (
     SELECT i.id, i.message_count FROM conversations_instance i
     JOIN conversations_partition p ON p.id = i.partition_id
-    WHERE p.name = %(partition)s AND i.name = %(instance)s
+    WHERE {scope}
 ), person AS (
     SELECT 1 AS number, (
         SELECT m.name FROM conversations_message m
-        WHERE m.instance_id = (SELECT id FROM scope) AND m.name <> '' ORDER BY m.name LIMIT 1
+        WHERE m.instance_id = {number} AND m.name <> '' ORDER BY m.name LIMIT 1
     ) AS name
     UNION ALL
     SELECT number + 1, (
         SELECT m.name FROM conversations_message m
-        WHERE m.instance_id = (SELECT id FROM scope) AND m.name <> '' AND m.name > person.name
+        WHERE m.instance_id = {number} AND m.name <> '' AND m.name > person.name
         ORDER BY m.name LIMIT 1
     ) FROM person WHERE name IS NOT NULL AND number < %(names)s
 )

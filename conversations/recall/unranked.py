@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from django.db import connection
 
+from conversations import scopes
 from conversations.querysets import Scope
 
 LONGEST_TOKEN = 16  # characters; a text with more than this for each token of the budget is too long, uncounted
@@ -117,8 +118,9 @@ ORDER BY m.created DESC, m.id DESC LIMIT %(most)s
 
 def earlier_injection(scope: Scope, key: bytes) -> EarlierInjection | None:
     """What the latest exchange with this ledger key was given, None without one."""
+    named = scopes.in_sql(scope)
     with connection.cursor() as cursor:
-        cursor.execute(EARLIER, {"key": key, "partition": scope.partition, "instance": scope.instance})
+        cursor.execute(EARLIER.format(scope=named.condition), named.values | {"key": key})
         row = cursor.fetchone()
     if row is None:
         return None
@@ -132,8 +134,8 @@ SELECT l.injected, l.rendering, l.message_ids, l.tokens, i.id
 FROM conversations_partition p JOIN conversations_instance i ON i.partition_id = p.id
 JOIN conversations_ledger l ON l.instance_id = i.id
 JOIN conversations_exchange e ON e.id = l.exchange_id AND e.instance_id = i.id
-WHERE p.name = %(partition)s AND i.name = %(instance)s AND l.key = %(key)s
-  AND NOT (e.memory = 'degraded' AND l.injected = '[]'::jsonb AND l.message_ids = '{}')
+WHERE {scope} AND l.key = %(key)s
+  AND NOT (e.memory = 'degraded' AND l.injected = '[]'::jsonb AND l.message_ids = '{{}}')
 ORDER BY l.id DESC LIMIT 1
 """
 

@@ -182,7 +182,7 @@ class RememberedExchange:
 
     async def _note_pending(self, opening: asyncio.Future[StoredIn], response_id: str) -> None:
         if await opening is StoredIn.DATABASE:
-            await self._service.note_pending(self._request.trace_id, response_id)
+            await self._service.note_pending(self._request.scope, self._request.trace_id, response_id)
 
     def _count(self, answered: actions.Answered) -> None:
         target = self._request.target

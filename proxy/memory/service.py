@@ -150,10 +150,10 @@ class MemoryService:
         """The exchange that waits for a provider's answer with this id; None without one, or without the database."""
         return await self._asked(partial(pending, scope, response_id), otherwise=None)
 
-    async def note_pending(self, trace_id: uuid.UUID, response_id: str) -> None:
+    async def note_pending(self, scope: Scope, trace_id: uuid.UUID, response_id: str) -> None:
         """Note for an open exchange under which id its answer is to be fetched. Never raises."""
         try:
-            work = partial(note_pending, trace_id=trace_id, response_id=response_id)
+            work = partial(note_pending, scope=scope, trace_id=trace_id, response_id=response_id)
             await self._storing.run(partial(on_database, work), STORE_SECONDS)
         except Exception as error:
             self._note(error)

@@ -242,9 +242,9 @@ def _store(entry: Entry, abandoned: bool) -> None:
     if answered:
         actions.close_exchange(asked=asked, answered=answered, count=count, opened=was_opened, replayed=True)
         return
-    actions.open_exchange(asked=asked, count=count, replayed=True)
+    opened = actions.open_exchange(asked=asked, count=count, replayed=True)
     if abandoned:
-        actions.interrupt_exchange(trace_id=asked.trace_id)
+        actions.interrupt_exchange(instance_id=opened.instance_id, trace_id=asked.trace_id)
 
 
 def waiting(folder: Path) -> Iterator[Entry]:
