@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def add_exchanges() -> None:
 def pages() -> list[tuple[str, str]]:
     """The measured pages: names and addresses."""
     from django.urls import reverse
+    from django.utils import timezone
 
     from conversations.models import Exchange, Instance, Message, Partition
 
@@ -154,6 +156,9 @@ def pages() -> list[tuple[str, str]]:
     of_scope = f"{forget}?partition_name={PARTITION}&instance_name="
     half = "100000&role=assistant"
 
+    today = timezone.now().date()
+    yesterday, year_ago = today - timedelta(days=1), today - timedelta(days=365)
+
     def change(row: Any) -> str:
         return reverse(f"admin:conversations_{row._meta.model_name}_change", args=[row.pk])
 
@@ -161,12 +166,20 @@ def pages() -> list[tuple[str, str]]:
     return [
         ("dashboard: the page", reverse("admin:index")),
         ("dashboard: its figures, 24 hours", reverse("admin:index") + "?window=day&summed=1"),
+        ("dashboard: its figures, yesterday", reverse("admin:index") + "?window=yesterday&summed=1"),
         ("dashboard: its figures, 7 days", reverse("admin:index") + "?window=week&summed=1"),
         ("dashboard: its figures, 30 days", reverse("admin:index") + "?window=month&summed=1"),
         ("partitions", lists["partition"]),
         ("conversations", lists["instance"]),
         ("exchanges", lists["exchange"]),
         ("exchanges, last page that is offered", lists["exchange"] + "?p=40"),
+        ("exchanges by cost", lists["exchange"] + "?o=7"),
+        ("exchanges by tokens, fewest first", lists["exchange"] + "?o=-6"),
+        ("exchanges by duration, of yesterday", lists["exchange"] + f"?o=8&first={yesterday}&last={yesterday}"),
+        ("exchanges of a provider", lists["exchange"] + "?provider=mistral"),
+        ("exchanges of a provider: none", lists["exchange"] + "?provider=nobody"),
+        ("exchanges of a provider that failed", lists["exchange"] + "?provider=mistral&ended__exact=failures"),
+        ("exchanges by the name of a model", lists["exchange"] + "?q=large"),
         ("exchanges that failed", lists["exchange"] + "?ended__exact=failed"),
         ("exchanges that went without memory: none", lists["exchange"] + "?memory=degraded"),
         ("exchanges of the large conversation", f"{lists['exchange']}?instance={large.pk}"),
@@ -174,10 +187,14 @@ def pages() -> list[tuple[str, str]]:
         ("exchanges by words of the question", f"{lists['exchange']}?q={word}"),
         ("messages", lists["message"]),
         ("messages, last page that is offered", lists["message"] + "?p=40"),
+        ("messages of yesterday", lists["message"] + f"?first={yesterday}&last={yesterday}"),
+        ("messages of a day a year ago: none", lists["message"] + f"?first={year_ago}&last={year_ago}"),
         ("messages by role", lists["message"] + "?role=assistant"),
         ("messages of tools: none", lists["message"] + "?role=tool"),
         ("messages by a word", f"{lists['message']}?q={word}"),
         ("messages by a common word", f"{lists['message']}?q={common}"),
+        ("usage of yesterday by model", reverse("admin:usage") + "?span=yesterday&by=model"),
+        ("usage of 7 days by partition and model", reverse("admin:usage") + "?span=week"),
         ("a partition", change(busiest)),
         ("a conversation of 100,000", change(large)),
         ("the middle of it", f"{change(large)}?at={said.pk}"),

@@ -19,7 +19,7 @@ from console import charts, storage
 from console.access.who import may_see_keys
 from console.alerts import alerts, backlog
 from console.charts import Series
-from console.figures import WINDOWS, Figures, Sums, figures
+from console.figures import WINDOWS, Figures, Sums, Window, figures
 from console.lists.exchange_filters import FAILURES, IMPORTED
 from console.pages import page
 from console.visible import allowed_partitions, may, visible
@@ -79,10 +79,10 @@ def _shown(request: HttpRequest, found: Figures, name: str, now: datetime) -> di
     window, total = WINDOWS[name], found.total()
     since, before = window.bounds(now)
     days = {"first": str(since.date()), "last": str((before - timedelta(microseconds=1)).date())}
-    slots = [(since + i * window.slot).strftime(window.label) for i in range(window.slots)]
+    starts = [since + i * window.slot for i in range(window.slots)]
     return {
         "total": total,
-        "charts": _charts(found.slots, slots),
+        "charts": _charts(found.slots, starts, window),
         "costs": _costs(request, found, name, days),
         "providers": [
             (
@@ -145,15 +145,17 @@ def _costs(request: HttpRequest, found: Figures, name: str, days: dict[str, str]
 SPANS = {"day": "today", "yesterday": "yesterday", "week": "week", "month": "month"}
 
 
-def _charts(slots: Sequence[Sums], labels: Sequence[str]) -> list[tuple[str, Any, list[Series]]]:
+def _charts(slots: Sequence[Sums], starts: Sequence[datetime], window: Window) -> list[tuple[str, Any, list[Series]]]:
     def values(name: str) -> list[float]:
         return [getattr(sums, name) for sums in slots]
 
+    labels = [start.strftime(window.label) for start in starts]
+    ticks = [start.strftime(window.tick) for start in starts]
     answered = [float(sums.exchanges - sums.errors) for sums in slots]
     missed = [float(sums.exchanges - sums.hits) for sums in slots]
 
     def columns(name: str, *series: Series, **more: Any) -> tuple[str, Any, list[Series]]:
-        return name, charts.columns(series, labels, name=name, **more), list(series)
+        return name, charts.columns(series, labels, ticks, name=name, **more), list(series)
 
     return [
         columns(

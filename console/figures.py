@@ -39,14 +39,15 @@ FROM (
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A span of time: the length and number of its slots, the format of their labels, and for how many seconds its
-    figures are kept, so that several readers do not sum them up again.
+    """A span of time: the length and number of its slots, the formats of their labels and of the axis, and for how many
+    seconds its figures are kept, so that several readers do not sum them up again.
     """
 
     name: str
     slot: timedelta
     slots: int
     label: str
+    tick: str
     keep: int
     ended: bool = False  # with the day before this one
 
@@ -59,10 +60,10 @@ class Window:
 
 
 WINDOWS = {
-    "day": Window("24 hours", timedelta(hours=1), 24, "%H:%M", keep=30),
-    "yesterday": Window("Yesterday", timedelta(hours=1), 24, "%H:%M", keep=300, ended=True),
-    "week": Window("7 days", timedelta(hours=6), 28, "%-d %b %H:%M", keep=60),
-    "month": Window("30 days", DAY, 30, "%-d %b", keep=300),
+    "day": Window("24 hours", timedelta(hours=1), 24, "%-d %b %H:%M", "%H:%M", keep=30),
+    "yesterday": Window("Yesterday", timedelta(hours=1), 24, "%-d %b %H:%M", "%H:%M", keep=300, ended=True),
+    "week": Window("7 days", timedelta(hours=6), 28, "%-d %b %H:%M", "%-d %b", keep=60),
+    "month": Window("30 days", DAY, 30, "%-d %b", "%-d %b", keep=300),
 }
 
 

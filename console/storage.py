@@ -16,7 +16,7 @@ NAMES = {
     "conversations_embedding": "embeddings",
     "conversations_exchange": "exchanges",
     "conversations_ledger": "ledgers",
-    "conversations_instance": "instances",
+    "conversations_instance": "conversations",
 }
 
 

@@ -54,6 +54,7 @@ class ReadOnly(ModelAdmin):
     list_per_page = 50
     list_max_show_all = 0
     actions = None
+    largest_first = False  # a first click on a column sorts downwards: their `ordering` begins with a minus
     counted: tuple[str, ...] = ()  # fields whose values are counted beside the filters
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

@@ -78,6 +78,7 @@ class ExchangeAdmin(ReadOnly):
     counted = ("provider", "model", "ended", "status", "memory", "rule", "key_id")
     search_fields = ("trace_id",)
     search_help_text = "A trace id, a model, a provider, or words of the question"
+    largest_first = True
     sortable_by = ("at", "tokens", "costs", "took")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Sorted]:

@@ -85,11 +85,18 @@ def search_page(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _days(place: Place, term: str, meaning: bool) -> list[tuple[str, str]]:
-    """Spans of days to narrow the search to, with their addresses."""
+def _days(place: Place, term: str, meaning: bool) -> list[tuple[str, str, bool]]:
+    """Spans of days to narrow the search to: their names, their addresses, and whether it is narrowed to them."""
     by = "meaning" if meaning else ""
     days = spans(timezone.now().date())
-    return [(one.name, f"?{place.address(q=term, by=by, first=str(one.first), last=str(one.last))}") for one in days]
+    return [
+        (
+            one.name,
+            f"?{place.address(q=term, by=by, first=str(one.first), last=str(one.last))}",
+            (one.first, one.last) == (place.first, place.last),
+        )
+        for one in days
+    ]
 
 
 def _forget(place: Place, term: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Teller:
     """One conversation. Time passes by moving all earlier messages into the past."""
 
     def __init__(self, server: Server, provider: FakeProvider, scope: tuple[str, str]) -> None:
-        self._server, self._provider = server, provider
+        self._server, self._provider, self._scope = server, provider, scope
         self._client = OpenAI(base_url=server.base_url(*scope), api_key="sk-story", max_retries=0)
 
     def say(self, question: str, answer: str, seconds: float = 0.0) -> None:
@@ -129,9 +129,22 @@ class Teller:
         )
         self._client.chat.completions.create(model="gpt-4o-mini", messages=history)
 
-    def wait(self, minutes: int) -> None:
+    def date(self, moment: datetime) -> None:
+        """Move this conversation's exchanges to a moment; those of other conversations stay."""
+        with self._database() as connection:
+            connection.execute(
+                "UPDATE conversations_exchange e SET created = %(moment)s, finished = %(moment)s "
+                "FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id "
+                "WHERE e.instance_id = i.id AND (p.name, i.name) = (%(partition)s, %(instance)s)",
+                {"moment": moment, "partition": self._scope[0], "instance": self._scope[1]},
+            )
+
+    def _database(self) -> psycopg.Connection:
         where = embedded_location(self._server.home)
-        with psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname) as connection:
+        return psycopg.connect(host=where.host, port=where.port, user=where.user, dbname=where.dbname)
+
+    def wait(self, minutes: int) -> None:
+        with self._database() as connection:
             by = timedelta(minutes=minutes)
             connection.execute("UPDATE conversations_message SET created = created - %s", [by])
             connection.execute(

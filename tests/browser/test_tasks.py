@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -51,6 +52,52 @@ def test_last_weeks_messages_on_a_topic_are_found_by_meaning_in_three_clicks(pag
     expect(page.locator(".hit", has_text=story.SECRET)).to_be_visible()
     assert "by=meaning" in page.url and "first=" in page.url
     assert clicks.count <= 3
+
+
+def test_what_cost_most_yesterday_by_model_takes_one_click(page: Page, server: Server, provider: FakeProvider) -> None:
+    shop = story.Teller(server, provider, ("shop", "till"))
+    shop.say("What did the lamp cost yesterday?", "Nine euros.")
+    shop.date(datetime.now(UTC) - timedelta(days=1))
+    clicks = Clicks(page)
+    clicks.on(page.get_by_role("link", name="Yesterday"))
+    models = page.locator("section", has=page.get_by_role("heading", name="Models"))
+    expect(models.locator("tbody tr").first).to_contain_text("gpt-4o-mini")
+    expect(models.locator("tbody tr").first).to_contain_text("$")
+    assert clicks.count == 1
+
+
+def test_the_failures_of_one_provider_take_two_clicks_at_most(page: Page) -> None:
+    clicks = Clicks(page)
+    clicks.on(page.locator("#health").get_by_role("link", name=re.compile(r"\d+ failed")))
+    row = page.locator("#result_list tbody tr", has_text="Is there a discount for schools?")
+    expect(row).to_contain_text("429 rate_limit: Rate limit reached")
+    expect(page.locator("#result_list tbody tr", has_text="answered")).to_have_count(0)
+    expect(page.locator(".filter.on")).to_have_count(3)
+    assert clicks.count <= 2
+
+
+def test_filters_are_picked_and_what_is_listed_is_downloaded(page: Page) -> None:
+    page.goto("/admin/conversations/exchange/")
+    page.locator(".filter summary", has_text="Ended").click()
+    page.get_by_role("link", name=re.compile("^provider failed")).click()
+    expect(page.locator("#result_list tbody tr").first).to_contain_text("provider failed")
+    page.locator(".filter summary", has_text="Days").click()
+    page.get_by_role("link", name="Last 30 days").click()
+    page.locator("#toolbar .export summary").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("trace_id,") and all(",failed," in line for line in lines[1:]) and len(lines) > 1
+
+
+def test_the_steps_of_a_tool_loop_are_one_row_that_opens(page: Page) -> None:
+    page.goto("/admin/conversations/exchange/")
+    rows = page.locator("#result_list tbody tr:visible", has_text="Will it rain in Lisbon")
+    expect(rows).to_have_count(1)
+    rows.get_by_role("button", name=re.compile("2 steps")).click()
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name=re.compile("2 steps")).click()
+    expect(rows).to_have_count(1)
 
 
 def test_a_colleague_gets_read_access_to_one_partition_in_five_clicks(
