@@ -10,15 +10,17 @@ entry holds a message's text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db.models import BinaryField
 
 from conversations import leb128
 from conversations.turns import Json
+
+T = TypeVar("T")
 
 ARMS = (
     "vector",
@@ -99,14 +101,15 @@ def only_considered(entries: Sequence[Mapping[str, Any]], shown: Sequence[int]) 
     return [entry["id"] for entry in entries if entry["id"] not in shown]
 
 
-def nearest(entries: Sequence[Mapping[str, Any]], misses: int) -> list[Mapping[str, Any]]:
-    """The entries of messages that were shown, and those of the first `misses` others, in their order."""
+def nearest(considered: Iterable[T], misses: int, is_shown: Callable[[T], bool]) -> list[T]:
+    """What was shown of what was considered, and the first `misses` others, in their order."""
     found = []
-    for entry in entries:
-        if not entry.get("kept"):
+    for each in considered:
+        shown = is_shown(each)
+        if not shown:
             misses -= 1
-        if entry.get("kept") or misses >= 0:
-            found.append(entry)
+        if shown or misses >= 0:
+            found.append(each)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import dataclass
 from typing import Any
 
 from conversations.actions import Ledger
@@ -27,10 +29,8 @@ def entries(recalled: Recollection, injection: Injection, count: Count) -> list[
     message also has its score, its rank (from 1) and share of the score in each part of the formula, and the piece of
     its text (offsets) that is meant.
     """
-    return [
-        *(_turn_entry(turn, injection, count) for turn in recalled.additions.turns),
-        *(_candidate_entry(candidate, recalled, injection, count) for candidate in recalled.candidates),
-    ]
+    outcome = _Outcome.of(recalled, injection, count)
+    return [outcome.entry(each) for each in outcome.considered()]
 
 
 def kept(recalled: Recollection, injection: Injection, *, key: bytes, count: Count) -> Ledger:
@@ -39,9 +39,10 @@ def kept(recalled: Recollection, injection: Injection, *, key: bytes, count: Cou
     `key` is the request's question_key().
     """
     rendering = _rendering(recalled, injection)
+    outcome = _Outcome.of(recalled, injection, count)
     return Ledger(
         key=key,
-        candidates=tuple(nearest(entries(recalled, injection, count), MISSES)),
+        candidates=tuple(map(outcome.entry, nearest(outcome.considered(), MISSES, outcome.is_shown))),
         injected=() if rendering else injection.messages,
         message_ids=injection.shown,
         tokens=injection.tokens,
@@ -95,35 +96,69 @@ def _about_turn(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _turn_entry(turn: Turn, injection: Injection, count: Count) -> Json:
-    return {
-        "id": turn.id,
-        "arm": "latest",
-        "tokens": count(str(turn.message.payload["content"])),
-        "kept": turn.id in injection.shown,
-        "why": REASONS.get(injection.reasons.get(turn.id, ""), Why.LATEST).value,
-    }
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of each message that was considered."""
 
+    recalled: Recollection
+    injection: Injection
+    count: Count
+    shown: Set[int]
+    latest: Set[int]  # ids of the latest turns
+    offered: Set[int]  # ids of the memories that were packed or dropped
 
-def _candidate_entry(candidate: Candidate, recalled: Recollection, injection: Injection, count: Count) -> Json:
-    is_latest = any(turn.id == candidate.id for turn in recalled.additions.turns)
-    return {
-        "id": candidate.id,
-        "arm": "recall",
-        "score": round(candidate.score, 4),
-        "arms": {name: {"rank": part.rank, "score": round(part.score, 4)} for name, part in candidate.parts.items()},
-        "piece": [candidate.start, candidate.end],
-        "tokens": note_tokens(as_memory(candidate), count),
-        "kept": candidate.id in injection.shown and not is_latest,
-        "why": _why(candidate, recalled, injection, is_latest=is_latest).value,
-    }
+    @classmethod
+    def of(cls, recalled: Recollection, injection: Injection, count: Count) -> _Outcome:
+        return cls(
+            recalled,
+            injection,
+            count,
+            frozenset(injection.shown),
+            {turn.id for turn in recalled.additions.turns},
+            {memory.id for memory in recalled.additions.memories},
+        )
 
+    def considered(self) -> tuple[Turn | Candidate, ...]:
+        return (*self.recalled.additions.turns, *self.recalled.candidates)
 
-def _why(candidate: Candidate, recalled: Recollection, injection: Injection, *, is_latest: bool) -> Why:
-    if is_latest:
-        return Why.AMONG_LATEST
-    if candidate.id in injection.shown:
-        return Why.WISH if candidate.is_wish else Why.RELEVANT
-    if any(memory.id == candidate.id for memory in recalled.additions.memories):
-        return REASONS.get(injection.reasons.get(candidate.id, ""), Why.OTHERWISE)
-    return Why.IN_REQUEST if candidate.relevant else Why.LOW_SCORE
+    def is_shown(self, each: Turn | Candidate) -> bool:
+        return each.id in self.shown and (isinstance(each, Turn) or each.id not in self.latest)
+
+    def entry(self, each: Turn | Candidate) -> Json:
+        return self._of_turn(each) if isinstance(each, Turn) else self._of_candidate(each)
+
+    def _of_turn(self, turn: Turn) -> Json:
+        return {
+            "id": turn.id,
+            "arm": "latest",
+            "tokens": self.count(str(turn.message.payload["content"])),
+            "kept": self.is_shown(turn),
+            "why": self._reason(turn.id, Why.LATEST).value,
+        }
+
+    def _of_candidate(self, candidate: Candidate) -> Json:
+        tokens = self.injection.costs.get(candidate.id)
+        return {
+            "id": candidate.id,
+            "arm": "recall",
+            "score": round(candidate.score, 4),
+            "arms": {
+                name: {"rank": part.rank, "score": round(part.score, 4)} for name, part in candidate.parts.items()
+            },
+            "piece": [candidate.start, candidate.end],
+            "tokens": note_tokens(as_memory(candidate), self.count) if tokens is None else tokens,
+            "kept": self.is_shown(candidate),
+            "why": self._why(candidate).value,
+        }
+
+    def _why(self, candidate: Candidate) -> Why:
+        if candidate.id in self.latest:
+            return Why.AMONG_LATEST
+        if candidate.id in self.shown:
+            return Why.WISH if candidate.is_wish else Why.RELEVANT
+        if candidate.id in self.offered:
+            return self._reason(candidate.id, Why.OTHERWISE)
+        return Why.IN_REQUEST if candidate.relevant else Why.LOW_SCORE
+
+    def _reason(self, id_: int, otherwise: Why) -> Why:
+        return REASONS.get(self.injection.reasons.get(id_, ""), otherwise)

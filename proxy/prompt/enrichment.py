@@ -45,6 +45,7 @@ _MOST_CHARACTERS_A_TOKEN = 16
 # Otherwise stored text could end the block, or contain a chat template's own marks (`<|im_start|>`).
 _MARKS = re.compile(r"<(?=\s*/?\s*memory\b|\|)", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\r\n?|[\n\v\f\x1c-\x1e\x85\u2028\u2029]")
+_TO_CHANGE = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff<]")  # most texts have none of these
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _NOT_IN_A_NAME = re.compile(r"[^\w .'@+-]+")
@@ -59,6 +60,7 @@ class Packed:
     dropped: dict[int, str] = field(default_factory=dict)  # id -> BUDGET, DUPLICATE or EMPTY
     block: str = ""
     tokens: int = 0  # of the block as a message
+    costs: dict[int, int] = field(default_factory=dict)  # id -> tokens of a memory's own lines, as far as counted
 
 
 def render(memories: Iterable[Memory]) -> str:
@@ -74,13 +76,18 @@ def render(memories: Iterable[Memory]) -> str:
     All lines of a stored text but its first are indented, and the block's own marks are broken in it, so that it
     can neither end the block nor pose as another speaker.
     """
+    return _block((memory, _note(memory)) for memory in memories)
+
+
+def _block(notes: Iterable[tuple[Memory, str]]) -> str:
+    """The block of memories whose own lines are rendered already."""
     lines: list[str] = []
     day: date | None = None
-    for memory in sorted(memories, key=lambda memory: (memory.created, memory.id)):
-        if _day(memory) != day:
-            day = _day(memory)
+    for memory, note in sorted(notes, key=lambda item: (item[0].created, item[0].id)):
+        if (its_day := _day(memory)) != day:
+            day = its_day
             lines.append(_header(day))
-        lines.append(_note(memory))
+        lines.append(note)
     return "\n".join([_BEGIN, *lines, _END]) if lines else ""
 
 
@@ -90,8 +97,9 @@ def pack(memories: Sequence[Memory], budget: int, count: Count) -> Packed:
     A memory that is too long is skipped, and a less relevant one may take its room. Of equal texts one is kept. Each
     memory is counted once, and the whole block at the end, since tokens do not quite add up where texts are joined.
     """
-    kept: list[Memory] = []
+    kept: list[tuple[Memory, str]] = []
     dropped: dict[int, str] = {}
+    costs: dict[int, int] = {}
     days: set[date] = set()
     texts: set[str] = set()
     room = budget - MESSAGE_OVERHEAD
@@ -101,21 +109,26 @@ def pack(memories: Sequence[Memory], budget: int, count: Count) -> Packed:
         if not text or text in texts:
             dropped[memory.id] = DUPLICATE if text else EMPTY
             continue
-        cost = _cost(memory, days, room, count)
-        if cost is None:
+        if room <= 0 or len(memory.text) > room * _MOST_CHARACTERS_A_TOKEN:
+            dropped[memory.id] = BUDGET
+            continue
+        note, day = _note(memory), _day(memory)
+        costs[memory.id] = count(note + "\n")
+        cost = costs[memory.id] + (0 if day in days else count(_header(day) + "\n"))
+        if cost > room:
             dropped[memory.id] = BUDGET
             continue
         room -= cost
-        kept.append(memory)
+        kept.append((memory, note))
         texts.add(text)
-        days.add(_day(memory))
+        days.add(day)
     while kept:
-        block = render(kept)
+        block = _block(kept)
         tokens = count(block) + MESSAGE_OVERHEAD
         if tokens <= budget:
-            return Packed(tuple(kept), dropped, block, tokens)
-        dropped[kept.pop().id] = BUDGET
-    return Packed(dropped=dropped)
+            return Packed(tuple(memory for memory, _ in kept), dropped, block, tokens, costs)
+        dropped[kept.pop()[0].id] = BUDGET
+    return Packed(dropped=dropped, costs=costs)
 
 
 def wishes_first(memories: Sequence[Memory], share: int, count: Count) -> tuple[Memory, ...]:
@@ -287,16 +300,6 @@ def _text(content: Any) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _cost(memory: Memory, days: set[date], room: int, count: Count) -> int | None:
-    """Tokens of a memory's lines in a block that has these days already; None without room for them."""
-    if room <= 0 or len(memory.text) > room * _MOST_CHARACTERS_A_TOKEN:
-        return None
-    cost = count(_note(memory) + "\n")
-    if _day(memory) not in days:
-        cost += count(_header(_day(memory)) + "\n")
-    return cost if cost <= room else None
-
-
 def _day(memory: Memory) -> date:
     return memory.created.astimezone(UTC).date()
 
@@ -306,14 +309,19 @@ def _header(day: date) -> str:
 
 
 def _note(memory: Memory) -> str:
-    lines = (_harmless(line).rstrip() for line in _LINE_BREAKS.split(memory.text))
-    text = f"\n{_INDENT}".join(line for line in lines if line)
+    if _TO_CHANGE.search(memory.text):
+        lines = (_harmless(line).rstrip() for line in _LINE_BREAKS.split(memory.text))
+        text = f"\n{_INDENT}".join(line for line in lines if line)
+    else:
+        text = memory.text.rstrip()
     speaker = f"{_speaker(memory)}, standing wish" if memory.is_wish else _speaker(memory)
     return f"- {memory.created.astimezone(UTC):%H:%M} {speaker}: {text}"
 
 
 def _speaker(memory: Memory) -> str:
     """The name, unless it imitates a role."""
+    if not memory.name:
+        return memory.role
     name = " ".join(_NOT_IN_A_NAME.sub(" ", memory.name).split())[:64].rstrip()
     return name if name and name.casefold() not in ROLES else memory.role
 

@@ -39,6 +39,7 @@ class Injection:
     reasons: Mapping[int, str] = field(default_factory=dict)  # id -> why it is not shown
     cut: Set[int] = frozenset()
     role: MemoryRole = "inside"
+    costs: Mapping[int, int] = field(default_factory=dict)  # id of a memory -> tokens of its lines, as far as counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
         return Injection(splice(fitted.chat, texts), texts, shown, tokens, cut=fitted.cut)
     packed = pack(additions.memories, constraints.budget, count)
     offered = Additions(as_turns(additions.turns, names=constraints.names), packed.kept)
-    fitted = fit(chat, offered, limit, count, render=render, default_window=window)
+    fitted = fit(chat, offered, limit, count, render=render, block=packed.block, default_window=window)
     turns, kept = fitted.additions.turns, fitted.additions.memories
     added = additions_to_send(fitted.additions, fitted.block, constraints.role)
     return Injection(
@@ -79,4 +80,5 @@ def inject(chat: Chat, additions: Additions, constraints: Constraints, *, reused
         reasons={**packed.dropped, **fitted.dropped},
         cut=fitted.cut,
         role=constraints.role,
+        costs=packed.costs,
     )

@@ -74,6 +74,7 @@ def fit(
     count: Count,
     *,
     render: Render,
+    block: str | None = None,
     default_window: int = DEFAULT_WINDOW,
 ) -> Fitted:
     """Drop parts of a request and its additions until it fits the window, with room left for the answer.
@@ -89,8 +90,11 @@ def fit(
 
     The client's turns stay where dropping them would not help: if the rest is too long already, or if the room asked
     for is larger than the window, the provider refuses the request.
+
+    `block` is what `render` makes of all memories, if the caller has rendered them already.
     """
-    block = render(additions.memories)
+    if block is None:
+        block = render(additions.memories)
     window = limit.tokens or default_window
     if not limit.known:
         window -= int(window * MARGIN)

@@ -52,6 +52,13 @@ _SLICES = re.compile(rf".{{1,{SLICE}}}\Z|.{{0,{SLICE - 1}}}\S(?=[ \t])|.{{1,{SLI
 cuts."""
 
 
+REMEMBERED = 20_000
+"""Counts that a process remembers, by the hashes of their texts: the same memories are rendered for request after
+request, and one request counts some texts several times. They take some 3 MB."""
+
+_counts: dict[int, int] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     exact: bool
@@ -61,8 +68,17 @@ class Counter:
     def count(self, text: str) -> int:
         """Tokens of a text. Special tokens count as plain text, which they are when a user types them."""
         if len(text) <= SLICE:
-            return len(self._encoding.encode_ordinary(text))
+            return self._count_short(text)
         return sum(len(self._encoding.encode_ordinary(part)) for part in _slices(text))
+
+    def _count_short(self, text: str) -> int:
+        key = hash((self._encoding.name, text))
+        if (known := _counts.get(key)) is None:
+            known = len(self._encoding.encode_ordinary(text))
+            if len(_counts) >= REMEMBERED:
+                _counts.clear()
+            _counts[key] = known
+        return known
 
 
 def _slices(text: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -100,8 +101,8 @@ def test_the_places_of_reasons_and_parts_never_change() -> None:
 
 def test_the_nearest_misses_stay() -> None:
     entries = [{"id": at, "kept": at in (0, 4, 9)} for at in range(10)]
-    assert [entry["id"] for entry in nearest(entries, 2)] == [0, 1, 2, 4, 9]
-    assert nearest([], 2) == []
+    assert [entry["id"] for entry in nearest(entries, 2, itemgetter("kept"))] == [0, 1, 2, 4, 9]
+    assert nearest([], 2, bool) == []
 
 
 @given(st.lists(st.integers(0, 2**70)))

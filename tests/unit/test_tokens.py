@@ -193,6 +193,17 @@ def test_a_megabyte_without_a_place_to_cut_is_not_counted_in_quadratic_time(unit
 
 
 @pytest.mark.usefixtures("cache")
+def test_counts_are_remembered_by_encoding_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "REMEMBERED", 4)
+    texts = [f"Ünder the harbour {number}" for number in range(9)]
+    for _ in range(2):
+        for text in texts:
+            for model, encoding in (("gpt-4", "cl100k_base"), ("gpt-4o", "o200k_base")):
+                assert tokens.counter(model).count(text) == len(tiktoken.get_encoding(encoding).encode(text))
+                assert len(tokens._counts) <= 4
+
+
+@pytest.mark.usefixtures("cache")
 def test_threads_can_count_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(lambda _: tokens.counter("gpt-4o").count("hello world " * 100), range(32)))
