@@ -142,7 +142,7 @@ class Run:
         """One request from its decoding to the vectors of its answer."""
         from django.conf import settings
 
-        from conversations.backlog import work_off
+        from conversations.backlog import BATCH, work_off
         from conversations.querysets import Scope
         from proxy.dialects.chat_completions.reply import decode_reply
         from proxy.dialects.chat_completions.request import decode
@@ -181,7 +181,8 @@ class Run:
             result = Result(Ended.ANSWERED, 200, decode_reply(answer))
             await exchange.remember_answer(result, timings=dict, charge=lambda _: None, cost=lambda usage: None)
         with meter.phase("backlog"):
-            await asyncio.to_thread(lambda: [*iter(lambda: work_off(self._memory.embedder()), 0)])
+            while await asyncio.to_thread(work_off, self._memory.embedder()) == BATCH:
+                pass
         assert headers[b"x-reservoir-memory"] != b"degraded", "memory was late: nothing of this run can be used"
 
 

@@ -161,7 +161,7 @@ class Worker(threading.Thread):
         while not self._stopping:
             self._wake.clear()
             try:
-                busy = bool(work_off(self._embedder())) or self._index()
+                busy = work_off(self._embedder()) == BATCH or self._index()  # a smaller batch was all that is due
             except EmbedderError as error:
                 log.warning("embedding waits: %s", error)
                 busy = False

@@ -1,7 +1,7 @@
-"""The statements of the backlog: lease messages, write their vectors, put one off. Each takes one round trip.
+"""The statements of the backlog, one for each step: lease messages, write their vectors, put one off.
 
-A message is named by its id and its scope's. Several statements in one message to PostgreSQL are one transaction, whose
-commit need not wait for the disk: what a crash lost would be made again.
+A message is named by its id and its scope's. Leasing and writing commit without waiting for the disk: what a crash lost
+would be made again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class Embedded(NamedTuple):
 def lease(now: datetime, *, until: timedelta, most: int) -> list[Text]:
     """At most `most` messages that are due, now due again after `until`. Those that others lease are passed over."""
     with connection.cursor() as cursor:
-        cursor.execute(_SOON + _LEASE, {"now": now, "later": now + until, "most": most})
-        cursor.nextset()
+        cursor.execute(_LEASE, {"now": now, "later": now + until, "most": most})
         return [Text(*row) for row in cursor.fetchall()]
 
 
@@ -63,7 +62,7 @@ def write(model: str, embedded: Sequence[Embedded], *, overtaken: datetime | Non
         "overtaken": overtaken,
     }
     with connection.cursor() as cursor:
-        cursor.execute(_SOON + _LOCK + _WRITE + (_TAKE_OFF if take_off else _LEAVE_ON), values)
+        cursor.execute(_WRITE + (_TAKE_OFF if take_off else _LEAVE_ON), values)
 
 
 def put_off(message: Text, due: datetime) -> None:
@@ -75,33 +74,31 @@ def put_off(message: Text, due: datetime) -> None:
         )
 
 
-_SOON = "SET LOCAL synchronous_commit TO off;"
+# `soon` does what commits.py does, without a statement of its own; it is joined where nothing is ordered.
 
 # No lease ends later than `later`, unless the clock was set back.
 _LEASE = """
-WITH due AS (
+WITH soon AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), due AS (
     SELECT id, instance_id FROM conversations_message
     WHERE embed_due IS NOT NULL AND (embed_due <= %(now)s OR embed_due > %(later)s)
     ORDER BY embed_due LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
-UPDATE conversations_message m SET embed_due = %(later)s FROM due
+UPDATE conversations_message m SET embed_due = %(later)s FROM due CROSS JOIN soon
 WHERE m.id = due.id AND m.instance_id = due.instance_id
 RETURNING m.id, m.instance_id, m.content
 """
 
-# Forgetting waits for a message's vectors, or they for it.
-_LOCK = """
-SELECT m.id FROM conversations_message m
-JOIN unnest(%(messages)s::bigint[], %(instances)s::bigint[]) given(id, instance_id)
-    ON m.id = given.id AND m.instance_id = given.instance_id
-ORDER BY m.id FOR UPDATE OF m;
-"""
-
+# Forgetting waits for a message's vectors, or they for it: messages are locked before anything is written.
 _WRITE = """
-WITH message AS MATERIALIZED (
+WITH soon AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), message AS MATERIALIZED (
     SELECT m.id, m.instance_id FROM conversations_message m
     JOIN unnest(%(messages)s::bigint[], %(instances)s::bigint[]) given(id, instance_id)
         ON m.id = given.id AND m.instance_id = given.instance_id
+    ORDER BY m.id FOR UPDATE OF m
 ), model AS MATERIALIZED (
     SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s
 ), written AS (
@@ -120,7 +117,7 @@ UPDATE conversations_message m SET embed_due = CASE
         OR EXISTS (SELECT FROM conversations_embeddingmodel WHERE active AND name <> %(model)s)
     THEN %(overtaken)s::timestamptz
 END
-FROM message WHERE m.id = message.id AND m.instance_id = message.instance_id
+FROM message CROSS JOIN soon WHERE m.id = message.id AND m.instance_id = message.instance_id
 """
 
-_LEAVE_ON = "SELECT count(*) FROM message"
+_LEAVE_ON = "SELECT count(*) FROM message CROSS JOIN soon"

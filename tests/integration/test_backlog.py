@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from conversations import backlog
 from conversations.backlog import save_computed_vectors, work_off
-from conversations.backlog_sql import Embedded, lease
+from conversations.backlog_sql import Embedded, lease, write
 from conversations.embedders.base import Embedder
 from conversations.embedding import active_embedder
 from conversations.messages import add_messages
@@ -58,6 +58,25 @@ def test_a_batch_takes_two_calls_and_gives_each_message_its_vectors_in_its_scope
     assert near and near.pk == ship
     assert not Message.objects.backlog().exists()
     assert work_off(embedder) == 0
+
+
+@pytest.mark.parametrize("take_off", [True, False])
+def test_leasing_and_writing_do_not_wait_for_the_disk(take_off: bool) -> None:
+    (pk,) = say("a", "The ship sails.")
+
+    def commits() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW synchronous_commit")
+            return str(cursor.fetchone()[0])
+
+    with transaction.atomic():
+        usual = commits()
+        leased = lease(timezone.now(), until=timedelta(minutes=5), most=9)
+        after_lease = commits()
+    with transaction.atomic():
+        write("none", [Embedded(pk, leased[0].instance_id, [], [])], overtaken=None, take_off=take_off)
+        after_write = commits()
+    assert (usual, after_lease, after_write, commits()) == ("on", "off", "off", "on")
 
 
 def test_what_one_worker_leases_no_other_takes_until_the_lease_ends() -> None:
