@@ -167,6 +167,8 @@ def _open(instance: Instance, asked: Asked, answered: Answered | None, count: Co
         late.connect(ids, instance)
         if not left:
             late.go_on_from(ids[-1], instance, created)
+    elif where.pieced:
+        late.connect(ids, instance)
     if ledger := asked.ledger:
         models.Ledger.objects.create(
             exchange=exchange,

@@ -36,8 +36,6 @@ def follow(where: Alignment, instance: Instance, *, keep: Sequence[int], until: 
     The client did so at the time `until`, if that is given: what came later stays as it is.
     """
     messages = Message.objects.filter(instance=instance)
-    if where.graft:
-        graft(instance, *where.graft)
     if where.joined:
         messages.filter(pk__in=where.path, alone=True, parent__in=where.path).update(alone=False)
     if where.revived and until is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from conversations.changed import Branches, Laid, best, lay
 from conversations.turns import Turn
@@ -40,6 +41,12 @@ class Known:
     leaf: bool = True  # no client has continued from here
     alone: bool = False  # sent without history
     abandoned: bool = False
+    created: datetime = datetime.min
+
+    @property
+    def time(self) -> tuple[datetime, int]:
+        """Its place among the scope's messages."""
+        return self.created, self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Alignment:
     replaced: frozenset[int] = frozenset()  # stored turns that the client replaced
     revived: bool = False  # part of the path was abandoned
     joined: bool = False  # part of the path was sent alone and has now been resent as history
-    graft: tuple[int, int] | None = None  # (root, message): the root of a stored branch goes on from the message
+    pieced: bool = False  # the turns lie in several trees, whose roots go on from the turns before them
 
 
 def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | None, branches: Branches) -> Alignment:
@@ -93,11 +100,11 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
         return Alignment((None,) * len(turns))
     ids: list[int | None] = [None] * len(turns)
     path = _fill(ids, turns, by_id, last, end)
-    graft = None
-    if (rest := _rest(turns, runs, by_id, end, last)) is not None:
-        root_at, (_, end, tail_of_rest) = end + 1, rest
-        path |= _fill(ids, turns, by_id, tail_of_rest, end, root_at)
-        graft, last = (ids[root_at] or 0, last), tail_of_rest
+    pieced = False
+    while (rest := _rest(turns, runs, by_id, end, last)) is not None:
+        begin, end, last = rest
+        path |= _fill(ids, turns, by_id, last, end, begin)
+        pieced = True
     parent = last
     tail = by_id[last]
     if end + 1 < len(turns) and turns[end + 1].role == tail.role == "user" and tail.answer:
@@ -110,7 +117,9 @@ def align(turns: Sequence[Turn], known: Iterable[Known], latest_question: int | 
     if end == len(turns) - 1:  # asked again: the present answers stay until there is another
         forks = forks - {last}
     joined = any(node.alone and node.parent in path for node in nodes)
-    return Alignment(tuple(ids), parent, frozenset(path), frozenset(forks), revived=revived, joined=joined, graft=graft)
+    return Alignment(
+        tuple(ids), parent, frozenset(path), frozenset(forks), revived=revived, joined=joined, pieced=pieced
+    )
 
 
 def _fill(
@@ -145,7 +154,7 @@ def _rest(
             ids: list[int | None] = [None] * len(turns)
             _fill(ids, turns, by_id, run[2], run[1], run[0])
             root = by_id[ids[run[0]] or 0]
-            if root.parent is None and not root.alone and root.id > last:
+            if root.parent is None and not root.alone and root.time > by_id[last].time:
                 return run
     return None
 
@@ -157,8 +166,13 @@ def _changed(
     by_digest: Mapping[bytes, list[Known]],
     branches: Branches,
 ) -> Alignment | None:
-    """The alignment of a history that the client changed; None if the best run explains all earlier turns."""
+    """The alignment of a history that the client changed; None if the best run explains all earlier turns, by itself
+    or together with a branch that goes on where it ends.
+    """
     start, end, last = runs[0]
+    tail = last
+    while start == 0 and (rest := _rest(turns, runs, by_id, end, tail)) is not None:
+        _, end, tail = rest
     unexplained = [turn for at, turn in enumerate(turns[:-1]) if not start <= at <= end]
     went_on = by_id[last].answer is not None or not by_id[last].leaf
     if not unexplained or not (start > 0 or went_on or any(turn.digest in by_digest for turn in unexplained)):
@@ -176,10 +190,16 @@ def _changed(
     laid = best(found)
     if laid is None or (start == 0 and laid.known <= end + 1):
         return None
-    return _along(turns, laid, by_digest)
+    return _along(turns, laid, runs, by_id, by_digest)
 
 
-def _along(turns: Sequence[Turn], laid: Laid, by_digest: Mapping[bytes, list[Known]]) -> Alignment:
+def _along(
+    turns: Sequence[Turn],
+    laid: Laid,
+    runs: Sequence[tuple[int, int, int]],
+    by_id: Mapping[int, Known],
+    by_digest: Mapping[bytes, list[Known]],
+) -> Alignment:
     """The alignment of a request that lies along a branch with gaps."""
     tail = laid.path[-1]
     ids = list(laid.ids)
@@ -189,6 +209,7 @@ def _along(turns: Sequence[Turn], laid: Laid, by_digest: Mapping[bytes, list[Kno
     if asks_on and laid.after and laid.after.role == "assistant":  # the client left the answer out
         parent = laid.after.id
         path.add(parent)
+    pieced = _fill_gaps(ids, turns, runs, by_id)
     for at, turn in enumerate(turns):
         if ids[at] is None:  # a version from an earlier request
             before = parent if at == at_tail + 1 else ids[at - 1] if at else None
@@ -211,7 +232,28 @@ def _along(turns: Sequence[Turn], laid: Laid, by_digest: Mapping[bytes, list[Kno
         replaced=laid.replaced - known,
         revived=revived,
         joined=any(node.alone and node.id in known for node in laid.path),
+        pieced=pieced,
     )
+
+
+def _fill_gaps(
+    ids: list[int | None], turns: Sequence[Turn], runs: Sequence[tuple[int, int, int]], by_id: Mapping[int, Known]
+) -> bool:
+    """Put whole trees that lie in a gap of the branch into `ids`. Returns whether there are any.
+
+    They came with a window of the history, or alone, while the turns before them waited in the spool of a server. So
+    nothing goes on from them, and they have at least two turns.
+    """
+    filled = False
+    for begin, end, last in runs:
+        if begin < end and by_id[last].leaf and all(ids[at] is None for at in range(begin, end + 1)):
+            tree = list(ids)
+            _fill(tree, turns, by_id, last, end, begin)
+            root, before = by_id[tree[begin] or 0], by_id.get((ids[begin - 1] if begin else None) or 0)
+            if root.parent is None and (before is None or root.time > before.time):
+                ids[:] = tree
+                filled = True
+    return filled
 
 
 def _runs(

@@ -104,7 +104,12 @@ def take_history(ids: Sequence[int], exchange: Exchange, moment: datetime) -> se
 
 
 def is_left(where: Alignment, instance: Instance, moment: datetime) -> bool:
-    """Whether the client has left what grows here: the branch, or for another one that it began here later."""
+    """Whether the client has left what grows here: the branch, or for another one that it began here later.
+
+    If later requests brought the last turn along, the new ones stand before it, and share its branch.
+    """
+    if (last := where.ids[-1]) is not None:
+        return Message.objects.filter(pk=last, instance=instance, abandoned=True).exists()
     parent = Message.objects.filter(pk=where.parent, instance=instance).first() if where.parent else None
     if parent is None:
         return False

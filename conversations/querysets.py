@@ -237,6 +237,7 @@ class MessageQuerySet(ScopedQuerySet["Message"]):
                     leaf=row[11],
                     alone=row[12],
                     abandoned=row[13],
+                    created=row[14],
                 )
                 for row in cursor.fetchall()
             ]
@@ -325,7 +326,7 @@ SELECT m.id, m.digest, m.role,
                   WHERE e.question_id = m.id AND e.instance_id = %(instance)s AND e.ended = 'open'),
        NOT EXISTS (SELECT FROM conversations_message c
                    WHERE c.parent_id = m.id AND c.instance_id = %(instance)s AND NOT c.alone),
-       m.alone, m.abandoned
+       m.alone, m.abandoned, m.created
 FROM (SELECT id FROM found LIMIT %(most)s) found
 JOIN conversations_message m ON m.id = found.id AND m.instance_id = %(instance)s
 LEFT JOIN conversations_message p ON p.id = m.parent_id AND p.instance_id = %(instance)s

@@ -129,6 +129,21 @@ def test_the_order_of_storing_leaves_no_trace(windows: tuple[int, ...], order: t
     assert differences(in_time, late) == []
 
 
+@pytest.mark.parametrize(
+    ("windows", "order"),
+    [
+        ((99, 2, 2, 4, 4), (4, 3, 2, 0, 1)),  # a window's first turns are new, and what follows it is there
+        ((2, 4, 4, 0, 4, 4), (0, 1, 2, 5, 4, 3)),  # a window spans the ends of one tree and of a later one
+        ((0, 0, 99, 2, 99, 99, 2), (1, 3, 4, 0, 2, 6, 5)),  # a whole history spans a tree of one question
+        ((2, 99, 0, 4, 2, 99, 2), (0, 2, 3, 4, 5, 6, 1)),  # a tree lies in a gap of a branch
+        ((4, 99, 0, 4, 4, 4, 2, 99), (0, 3, 2, 6, 4, 7, 5, 1)),  # a history spans three trees
+    ],
+)
+def test_windows_of_a_history_are_joined(windows: tuple[int, ...], order: tuple[int, ...]) -> None:
+    in_time, late = in_two_orders(windows, order)
+    assert differences(in_time, late) == []
+
+
 @GENERATED
 @given(st.lists(st.tuples(st.sampled_from([0, 0, 2, 4, 99]), st.floats(0, 8)), min_size=2, max_size=9))
 def test_whatever_is_delayed_each_turn_is_there_once_in_order_in_one_line(steps: list[tuple[int, float]]) -> None:
