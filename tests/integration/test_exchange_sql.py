@@ -7,6 +7,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -173,7 +175,63 @@ def test_ordinary_histories_take_the_short_way(ways: dict[str, int]) -> None:
         history.append(user(f"question {number}"))
         answer(ask(history), f"answer {number}")
         history.append(assistant(f"answer {number}"))
-    assert (ways["opened"], ways["closed"]) == (5, 6)  # the scope's first exchange makes the scope
+    assert (ways["opened"], ways["closed"]) == (6, 6)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("messages", [[user("one")], [user("one"), assistant("a"), user("two")]])
+def test_the_first_exchange_of_a_scope_makes_it_in_a_second_call(messages: list[Json]) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        asked = ask(messages)
+        answer(asked, "b")
+    assert len(queries) == 3, queries.captured_queries
+    stored = list(Message.objects.order_by("id"))
+    assert [message.content for message in stored] == [*(each["content"] for each in messages), "b"]
+    assert [message.parent_id for message in stored] == [None, *(message.pk for message in stored[:-1])]
+    assert [message.alone for message in stored[:-1]] == [len(messages) == 1] * len(messages)
+    assert (instance := Instance.objects.of_scope(SCOPE).get()).message_count == len(messages) + 1
+    assert instance.partition.remember == "people"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_requests_that_begin_a_scope_at_once_are_all_stored() -> None:
+    begin = threading.Barrier(4)
+
+    def first(number: int) -> None:
+        begin.wait(PATIENCE)
+        answer(ask([user(f"question {number}")]), f"answer {number}")
+        connection.close()
+
+    threads = [threading.Thread(target=first, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert Instance.objects.of_scope(SCOPE).get().message_count == Message.objects.count() == 8
+    assert Message.objects.filter(parent=None).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_request_that_a_rule_holds_takes_one_call_to_open_and_one_to_close() -> None:
+    answer(ask([user("one")]), "a")
+    ways = []
+    for scope in (SCOPE, Scope("held", "the long way")):
+        asked = replace(asking([]), scope=scope, rule="title", memory="off")
+        ended = actions.Answered(finished=timezone.now(), ended="answered", status=200, usage={"prompt_tokens": 3})
+        with CaptureQueriesContext(connection) as queries, ExitStack() as patched:
+            if scope != SCOPE:
+                patched.enter_context(patch("conversations.actions.open_in_one", lambda *_: None))
+                patched.enter_context(patch("conversations.actions.close_in_one", lambda *_: False))
+            actions.open_exchange(asked=asked)
+            actions.close_exchange(asked=asked, answered=ended)
+        ways.append(len(queries))
+        stored = Exchange.objects.get(trace_id=asked.trace_id)
+        told = (stored.ended, stored.rule, stored.request_ids, stored.question_id, stored.input_tokens, stored.created)
+        assert told == ("answered", "title", [], None, 3, asked.created)
+        assert stored.instance.exchange_count == 1 + (scope == SCOPE)
+        assert stored.instance.last_active == ended.finished
+    assert ways[0] == 2 < ways[1]
+    assert Message.objects.count() == 2
 
 
 @pytest.mark.django_db(transaction=True)
