@@ -14,6 +14,10 @@ Vectors = NDArray[np.float32]
 """One row for each text, normalised to length 1, so that the inner product of two rows is their cosine."""
 
 
+ENGLISH_ONLY = ("all-MiniLM-L6-v2-int8",)
+"""Names of models that tell little about texts in scripts without spaces: they know single characters at best."""
+
+
 class EmbedderError(Exception):
     """The texts were not embedded. A later attempt may succeed."""
 

@@ -25,8 +25,8 @@ Each part is scaled to at most 1, so its weight is the most it can contribute:
 In a chat with an assistant, the user's facts come with a question ("I use Flask 2.3, how do I ..."), and the answer
 repeats its words: `question`, `nearby` and `answer` count nothing; `user` and `reply` only count there. In a query that
 is a statement, words mislead: they count less, and a name in it is an address. Where more than two people talk, many
-turns of a session together tell something: `session` counts twice. WITH_ASSISTANT, STATEMENT and OF_MANY have these
-weights.
+turns of a session together tell something: `session` counts twice. For a query in a script that the embedding model was
+not made for, `vector` counts less. WITH_ASSISTANT, STATEMENT, OF_MANY and FOREIGN have these weights.
 
 A session is a run of messages without a long gap; turns of different sessions are not neighbours. Recency only breaks
 ties: as a weight it would bury old messages, and those are what a memory is for. The weights were chosen on public
@@ -63,6 +63,7 @@ WEIGHTS: Mapping[str, float] = {
     "question": -0.3,
     "short": -0.3,
 }
+FOREIGN: Mapping[str, float] = {"vector": 0.4}
 STATEMENT: Mapping[str, float] = {
     "words": 0.3,
     "session": 0.25,
@@ -121,6 +122,7 @@ class Asked:
     days: tuple[Span, ...] = ()
     is_statement: bool = False
     of_assistant: bool = False  # it asks what the assistant said
+    is_foreign: bool = False  # the embedding model was not made for its script
 
 
 def parts(frame: Frame, asked: Asked) -> dict[str, Floats]:
@@ -133,7 +135,7 @@ def weights(frame: Frame, asked: Asked) -> dict[str, float]:
     """The weight of each part for this kind of query and of conversation."""
     for_query = STATEMENT if asked.is_statement else {}
     for_chat = WITH_ASSISTANT if frame.with_assistant else OF_MANY if frame.of_many and not for_query else {}
-    return {**WEIGHTS, **for_query, **for_chat}
+    return {**WEIGHTS, **for_query, **for_chat, **(FOREIGN if asked.is_foreign else {})}
 
 
 def unweighted(frame: Frame, asked: Asked) -> dict[str, Floats]:

@@ -21,6 +21,7 @@ from django.db import connection
 from django.utils import timezone
 
 from conversations import scopes
+from conversations.embedders.base import ENGLISH_ONLY
 from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
@@ -59,6 +60,7 @@ class Query:
     is_blank: bool = False  # it has no letter or digit: there is nothing to search for
     words: tuple[Word, ...] = ()
     milliseconds: int = 0  # after which PostgreSQL gives the search up; 0: never
+    is_unspaced: bool = False  # it is mostly in a script without spaces
     asked: Asked = field(default_factory=Asked)
     for_time: bool = False
 
@@ -134,6 +136,7 @@ def prepare_query(*, scope: Scope, text: str, milliseconds: int = 0) -> Query:
         message_count=message_count,
         words=_chosen(lexemes or (), message_count),
         milliseconds=milliseconds,
+        is_unspaced=len(pairs.split()) > len(spaced.split()),
         asked=Asked(
             speakers=tuple(codes_by_name[name] for name in meant) if same_person(meant) else (),
             days=tuple(spans(text, timezone.now().date())),
@@ -170,7 +173,7 @@ def search(
         milliseconds=query.milliseconds,
     )
     retrieved = retrieve(_reduced(request, without))
-    scored = _scored(retrieved.frame, query.asked, without, baseline)
+    scored = _scored(retrieved.frame, _asked(query, model), without, baseline)
     score = np.sum([*scored.values()], axis=0)
     ranked = _Ranked(retrieved.ids, scored, score, _best(retrieved, scored, score, limit))
     return _fetch(request, ranked)
@@ -184,6 +187,11 @@ class _Ranked:
     parts: dict[str, Floats]
     score: Floats
     best: list[int]
+
+
+def _asked(query: Query, model: str) -> Asked:
+    """What the query asks about, for vectors of this embedding model."""
+    return replace(query.asked, is_foreign=query.is_unspaced and model in ENGLISH_ONLY)
 
 
 def _reduced(request: RetrievalRequest, without: Collection[str]) -> RetrievalRequest:

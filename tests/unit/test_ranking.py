@@ -25,6 +25,7 @@ from conversations.recall.ranking import (
     from_baseline,
     idf,
     session_numbers,
+    weights,
 )
 
 
@@ -232,3 +233,9 @@ def test_an_empty_frame_gives_no_scores() -> None:
 def test_neighbours_stop_at_the_first_and_last_message(size: int, distance: int) -> None:
     moved = Neighbours(np.zeros(size, np.int64)).of(np.arange(1.0, size + 1), distance)
     assert list(moved) == [i - distance + 1 if 0 <= i - distance < size else 0 for i in range(size)]
+
+
+def test_a_query_in_a_script_that_the_model_does_not_know_counts_on_its_words() -> None:
+    known, foreign = (weights(frame([1, 2]), Asked(is_foreign=is_foreign)) for is_foreign in (False, True))
+    assert foreign["vector"] < known["vector"]
+    assert {**foreign, "vector": 0} == {**known, "vector": 0}
