@@ -8,7 +8,8 @@ from enum import StrEnum
 class Right(StrEnum):
     """What a key may do in the partitions and instances that it reaches."""
 
-    COMPLETE = "complete"  # ask a model, by any route that goes to a provider
+    COMPLETE = "complete"  # ask a model, by a route of which the provider keeps nothing that others could list
+    RELAY = "relay"  # use every other route of the provider: files, batches, stored answers of all who share its key
     RECALL = "recall"  # see what would be recalled for a text
     READ = "read"  # read stored conversations
     FORGET = "forget"  # have them forgotten

@@ -21,7 +21,7 @@ from ninja.errors import ValidationError
 from access.rights import Right
 from proxy import background, pipeline, runtime
 from proxy.admission.gate import caller_of
-from proxy.authorization import needs, needs_any, needs_scope
+from proxy.authorization import needs, needs_any, needs_scope, require_relay
 from proxy.call import Call
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.known import BY_PATH, refusal
@@ -155,8 +155,10 @@ async def pass_through(request: HttpRequest, partition: Path[str], instance: Pat
     if request.method == "POST" and (dialect := BY_PATH.get(spelled(rest))):
         return await ask(dialect, request, partition, instance)
     call, run = _call(request, partition, instance), runtime.current()
-    if request.method == "GET" and (id_ := background.response_id(spelled(rest))):
-        return _encode(await background.fetch(call, rest, id_, run))
+    awaited = background.response_id(spelled(rest)) if request.method == "GET" else ""
+    if awaited and (fetched := await background.fetch(call, rest, awaited, run)):
+        return _encode(fetched)
+    require_relay(call.caller, call.method, spelled(rest), call.headers)
     return _encode(await pipeline.pass_through(call, rest, run))
 
 

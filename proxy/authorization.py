@@ -17,6 +17,8 @@ from proxy.admission.gate import caller_of
 from proxy.call import scope_name
 from proxy.errors import Forbidden
 from proxy.handler import ApiRequest
+from proxy.routes import leaves_nothing
+from proxy.upstream import Headers
 
 View = Callable[..., HttpResponseBase]
 
@@ -68,6 +70,16 @@ def require(who: Caller, right: Right) -> None:
     except Forbidden as refusal:
         _denied(who, refusal)
         raise
+
+
+def require_relay(who: Caller, method: str, path: str, headers: Headers) -> None:
+    """For a passed-through route, `path` as `spelled` has it. What a provider keeps (files, batches, stored answers)
+    is listed to all who use its key: an app needs a right for that, unless it brings a key of its own to the provider.
+    Raises Forbidden.
+    """
+    own = not who.credentials and any(name.lower() in (b"authorization", b"api-key") for name, _ in headers)
+    if not own and not leaves_nothing(method, path):
+        require(who, Right.RELAY)
 
 
 def note(who: Caller, action: Action, partition: str | None, instance: str | None, **details: int) -> None:

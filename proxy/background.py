@@ -14,7 +14,7 @@ from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.dialects.responses.dialect import RESPONSES
 from proxy.memory.exchange import BackgroundExchange
-from proxy.pipeline import Outcome, pass_through
+from proxy.pipeline import Outcome
 from proxy.providers.cost import exchange_cost
 from proxy.routes import NO_MEMORY
 from proxy.runtime import Runtime
@@ -29,12 +29,12 @@ def response_id(path: str) -> str:
     return match[1] if match else ""
 
 
-async def fetch(call: Call, rest: str, id_: str, run: Runtime) -> Outcome:
-    """A response by its id: relayed, and stored if it was awaited and is complete."""
+async def fetch(call: Call, rest: str, id_: str, run: Runtime) -> Outcome | None:
+    """A response that this scope awaits, by its id: relayed, and stored if it is complete. None for any other."""
     pending = await run.memory.pending(call.scope, id_)
     target = run.providers.target(pending.provider, pending.model) if pending else None
     if pending is None or target is None or not call.options.store:
-        return await pass_through(call, rest, run)
+        return None
     watch = Stopwatch()
     cost = partial(exchange_cost, run.providers, target)
     exchange = BackgroundExchange(run.memory, call.scope, pending)

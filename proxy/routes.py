@@ -26,6 +26,34 @@ def spelled(path: str) -> str:
     return "/" + "/".join(parts[1:] if parts[:1] == ["v1"] else parts)
 
 
+ASKED_AND_ANSWERED = frozenset(
+    {
+        "/audio/speech",
+        "/audio/transcriptions",
+        "/audio/translations",
+        "/completions",
+        "/embeddings",
+        "/fim/completions",
+        "/images/edits",
+        "/images/generations",
+        "/images/variations",
+        "/messages/count_tokens",
+        "/moderations",
+        "/ocr",
+        "/rerank",
+        "/responses/input_tokens",
+    }
+)
+"""Paths whose POST is answered at once, and leaves nothing at the provider that another app could list or read."""
+
+
+def leaves_nothing(method: str, path: str) -> bool:
+    """Whether a passed-through request, with its path as `spelled` has it, is one of those, or asks for models."""
+    if method == "POST":
+        return path in ASKED_AND_ANSWERED
+    return method in ("GET", "HEAD") and (path in ("/", "/models") or path.startswith("/models/"))
+
+
 def kind(path: str) -> str:
     """What a request asks for, in one of a few words: for figures."""
     if path in PROBES:

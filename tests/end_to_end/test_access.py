@@ -379,6 +379,42 @@ def test_a_route_takes_its_right_alone(closed: Server, method: str, path: str, r
     assert right in refused.json()["error"]["message"]
 
 
+def test_what_the_provider_keeps_for_all_needs_a_right_of_its_own(closed: Server, provider: FakeProvider) -> None:
+    key = make_key(closed, ["acme"], rights=[Right.COMPLETE])
+    for method, path in [
+        ("GET", "files"),
+        ("GET", "v1/files/file-1/content"),
+        ("GET", "chat/completions"),
+        ("GET", "chat/completions/chatcmpl-1/messages"),
+        ("GET", "responses/resp_1"),
+        ("GET", "v1//responses/resp_1/input_items"),
+        ("DELETE", "responses/resp_1"),
+        ("POST", "files"),
+        ("GET", "batches"),
+        ("DELETE", "models/ft-1"),
+        ("POST", "anything/new"),
+        ("GET", "embeddings"),
+        ("GET", "models%2F..%2Ffiles"),
+        ("GET", "files?x=/models"),
+    ]:
+        refused = ask(closed, method, f"{base(A)}/{path}", key)
+        assert refused.status_code in (400, 403), path
+        assert refused.json()["error"]["code"] in ("right_missing", "invalid_path"), path
+    assert not provider.requests
+    for method, path in [
+        ("GET", "models"),
+        ("GET", "v1/models/gpt-4"),
+        ("POST", "embeddings"),
+        ("POST", "moderations"),
+    ]:
+        body = {"model": "gpt-4", "input": "Hello"} if method == "POST" else None
+        assert ask(closed, method, f"{base(A)}/{path}", key, body=body).status_code not in (401, 403), path
+    own = {"X-Reservoir-Key": key, "Authorization": f"Bearer {OWN}"}
+    assert ask(closed, "GET", f"{base(A)}/files", headers=own).status_code != 403
+    relays = make_key(closed, ["acme"], rights=[Right.RELAY, Right.COMPLETE])
+    assert ask(closed, "GET", f"{base(A)}/files", relays).status_code != 403
+
+
 # --- limits ---
 
 

@@ -41,8 +41,9 @@ class Command(TerminalCommand):
 An app sends its key as `Authorization: Bearer rsv_...` or `x-api-key: rsv_...`, or, beside a provider's key of its own,
 as `X-Reservoir-Key: rsv_...`. Once a key exists, requests need one.
 
-Rights: complete (ask models), recall (see what would be recalled), read (stored conversations), forget, export,
-manage (figures of the server). A star stands for all names, team/* for all that begin with team/.
+Rights: complete (ask models), relay (other routes of the provider, such as files: all who use its key share them),
+recall (see what would be recalled), read (stored conversations), forget, export, manage (figures of the server).
+A star stands for all names, team/* for all that begin with team/.
 """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
