@@ -28,6 +28,7 @@ PAGES = (
     ("prune/remember/<int:pk>/", "remember", "console.forgetting.retention.remember", ""),
     ("playground/", "playground", "console.playground.playground", "view_message"),
     ("demo/", "demo", "console.welcome.fill_demo", ""),
+    ("saved/", "saved", "console.saved.save", ""),
     ("export/", "export", "console.exporting.export_page", ""),
     ("map/<int:pk>/", "map", "console.conversation.memory_map.map_page", ""),
 )

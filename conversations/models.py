@@ -314,6 +314,23 @@ class StaffLimit(models.Model):
         return "sees only these partitions"
 
 
+class SavedFilter(models.Model):
+    """A list or a search of the admin as a user narrowed and sorted it, under a name of theirs."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_filters", db_index=False
+    )
+    page = models.TextField()  # a key of console/saved.py's PAGES
+    name = models.TextField()
+    query = models.TextField()  # of the address
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "page", "name"], name="saved_once_a_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class AuditEntry(models.Model):
     """A record of forgetting: who, when, by which criteria, and how much. Never the text."""
 

@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 
 from console.access.who import note_read
 from console.lists.paging import UncountedPaginator
+from console.saved import saved
 from console.visible import visible
 from conversations.numbers import whole_number
 
@@ -90,7 +91,8 @@ class ReadOnly(ModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         title = {"title": str(self.model._meta.verbose_name_plural).capitalize()}
-        return super().changelist_view(request, title | (extra_context or {}))
+        context = {"saved": saved(request, str(self.model._meta.model_name))}
+        return super().changelist_view(request, title | context | (extra_context or {}))
 
     def change_view(
         self,

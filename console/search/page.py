@@ -19,6 +19,7 @@ from django.utils.safestring import SafeString
 
 from console import safe_text
 from console.pages import page, to_instance, to_partition
+from console.saved import saved
 from console.search.meaning import NEAREST_OF, likeness
 from console.search.place import Place, asked_place, offered, spans
 from console.visible import require, visible
@@ -79,6 +80,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
         days=_days(place, term, meaning),
         forget=_forget(place, term) if partition else "",
         later=later,
+        saved=saved(request, "search"),
         problem=problem,
         bounded=meaning and instance is None,
         most=NEAREST_OF,

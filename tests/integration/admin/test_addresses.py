@@ -23,6 +23,7 @@ MODELS = {
     "ledger",
     "message",
     "partition",
+    "savedfilter",
     "serverprocess",
     "stafflimit",
 }

@@ -59,6 +59,13 @@ def test_the_costliest_comes_first_on_the_page_and_in_the_file(root: Client) -> 
     assert Decimal(rows[0]["dollars"]) == 5
 
 
+def test_the_sums_of_a_month_load_after_their_page(root: Client) -> None:
+    used(HOME, "cheap", "0.10")
+    page = text(root.get(reverse("admin:usage"), {"span": "month", "by": "model"}))
+    assert 'href="?span=month&amp;by=model&amp;summed=1"' in page and "cheap" not in page
+    assert "cheap" in text(root.get(reverse("admin:usage"), {"span": "month", "by": "model", "summed": "1"}))
+
+
 def test_the_command_sums_up_by_what_is_asked_for() -> None:
     used(HOME, "cheap", "0.10")
     used(HOME, "old", "9", hours=24 * 40)
