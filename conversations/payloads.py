@@ -1,7 +1,8 @@
 """A message's JSON text as it is stored: without the text that its content holds anyway.
 
 Where the content's JSON string occurs in the payload, a mark takes its place, one for each way to spell a string. Marks
-are control characters, which JSON text never holds. A payload without its content is seldom longer than fifty bytes.
+are control characters, which JSON text never holds. Before the content most payloads begin with the same words, so
+another mark takes the place of those. A payload without both has three bytes, or as many as its other fields take.
 """
 
 from __future__ import annotations
@@ -30,18 +31,28 @@ _SPELLINGS: dict[str, Callable[[str], str]] = {
     "\x03": _as_go,
 }
 
-MARKS = "".join(_SPELLINGS)
+# The beginning of a payload whose content is marked.
+OPENINGS = {
+    "\x04": '{"role": "user", "content": ',
+    "\x05": '{"role": "assistant", "content": ',
+    "\x06": '{"role":"user","content":',
+    "\x07": '{"role":"assistant","content":',
+}
+_OPENING_MARKS = {opening: mark for mark, opening in OPENINGS.items()}
+
+CONTENT_MARKS = "".join(_SPELLINGS)
+MARKS = CONTENT_MARKS + "".join(OPENINGS)
 
 
 def without_content(payload: str, content: str) -> str:
     """The payload to store beside its message's content. As it is, if the content does not occur in it."""
-    if len(content) < SHORTEST or any(mark in payload for mark in _SPELLINGS):
+    if len(content) < SHORTEST or any(mark in payload for mark in MARKS):
         return payload
     for mark, spell in _SPELLINGS.items():
         spelt = spell(content)
         before, found, after = payload.partition(spelt)
         if found:
-            return f"{before}{mark}{after}"
+            return f"{_OPENING_MARKS.get(before, before)}{mark}{after}"
     return payload
 
 
@@ -49,7 +60,8 @@ def with_content(stored: str, content: str) -> str:
     """The payload of which without_content() made `stored`."""
     for mark, spell in _SPELLINGS.items():
         if mark in stored:
-            return stored.replace(mark, spell(content), 1)
+            opening = OPENINGS.get(stored[0], stored[0])
+            return (opening + stored[1:]).replace(mark, spell(content), 1)
     return stored
 
 

@@ -18,7 +18,7 @@ from conversations import scopes
 from conversations.capture import Known
 from conversations.changed import Node, Said
 from conversations.lexemes import search_query, spoken
-from conversations.payloads import MARKS, with_content
+from conversations.payloads import CONTENT_MARKS, OPENINGS, with_content
 from conversations.reach import Pattern, Reach
 from conversations.turns import storable
 
@@ -49,8 +49,14 @@ def octets(column: str) -> models.Func:
 
 # The bytes of a message's payload. Where a mark stands for the content, it is as long as that and
 # two quotes: escapes count as what they stand for.
-PAYLOAD_SIZE = octets("payload") + models.Case(
-    models.When(payload__regex=f"[{MARKS}]", then=octets("content") + 1), default=0
+PAYLOAD_SIZE = (
+    octets("payload")
+    + models.Case(models.When(payload__regex=f"[{CONTENT_MARKS}]", then=octets("content") + 1), default=0)
+    + models.Case(
+        *(models.When(payload__startswith=mark, then=len(opening) - 1) for mark, opening in OPENINGS.items()),
+        default=0,
+        output_field=models.IntegerField(),
+    )
 )
 
 SCRATCH = "reservoir-evaluation-"  # the prefix of partition names that clients may not use

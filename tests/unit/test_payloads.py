@@ -44,6 +44,20 @@ def test_parts_and_the_spelling_of_go_are_recognised() -> None:
         assert json.loads(payload)
 
 
+def test_the_usual_payload_takes_three_bytes() -> None:
+    for role in ("user", "assistant"):
+        for separators in ((",", ":"), (", ", ": ")):
+            payload = json.dumps({"role": role, "content": "x" * SHORTEST}, separators=separators)
+            stored = without_content(payload, "x" * SHORTEST)
+            assert len(stored) == 3
+            assert with_content(stored, "x" * SHORTEST) == payload
+
+
+def test_a_content_at_the_very_beginning_comes_back() -> None:
+    text = "y" * SHORTEST
+    assert with_content(without_content(json.dumps(text), text), text) == json.dumps(text)
+
+
 def test_short_contents_stay() -> None:
     payload = '{"role": "user", "content": "short"}'
     assert without_content(payload, "short") == payload
