@@ -125,6 +125,7 @@ class Pending(NamedTuple):
     model: str
     provider: str
     rule: str  # the rule that held for the request: its messages are not stored
+    memories: int  # how many it was shown
 
 
 def pending(scope: Scope, response_id: str) -> Pending | None:
@@ -132,7 +133,7 @@ def pending(scope: Scope, response_id: str) -> Pending | None:
     waiting = Exchange.objects.in_scope(scope).filter(
         response_id=response_id, ended__in=(Ended.OPEN, Ended.INTERRUPTED)
     )
-    row = waiting.order_by("-id").values_list("trace_id", "model", "provider", "rule").first()
+    row = waiting.order_by("-id").values_list(*Pending._fields).first()
     return Pending(*row) if row else None
 
 

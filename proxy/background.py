@@ -13,7 +13,7 @@ from proxy.answer import relay
 from proxy.answer.timings import Stopwatch
 from proxy.call import Call
 from proxy.dialects.responses.dialect import RESPONSES
-from proxy.memory.exchange import BackgroundExchange
+from proxy.memory.background import BackgroundExchange
 from proxy.pipeline import Outcome
 from proxy.providers.cost import exchange_cost
 from proxy.routes import NO_MEMORY

@@ -46,7 +46,7 @@ def show(request: HttpRequest, exchange: Exchange) -> HttpResponse:
     added = [added_turn(raw) for raw in texts]
     both = with_added(sent.turns, added)
     got = [turn for turn in both if not turn.left_out]
-    got_texts = texts_sent(sent.turns, texts)
+    got_texts = texts_sent(sent, texts)
     answers = _answers(request, exchange)
     echoes = find_echoes(answers, [*sent.instructions, *sent.turns], added, table)
     memories = [(row, safe_text.marked(row.text, echoes)) for row in table.memories]

@@ -125,17 +125,17 @@ def with_added(turns: Sequence[Turn], added: Sequence[Turn]) -> list[Turn]:
     return [*turns, *added] if at is None else [*turns[:at], *added, *turns[at:]]
 
 
-def texts_sent(turns: Sequence[Turn], injected: Sequence[str]) -> list[str]:
-    """The JSON texts of the messages that the provider got, exactly as sent; `turns` have nothing added.
+def texts_sent(sent: Sent, injected: Sequence[str]) -> list[str]:
+    """The JSON texts of the messages that the provider got, exactly as sent, with what was added.
 
     Each is one turn: a run is written as it is stored.
     """
-    kept = [turn for turn in turns if not turn.left_out]
+    kept = [turn for turn in sent.turns if not turn.left_out]
     at = last_user_index(kept)
     if at is None or not injected:
         return [turn.raw for turn in kept]
     messages = [ChatMessage.read(turn.raw) for turn in kept]
-    return [message.stored for message in spliced(messages, at, injected)]
+    return [message.stored for message in spliced(messages, at, injected, in_parts=sent.dialect.in_parts)]
 
 
 def with_gaps(turns: Sequence[Turn]) -> list[Turn]:

@@ -46,6 +46,10 @@ class Dialect(Protocol):
     def messages_field(self) -> str:
         """The field of a request that holds its messages."""
 
+    @property
+    def in_parts(self) -> bool:
+        """See Chat."""
+
     def instructions(self, fields: Json) -> tuple[str, ...]:
         """The texts that a request shows to the model besides its messages."""
 

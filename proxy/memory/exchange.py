@@ -15,7 +15,6 @@ from django.utils import timezone
 
 from conversations import actions, policy
 from conversations.backlog import save_computed_vectors, single_piece
-from conversations.chains import Pending
 from conversations.exchange_sql import QuestionVector
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
@@ -35,7 +34,7 @@ from proxy.providers.registry import Target
 from proxy.rules.rules_file import REPEATED
 from proxy.spool.record import Entry
 
-__all__ = ["BackgroundExchange", "Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
+__all__ = ["Cost", "Ended", "MemoryOptions", "RememberedExchange", "Request", "Result"]
 
 Cost = Callable[[Mapping[str, Any]], Decimal | None]  # the provider's `usage` -> US dollars
 
@@ -172,35 +171,23 @@ class RememberedExchange:
                 noting = self._note_pending(self._opening, storable(result.reply.id))
                 await asyncio.shield(self._service.track(asyncio.ensure_future(noting)))
             return
-        answered = _answered(result, timings(), cost)
+        found = answered(result, timings(), cost)
         charge(result)
-        self._count(answered)
+        target, scope = self._request.target, self._request.scope
+        ended = as_metrics(found, target.provider.name, target.model, scope, memories=self._shown)
+        metrics.exchange_ended(ended)
+        tracing.exchange_ended(ended, trace_id=str(self._request.trace_id), parent=self._request.parent)
         if self._opening is None:
             return
-        closing = self._close(self._opening, answered, () if self._rule else result.reply.messages)
+        closing = self._close(self._opening, found, () if self._rule else result.reply.messages)
         await asyncio.shield(self._service.track(asyncio.ensure_future(closing)))
 
     async def _note_pending(self, opening: asyncio.Future[StoredIn], response_id: str) -> None:
         if await opening is StoredIn.DATABASE:
             await self._service.note_pending(self._request.scope, self._request.trace_id, response_id)
 
-    def _count(self, answered: actions.Answered) -> None:
-        target = self._request.target
-        ended = metrics.Ended(
-            provider=target.provider.name,
-            model=target.model,
-            partition=self._request.scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
-            ended=answered.ended,
-            usage=answered.usage or {},
-            cost=answered.cost,
-            timings=answered.timings,
-            memories=self._shown,
-        )
-        metrics.exchange_ended(ended)
-        tracing.exchange_ended(ended, trace_id=str(self._request.trace_id), parent=self._request.parent)
-
     async def _close(
-        self, opening: asyncio.Future[StoredIn], answered: actions.Answered, messages: Sequence[ChatMessage]
+        self, opening: asyncio.Future[StoredIn], found: actions.Answered, messages: Sequence[ChatMessage]
     ) -> None:
         question = await opening
         opened = question is not StoredIn.NEITHER
@@ -211,7 +198,7 @@ class RememberedExchange:
         @cache
         def whole() -> actions.Answered:
             """With its turns. Parsing a long answer takes half a second, so it happens off the event loop."""
-            return replace(answered, turns=_turns(messages))
+            return replace(found, turns=answer_turns(messages))
 
         def work() -> None:
             count = self._request.count
@@ -286,47 +273,7 @@ class RememberedExchange:
         return QuestionVector(recalled.question, piece.start, piece.end, recalled.model, literal)
 
 
-class BackgroundExchange:
-    """An exchange whose answer is fetched by a later request."""
-
-    def __init__(self, service: MemoryService, scope: Scope, pending: Pending) -> None:
-        self._service = service
-        self._pending = pending
-        self._asked = actions.Asked(
-            trace_id=pending.trace_id,
-            scope=scope,
-            created=timezone.now(),
-            model=pending.model,
-            provider=pending.provider,
-            streamed=False,
-        )
-
-    async def remember_answer(
-        self, result: Result, *, timings: Callable[[], dict[str, float]], cost: Cost, charge: Callable[[Result], None]
-    ) -> None:
-        """Store the answer if it is there, and wait for the commit: a refusal to fetch it says nothing about it."""
-        if result.ended not in (Ended.ANSWERED, Ended.FAILED, Ended.CUT) or (result.status or 0) >= 400:
-            return
-        if result.ended is Ended.CUT and result.reply.error is None:
-            return
-        charge(result)
-        answered = _answered(result, timings(), cost)
-
-        @cache
-        def whole() -> actions.Answered:
-            return replace(answered, turns=() if self._pending.rule else _turns(result.reply.messages))
-
-        storing = self._service.store(
-            lambda: actions.close_exchange(asked=self._asked, answered=whole(), opened=True),
-            lambda: Entry(self._asked, whole(), opened=True),
-            scope=self._asked.scope,
-            trace_id=self._asked.trace_id,
-        )
-        await asyncio.shield(self._service.track(asyncio.ensure_future(storing)))
-        self._service.wake()
-
-
-def _answered(result: Result, timings: Mapping[str, float], cost: Cost) -> actions.Answered:
+def answered(result: Result, timings: Mapping[str, float], cost: Cost) -> actions.Answered:
     """How an exchange ended, without the turns of its answer."""
     usage = result.reply.usage or {}
     return actions.Answered(
@@ -342,7 +289,22 @@ def _answered(result: Result, timings: Mapping[str, float], cost: Cost) -> actio
     )
 
 
-def _turns(messages: Sequence[ChatMessage]) -> tuple[Turn, ...]:
+def as_metrics(found: actions.Answered, provider: str, model: str, scope: Scope, *, memories: int) -> metrics.Ended:
+    """An exchange that has ended, as it is counted."""
+    return metrics.Ended(
+        provider=provider,
+        model=model,
+        partition=scope.partition if settings.RESERVOIR_METRICS_PARTITIONS else "",
+        ended=found.ended,
+        usage=found.usage or {},
+        cost=found.cost,
+        timings=found.timings,
+        memories=memories,
+    )
+
+
+def answer_turns(messages: Sequence[ChatMessage]) -> tuple[Turn, ...]:
+    """The turns of an answer, as they are stored."""
     return tuple(_turn(message) for message in messages if _has_content(message))
 
 

@@ -132,7 +132,9 @@ class Chat:
     """A decoded request: `body` is its text, `fields` the text parsed; the spans mark the parts that may change.
 
     `dialect` names the API that it is written for. `follows` is the provider's id of the answer, or of the
-    conversation, that the request continues where the history lies with the provider.
+    conversation, that the request continues where the history lies with the provider. `in_parts` says that a text and
+    a list of one part are one to the API and its prompt cache: clients write a message now so, now so, and the block
+    is a part of its own in both.
     """
 
     body: str
@@ -145,6 +147,7 @@ class Chat:
     follows: str = ""
     instructions: tuple[str, ...] = ()  # texts that the model is shown besides the messages
     messages_field: str = "messages"  # the API's name for them
+    in_parts: bool = False
 
     @property
     def model(self) -> str:

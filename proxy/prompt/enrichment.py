@@ -188,34 +188,39 @@ def splice(chat: Chat, texts: Sequence[str]) -> Chat:
     at = chat.last_user
     if at is None or not texts:
         return chat
-    return chat.with_messages(spliced(chat.messages, at, texts))
+    return chat.with_messages(spliced(chat.messages, at, texts, in_parts=chat.in_parts))
 
 
-def spliced(messages: Sequence[ChatMessage], at: int, texts: Sequence[str]) -> list[ChatMessage]:
-    """The messages with additions at the user message with the index `at`."""
+def spliced(
+    messages: Sequence[ChatMessage], at: int, texts: Sequence[str], *, in_parts: bool = False
+) -> list[ChatMessage]:
+    """The messages with additions at the user message with the index `at`. For `in_parts` see Chat."""
     added = [as_message(text) for text in texts]
     last = messages[at]
     if texts and texts[-1].startswith('"'):
-        block, inside = added.pop(), _with_block(last, json.loads(texts[-1]))
+        block, inside = added.pop(), _with_block(last, json.loads(texts[-1]), in_parts=in_parts)
         if inside is None:  # content that is neither a string nor a list of parts
             added.append(block)
         last = inside or last
     return [*messages[:at], *added, last, *messages[at + 1 :]]
 
 
-def _with_block(message: ChatMessage, block: str) -> ChatMessage | None:
+def _with_block(message: ChatMessage, block: str, *, in_parts: bool) -> ChatMessage | None:
     """The message with the block before its own words; None for content that is neither a string nor a list of parts.
 
-    A string stays a string, a list of parts gains a text part before its first text. All other bytes stay as they are.
+    A string stays a string, unless it is to be written `in_parts`; a list of parts gains a text part before its first
+    text. All other bytes stay as they are.
     """
     text = message.raw
     _, spans = object_with_spans(text)
     start, end = spans.get("content", (0, 0))
     content = message.payload.get("content")
-    if isinstance(content, str):
+    part = json.dumps({"type": "text", "text": block})
+    if isinstance(content, str) and in_parts:
+        text = f'{text[:start]}[{part}, {{"type": "text", "text": {text[start:end]}}}]{text[end:]}'
+    elif isinstance(content, str):
         text = f"{text[:start]}{json.dumps(f'{block}{_GAP}')[:-1]}{text[start + 1 :]}"
     elif isinstance(content, list):
-        part = json.dumps({"type": "text", "text": block})
         places = element_spans(text, start)
         first = _first_text(content)
         if first < len(places):

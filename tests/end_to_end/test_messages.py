@@ -169,6 +169,21 @@ def test_a_tool_loop_repeats_the_block_and_keeps_each_turn_once(
     assert json.loads(kept[3]["payload"])["content"][0] == fake.thinking("Hm.", "sig")
 
 
+def test_the_block_stays_one_part_when_the_client_writes_the_same_message_as_a_text(
+    claude: Anthropic, provider: FakeProvider
+) -> None:
+    """As Claude Code does: marked for the cache in the first round, a plain text from then on."""
+    say(claude, PLACE)
+    provider.answer(fake.whole([fake.tool_use("get_weather", {}, "toolu_1")]))
+    history: list[Any] = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    first = say(claude, *history, {"role": "user", "content": [fake.text(ASK)]}, tools=[TOOL])
+    block, asked = provider.last.json["messages"][2]["content"]
+    call = {"role": "assistant", "content": [each.model_dump(exclude_none=True) for each in first.content]}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}]}
+    say(claude, *history, {"role": "user", "content": ASK}, call, result, tools=[TOOL])
+    assert provider.last.json["messages"][2]["content"] == [block, asked]
+
+
 def test_results_come_before_the_block_in_a_message_of_both(claude: Anthropic, provider: FakeProvider) -> None:
     say(claude, PLACE)
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}

@@ -11,6 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.conftest import StartServer
+from tests.end_to_end.store import exchanges
+from tests.fake_provider import responses
 from tests.fake_provider.answers import Answer, error_body
 from tests.fake_provider.provider import FakeProvider
 from tests.faults.watching import eventually
@@ -70,6 +72,27 @@ def test_memories_and_degraded_requests_are_counted(start_beside: StartServer) -
     for _ in range(5):
         ask(late, "How is my cat called? " * 50)
     eventually(lambda: figures(late).get(("reservoir_degraded_total", "recall late"), 0) > 0)
+
+
+def test_an_answer_made_in_the_background_is_counted_when_it_is_fetched(
+    start_beside: StartServer, provider: FakeProvider
+) -> None:
+    server = start_beside()
+    url = f"{server.base_url(SECRET, 'background')}/responses"
+    body = {"model": "gpt-4o", "input": "Think long about pears.", "background": True}
+    id_ = httpx.post(url, json=body, trust_env=False, timeout=300).json()["id"]
+    assert ("reservoir_exchanges_total", "answered", "gpt-4o", "openai") not in figures(server)
+    done = responses.response([responses.message("Pears are best in May.")], id=id_, background=True)
+    for _ in range(2):
+        provider.answer(Answer(200, body=json.dumps(done).encode()))
+        assert httpx.get(f"{url}/{id_}", trust_env=False, timeout=300).json()["status"] == "completed"
+    found = figures(server)
+    assert found["reservoir_exchanges_total", "answered", "gpt-4o", "openai"] == 1
+    assert found["reservoir_tokens_total", "input", "gpt-4o", "openai"] == done["usage"]["input_tokens"]
+    assert found["reservoir_cost_dollars_total", "gpt-4o", "openai"] > 0
+    (kept,) = exchanges(server, (SECRET, "background"))
+    assert (kept["input_tokens"], kept["output_tokens"]) == (9, 3)
+    assert kept["cost"] > 0
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])

@@ -54,6 +54,11 @@ def held(user: object = "", system: str = "", rules: tuple[Rule, ...] = READY_MA
         ("chatbox-title", "Based on the chat history, give this conversation a name. Ten characters.", ""),
         ("big-agi-title", "- You: hi", "You are an AI conversation titles assistant. Few words."),
         ("opencode-title", "Generate a title:", "You are a title generator. Only the title."),
+        (
+            "claude-code-title",
+            "<session>\nhi\n</session>",
+            "An agent.\nGenerate a concise, sentence-case title (3-7 words) of the goal of this coding session.",
+        ),
         ("continue-title", "Given the following... please reply with a title for the chat. Hello", ""),
         ("continue-autocomplete", "You are a HOLE FILLER. <QUERY>", ""),
         ("fill-in-the-middle", "<fim_prefix>def f(<fim_suffix>", ""),

@@ -21,6 +21,7 @@ class ChatCompletions:
     key_header = b"authorization"
     headers: Mapping[str, str] = {}
     messages_field = "messages"
+    in_parts = False
 
     def instructions(self, fields: Json) -> tuple[str, ...]:
         return ()

@@ -36,6 +36,7 @@ class Messages:
     key_header = b"x-api-key"
     headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
     messages_field = "messages"
+    in_parts = True
 
     def instructions(self, fields: Json) -> tuple[str, ...]:
         return instructions(fields)

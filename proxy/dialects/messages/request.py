@@ -46,6 +46,7 @@ def decode(body: bytes) -> Chat:
         spans.get("model"),
         dialect="messages",
         instructions=instructions(fields),
+        in_parts=True,
     )
 
 

@@ -22,6 +22,7 @@ class Responses:
     key_header = b"authorization"
     headers: Mapping[str, str] = {}
     messages_field = "input"
+    in_parts = False
 
     def instructions(self, fields: Json) -> tuple[str, ...]:
         return instructions(fields)
