@@ -32,7 +32,7 @@ ON CONFLICT DO NOTHING;
 # Does not block foreign keys to the instance (see messages.lock_instance).
 LOCK = """
 SELECT i.id FROM conversations_instance i JOIN conversations_partition p ON p.id = i.partition_id
-WHERE p.name = %(partition)s AND i.name = %(instance)s FOR NO KEY UPDATE OF i;
+WHERE p.name = %(partition)s AND i.name = %(instance)s FOR NO KEY UPDATE OF i
 """
 
 # The scope that is locked, and the time to store with, unless it is late (see actions._time).

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from conversations import actions, policy
+from conversations.exchange_sql import planned_once
 from proxy.database.reconnecting import error_name, on_database
 from proxy.providers import tokens
 from proxy.spool.record import Entry
@@ -210,10 +211,15 @@ def store_entries(entries: Sequence[tuple[Entry, bool]]) -> None:
     @transaction.atomic
     def work() -> None:
         actions.lock_scopes(scopes={entry.asked.scope for entry, _ in entries})
-        for entry, abandoned in entries:
-            _store(entry, abandoned)
+        with planned_once():
+            for entry, abandoned in entries:
+                _store(entry, abandoned)
 
-    on_database(work)
+    try:
+        on_database(work)
+    except Exception:
+        connection.close()  # what it has planned would stay
+        raise
 
 
 def store_entry(entry: Entry, abandoned: bool) -> None:
