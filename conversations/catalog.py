@@ -52,14 +52,25 @@ def distribute() -> list[str]:
     with transaction.atomic(), connection.cursor() as cursor:
         todo = steps(read())
         if todo:
-            # One connection to a node: Citus refuses to mix more of them with writes to what is copied to all nodes.
-            name = connection.ops.quote_name(connection.settings_dict["NAME"])
             cursor.execute("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
-            cursor.execute(f"ALTER DATABASE {name} SET citus.multi_shard_modify_mode TO 'sequential'")
         for statement in todo:
             cursor.execute(statement)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    with connection.cursor() as cursor:
+        for setting in SETTINGS:
+            cursor.execute(SET, [setting])
     return todo
+
+
+# Of the database, on every node; they hold for new connections. What recall sets for its transaction does not reach the
+# workers. Citus refuses to mix several connections to a node with writes to what is copied to all nodes.
+SETTINGS = (
+    "jit TO off",
+    "hnsw.ef_search TO 800",  # as nearest.SEARCH
+    "hnsw.iterative_scan TO relaxed_order",  # as nearest.ITERATIVE
+    "citus.multi_shard_modify_mode TO sequential",
+)
+SET = "SELECT run_command_on_all_nodes(format('ALTER DATABASE %%I SET %%s', current_database(), %s::text))"
 
 
 TABLES = """

@@ -19,8 +19,8 @@ from django.utils import timezone
 
 from conversations.branches import graft
 from conversations.capture import Alignment, Known
-from conversations.lexemes import asks, search_vector
-from conversations.messages import tokens_of, wishes
+from conversations.lexemes import asks
+from conversations.messages import stored_lexemes, tokens_of, wishes
 from conversations.models import Exchange, Instance, Message
 from conversations.turns import Count, Turn
 
@@ -75,7 +75,7 @@ def adopt(pk: int, turn: Turn, exchange: Exchange, count: Count, created: dateti
             "tokens": tokens_of(turn.content, count),
             "asks": asks(turn.content),
             "wish": wishes(turn),
-            "lexemes": search_vector(exchange.instance_id, turn.name, turn.content),
+            "lexemes": stored_lexemes(exchange.instance_id, turn.name, turn.content),
         }
         if message.content != turn.content:
             message.embeddings.filter(instance=exchange.instance_id).delete()

@@ -8,12 +8,12 @@ from typing import Any, overload
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, Value
+from django.db.models import F, Func, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from conversations import scopes
-from conversations.lexemes import asks, search_vector
+from conversations.lexemes import asks, computed_vector, search_vector
 from conversations.models import Exchange, Instance, Message, Partition
 from conversations.querysets import Scope
 from conversations.recall.wishes import is_wish
@@ -88,9 +88,12 @@ def lock_instance(*, scope: Scope, make: bool = True) -> Instance | None:
 
 def _begin(scope: Scope) -> None:
     partition, _ = Partition.objects.get_or_create(name=scope.partition)
-    if scopes.is_distributed():
-        scopes.begin_alone(scope)
-    Instance.objects.get_or_create(partition=partition, name=scope.instance)
+    if not scopes.is_distributed():
+        Instance.objects.get_or_create(partition=partition, name=scope.instance)
+        return
+    scopes.begin_alone(scope)
+    if scopes.number_of(scope) is None:
+        Instance.objects.create(partition=partition, name=scope.instance)
 
 
 def _lock(scope: Scope) -> Instance | None:
@@ -113,10 +116,16 @@ def unsaved_message(instance: Instance, exchange: Exchange | None, turn: Turn, c
         tokens=tokens_of(turn.content, count),
         asks=asks(turn.content),
         wish=wishes(turn),
-        lexemes=search_vector(instance.pk, turn.name, turn.content),
+        lexemes=stored_lexemes(instance.pk, turn.name, turn.content),
         embed_due=timezone.now() if turn.content.strip() else None,
         **fields,
     )
+
+
+def stored_lexemes(instance_id: int, name: str, content: str) -> Func:
+    """The expression to store of what is searched by words."""
+    make = computed_vector if scopes.is_distributed() else search_vector
+    return make(instance_id, name, content)
 
 
 def reserve_ids(count: int) -> list[int]:
