@@ -151,7 +151,7 @@ class CredentialAdmin(ForUnlimited):
 
 
 def _shown(request: HttpRequest, made: list[tuple[str, str]]) -> HttpResponse:
-    return page(request, "new_key", title="Keep this key", made=made)
+    return page(request, "new_key", title="Keep this key", made=made, first=AccessKey.objects.count() == 1)
 
 
 def _lines(text: str) -> list[str]:

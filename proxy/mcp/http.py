@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 
 from proxy import runtime
+from proxy.errors import MethodNotAllowed
 from proxy.handler import ApiRequest
 from proxy.mcp.assistant import Assistant
 from proxy.pipeline import Outcome
@@ -23,7 +24,13 @@ _sessions: dict[int, asyncio.Future[Any]] = {}  # by event loop: the SDK's sessi
 
 
 async def answer(request: ApiRequest, assistant: Assistant) -> Outcome:
-    """The answer of the SDK's server to a request."""
+    """The answer of the SDK's server to a request.
+
+    There are no sessions, so there is nothing that a client could listen to by GET or end by DELETE; the protocol has
+    405 for that. Raises MethodNotAllowed.
+    """
+    if request.method != "POST":
+        raise MethodNotAllowed("MCP takes POST here: this server keeps no sessions and sends nothing by itself.")
     manager = await _running()
     sent: list[MutableMapping[str, Any]] = []
     body = request.file.read()

@@ -22,6 +22,7 @@ from access.rights import Right
 from reservoir_site.postgres_folder import program
 from tests.end_to_end.asking import says
 from tests.end_to_end.conftest import StartServer
+from tests.end_to_end.confusion import attempts
 from tests.end_to_end.keys import make_key, revoke
 from tests.end_to_end.store import rows
 from tests.fake_provider.provider import FakeProvider
@@ -289,6 +290,46 @@ def test_a_key_learns_nothing_of_another_apps_partition(closed: Server, keys: di
             assert "beta" not in answer.text or scope[0] in path, path
             if (method, path) not in ALWAYS:
                 assert answer.status_code in (403, 404) or answer.json().get("messages") == 0, (path, answer.text)
+
+
+def test_no_confusion_of_scopes_tells_a_key_anything(
+    closed: Server, keys: dict[str, str], provider: FakeProvider
+) -> None:
+    theirs = rows(closed, "SELECT m.id, e.trace_id FROM conversations_message m JOIN conversations_exchange e "
+                          "ON e.id = m.exchange_id WHERE m.content LIKE %s", f"{SECRET} in beta")  # fmt: skip
+    message, trace = theirs[0]["id"], str(theirs[0]["trace_id"])
+    reads = [right for right in Right if right not in (Right.FORGET,)]
+    wrong = [
+        keys["acme"],
+        make_key(closed, ["acme"], rights=reads),
+        make_key(closed, ["acme/*", "acme"]),
+        make_key(closed, ["bet", "beta2", "BETA", "beta/*"]),
+        make_key(closed, ["beta"], ["alice", "bob/*", "bo"]),
+        make_key(closed, ["beta"], lives="-1 second"),
+        make_key(closed, ["beta"], revoked=True),
+        make("app").text,
+        OWN,
+        "rsv_",
+        keys["beta"][:-1] + ("x" if keys["beta"][-1] != "x" else "y"),
+    ]
+    carriers = ("Authorization", "x-api-key", "X-Reservoir-Key")
+    made = list(attempts(B, [*routes(B, message, trace), *ALWAYS], [message, message + 1]))
+    count = 0
+    for key, (at, attempt) in product(wrong, enumerate(made)):
+        carrier = carriers[at % 3]
+        sent = attempt.headers | {carrier: f"Bearer {key}" if carrier == "Authorization" else key}
+        path = attempt.path.replace("\\", "%5C")
+        answer = ask(closed, attempt.method, path, headers=sent, body=attempt.body)
+        count += 1
+        seen = answer.text + str(answer.headers)
+        told = seen.replace(attempt.path, "")
+        assert "in beta" not in seen and trace not in told, (attempt, seen)
+        assert answer.status_code < 500, (attempt, seen)
+        if answer.status_code == 200 and attempt.method in ("GET", "DELETE"):
+            assert '"partition":"beta"' not in seen.replace(" ", "") and '"name":"beta"' not in seen.replace(" ", "")
+    print(f"{count} requests of scope confusion, 0 leaks")
+    assert count >= 1_686
+    assert not any("in beta" in request.body.decode(errors="replace") for request in provider.requests)
 
 
 def test_refusals_are_the_same_whether_the_scope_exists_or_not(closed: Server, keys: dict[str, str]) -> None:

@@ -155,3 +155,10 @@ async def test_each_tool_takes_its_right_alone(start_server: StartServer, scope:
 
     for action, right in (("forgotten", Right.FORGET), ("denied", Right.READ)):
         eventually(partial(found, action, keys[right]))
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_nothing_is_held_open_for_a_client_that_only_listens(server: Server, scope: Scope, method: str) -> None:
+    accept = {"Accept": "text/event-stream"}
+    answer = httpx.request(method, f"{server.base_url(*scope)}/mcp", headers=accept, trust_env=False, timeout=300)
+    assert answer.status_code == 405

@@ -19,6 +19,10 @@ from conversations.management.terminal import Command as TerminalCommand
 from conversations.management.terminal import safe
 
 ONCE = "This is the only time that the key is shown: keep it where your app keeps its secrets."
+FIRST = (
+    "It is the first: within 5 seconds, every request to the API needs a key, also on this machine, and revoking all "
+    "keys does not change that. The admin and these commands go on without one."
+)
 
 
 class Command(TerminalCommand):
@@ -97,6 +101,8 @@ A star stands for all names, team/* for all that begin with team/.
             credentials=options["credential"],
         )
         self._show(keys.create(wanted, _who()).text)
+        if AccessKey.objects.count() == 1:
+            self.say(FIRST)
 
     def _show(self, text: str) -> None:
         """The key alone on stdout, for scripts; the advice beside it."""

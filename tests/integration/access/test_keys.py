@@ -164,3 +164,10 @@ def test_the_command_explains_what_is_wrong() -> None:
 
 def test_a_key_that_manages_looks_different() -> None:
     assert create(rights=[Right.MANAGE]).startswith("rsv_ops_")
+
+
+def test_the_first_key_says_that_it_closes_the_door() -> None:
+    said = StringIO()
+    for name in ("one", "two"):
+        call_command("key", "create", name, "--partition", "*", stdout=StringIO(), stderr=said)
+    assert said.getvalue().count("every request to the API needs a key") == 1

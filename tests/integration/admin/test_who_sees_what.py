@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from conversations import lookup
 from conversations.models import Exchange, Message, StaffLimit
@@ -156,3 +158,75 @@ def test_hidden_characters_of_partition_names_are_shown_in_the_choice(root: Clie
     exchange(Scope("\u202eevil", "kitchen"), "I keep bees.", "Lovely.")
     page = text(root.get(reverse("admin:auth_user_change", args=[staff("lea", "Viewer").pk])))
     assert "⟦U+202E⟧evil" in page and "\u202e" not in page
+
+
+def addresses(hidden: Exchange) -> list[str]:
+    """Every address of the admin that names, or could list, something of this exchange: by id, name, filter, search."""
+    instance, partition = hidden.instance, hidden.instance.partition
+    found = every_page(hidden)
+    rows = {
+        "partition": [partition.pk],
+        "instance": [instance.pk],
+        "exchange": [hidden.pk],
+        "message": list(Message.objects.filter(instance=instance).values_list("pk", flat=True)),
+        "ledger": [hidden.pk],
+        "embedding": [1],
+        "stafflimit": [1],
+        "auditentry": [1],
+    }
+    for model, keys in rows.items():
+        for pk, end in product(keys, ("", "change/", "history/", "delete/")):
+            found.append(f"/admin/conversations/{model}/{pk}/{end}")
+        found.append(f"/admin/conversations/{model}/add/")
+    lists = [f"/admin/conversations/{model}/" for model in ("partition", "instance", "exchange", "message")]
+    conditions = (
+        f"partition={partition.pk}",
+        f"instance={instance.pk}",
+        f"instance__id__exact={instance.pk}",
+        f"instance__partition__name={partition.name}",
+        f"partition_name={partition.name}",
+        f"key={partition.name}",
+        f"id={hidden.pk}",
+        f"q={hidden.trace_id}",
+        "q=secret",
+        f"q={partition.name}",
+        "all=1",
+        "p=1",
+        "o=-1.2",
+        "created__gte=2000-01-01",
+        "_facets=True",
+    )
+    found += [f"{one}?{condition}" for one, condition in product(lists, conditions)]
+    for by in ("words", "meaning"):
+        found += [f"/admin/search/?q=secret&by={by}&{where}" for where in conditions[:5]]
+    found += [f"/admin/prune/?{condition}" for condition in conditions]
+    found += [f"/admin/prune/?message={pk}" for pk in rows["message"]]
+    found += [f"/admin/prune/{what}/{partition.pk}/" for what in ("retention", "remember")]
+    found += [f"/admin/map/{instance.pk}/{end}" for end in ("", "?drawn=1", "?colour=topic")]
+    for form, where in product(("jsonl", "markdown"), (*conditions[:5], f"exchange={hidden.pk}", "")):
+        found.append(f"/admin/export/?format={form}&{where}")
+    for span, by, form in product(("today", "week", "month"), ("partition", "model", "key", "day"), ("", "csv")):
+        found.append(f"/admin/usage/?span={span}&by={by}&format={form}")
+    found += [f"/admin/?window={window}&summed=1" for window in ("day", "week", "month", "all")]
+    found += [f"/admin/playground/?{where}" for where in conditions[:5]]
+    apps = ("access/accesskey", "access/auditrecord", "access/credential", "access/partitionlimit", "auth/user")
+    found += [f"/admin/{app}/{end}" for app, end in product(apps, ("", "add/", "1/change/", "1/history/", "1/delete/"))]
+    return [*dict.fromkeys(found)]
+
+
+def test_no_address_of_the_admin_tells_a_limited_user_of_another_partition() -> None:
+    exchange(HOME, "I keep bees.", "Lovely bees.")
+    hidden = exchange(WORK, "The secret bees.", "Secret bees.")
+    Exchange.objects.update(created=timezone.now())
+    limited = browser(staff("lea", "Pruner", only=("home",)))
+    asked = addresses(hidden)
+    for address in asked:
+        answer = limited.get(address)
+        body = b"".join(answer) if answer.streaming else answer.content
+        seen = (body + str(answer.headers).encode()).replace(address.encode(), b"").decode()
+        for word in ("ecret", WORK.instance, str(hidden.trace_id)):
+            if word not in address:
+                assert word not in seen, (address, word)
+        assert answer.status_code in (200, 302, 400, 403, 404), address
+    print(f"{len(asked)} addresses, 0 leaks")
+    assert len(asked) >= 200
