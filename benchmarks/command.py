@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import compare, phases, recall, size
+from benchmarks import compare, migrating, phases, recall, size
 
 HELP = """What does Reservoir cost? Run it on an idle machine.
 
@@ -12,10 +12,17 @@ HELP = """What does Reservoir cost? Run it on an idle machine.
   script/benchmark profile    CPU time and SQL statements of each phase of a request
   script/benchmark scale      recall in scopes of 1,000, 10,000 and 100,000 messages, in a database of a million
   script/benchmark size       bytes in the database that a message takes
+  script/benchmark migrations how long all migrations take on a million messages, and a client waits meanwhile
 
 Each has its own --help (`script/benchmark compare --help` for the first). Results go to stdout, progress to stderr.
 The first takes half an hour, with --quick a few minutes."""
-COMMANDS = {"compare": compare.main, "profile": phases.main, "scale": recall.main, "size": size.main}
+COMMANDS = {
+    "compare": compare.main,
+    "profile": phases.main,
+    "scale": recall.main,
+    "size": size.main,
+    "migrations": migrating.main,
+}
 
 
 def main(arguments: list[str]) -> None:
