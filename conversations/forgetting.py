@@ -19,6 +19,7 @@ from django.utils import timezone
 from conversations.forgetting_sql import (
     BY_JOIN,
     BY_LIST,
+    CLEAR_LEDGERS,
     COUNT,
     ENTRIES,
     MARK_EMPTY_EXCHANGES,
@@ -26,10 +27,12 @@ from conversations.forgetting_sql import (
     MARK_LEDGERS,
     MARK_SENT,
     REMOVE,
+    marked,
 )
 from conversations.ledger_entries import pack, unpack
 from conversations.models import AuditEntry, Instance, Partition
 from conversations.querysets import octets
+from conversations.scopes import is_distributed
 from conversations.selection import Selection
 
 log = logging.getLogger(__name__)
@@ -106,8 +109,10 @@ def forget(selection: Selection, *, by: str, expected: Counts | None = None) -> 
             return counts
         with connection.cursor() as cursor:
             _remove_entries(cursor)
+            for scope in _scopes(cursor):
+                cursor.execute(marked(CLEAR_LEDGERS + scope))
             for statement in REMOVE:
-                cursor.execute(statement, {"chain": LONGEST_CHAIN})
+                cursor.execute(marked(statement), {"chain": LONGEST_CHAIN})
         if selection.whole:
             _remove_whole(selection)
         AuditEntry.objects.create(by=by, criteria=selection.described(), counts=asdict(counts))
@@ -127,10 +132,18 @@ def _bring_in() -> None:
         function()
 
 
+def _scopes(cursor: CursorWrapper) -> list[str]:
+    """Conditions on ledgers `l` that take all together, where the database wants them scope by scope."""
+    if not is_distributed():
+        return [""]
+    cursor.execute("SELECT DISTINCT instance_id FROM doomed")
+    return [f"AND l.instance_id = {instance:d}" for (instance,) in cursor.fetchall()]
+
+
 def _remove_entries(cursor: CursorWrapper) -> None:
     """Remove the entries of messages that go from ledgers that stay. SQL cannot read them (see ledger_entries.py)."""
     with connection.chunked_cursor() as reading:
-        reading.execute(ENTRIES)
+        reading.execute(marked(ENTRIES))
         while rows := reading.fetchmany(LEDGERS_AT_ONCE):
             kept = [(pack([e for e in unpack(bytes(packed)) if e["id"] not in gone]), pk) for pk, packed, gone in rows]
             cursor.executemany("UPDATE conversations_ledger SET entries = %s WHERE id = %s", kept)
@@ -155,13 +168,18 @@ def _lock(selection: Selection) -> None:
         concerned = concerned.filter(name=selection.instance)
     if selection.partition is None:
         concerned = concerned.filter(pk__in=selection.messages().order_by().values("instance_id"))
-    list(concerned.order_by("pk").select_for_update(of=("self",)).values_list("pk", flat=True))
+    concerned = concerned.order_by("pk")
+    if is_distributed():  # a statement locks rows of one node only
+        for pk in [*concerned.values_list("pk", flat=True)]:
+            list(Instance.objects.filter(pk=pk).select_for_update().values_list("pk"))
+        return
+    list(concerned.select_for_update(of=("self",)).values_list("pk", flat=True))
 
 
 def _mark(selection: Selection) -> None:
     """Fill the temporary tables `doomed` (messages), `touched` (exchanges) and `mentioning` (ledgers)."""
-    marked = selection.messages().order_by().annotate(size=octets("payload") + octets("content"))
-    statement, values = marked.values("id", "instance_id", "exchange_id", "parent_id", "size").query.sql_with_params()
+    messages = selection.messages().order_by().annotate(size=octets("payload") + octets("content"))
+    statement, values = messages.values("id", "instance_id", "exchange_id", "parent_id", "size").query.sql_with_params()
     time_and_scope = {key: getattr(selection, key) for key in ("since", "before", "partition", "instance")}
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS pg_temp.doomed, pg_temp.sending, pg_temp.touched, pg_temp.mentioning")
@@ -170,19 +188,19 @@ def _mark(selection: Selection) -> None:
         naming = BY_LIST if cursor.rowcount <= FEW else BY_JOIN
         cursor.execute("CREATE UNIQUE INDEX ON doomed (id)")
         cursor.execute("ANALYZE doomed")
-        cursor.execute(MARK_SENT.format(sent=naming.sent))
+        cursor.execute(marked(MARK_SENT.format(sent=naming.sent)))
         cursor.execute("ANALYZE sending")
-        cursor.execute(MARK_EXCHANGES)
+        cursor.execute(marked(MARK_EXCHANGES))
         if selection.takes_exchanges:
-            cursor.execute(MARK_EMPTY_EXCHANGES, time_and_scope)
+            cursor.execute(marked(MARK_EMPTY_EXCHANGES), time_and_scope)
         cursor.execute("ANALYZE touched")
-        cursor.execute(MARK_LEDGERS.format(named=naming.named))
+        cursor.execute(marked(MARK_LEDGERS.format(named=naming.named)))
         cursor.execute("ANALYZE mentioning")
 
 
 def _counts(selection: Selection) -> Counts:
     with connection.cursor() as cursor:
-        cursor.execute(COUNT)
+        cursor.execute(marked(COUNT))
         messages, embeddings, exchanges, ledgers, cleared, size = cursor.fetchone() or (0,) * 6
     instances = partitions = 0
     if selection.whole:

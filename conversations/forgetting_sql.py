@@ -7,7 +7,10 @@ saves. The exchanges and ledgers of the scopes concerned are read.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+from conversations.scopes import is_distributed
 
 
 class Naming(NamedTuple):
@@ -43,7 +46,7 @@ BY_JOIN = Naming(
     named="""
     SELECT l.id, bool_or(l.shown) AS shown FROM (
         SELECT l.id, ids.shown, unnest(ids.list) AS message_id
-        FROM conversations_ledger l JOIN conversations_exchange e ON e.id = l.exchange_id,
+        FROM conversations_ledger l JOIN conversations_exchange e ON l.exchange_id = e.id,
              LATERAL (VALUES (l.considered, false), (l.message_ids, true)) ids(list, shown)
         WHERE e.instance_id IN (SELECT instance_id FROM doomed)
           AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id AND t.goes)
@@ -79,7 +82,7 @@ WHERE (%(partition)s::text IS NULL OR p.name = %(partition)s) AND (%(instance)s:
   AND (%(since)s::timestamptz IS NULL OR e.created >= %(since)s)
   AND (%(before)s::timestamptz IS NULL OR e.created < %(before)s)
   AND e.question_id IS NULL
-  AND NOT EXISTS (SELECT FROM conversations_message m WHERE m.exchange_id = e.id)
+  AND NOT EXISTS (SELECT FROM conversations_message m WHERE m.exchange_id = e.id AND m.instance_id = e.instance_id)
   AND NOT EXISTS (SELECT FROM touched t WHERE t.id = e.id)
 """
 
@@ -110,56 +113,62 @@ FROM (
 ) ledgers
 """
 
+# Texts that quote a message: injected ones, and the other texts of requests that contained it. Ids: `considered`
+# also has those that `message_ids` loses, as entries are left for them. Entries that earlier versions wrote:
+# `packed` has one for each id in `considered`, `candidates` those before. Citus takes immutable functions only.
+CLEAR_LEDGERS = """
+UPDATE conversations_ledger l
+SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
+    rendering = CASE WHEN m.shown THEN ''::bytea ELSE l.rendering END,
+    message_ids = CASE WHEN m.shown THEN '{}' ELSE l.message_ids END,
+    tokens = CASE WHEN m.shown THEN 0 ELSE l.tokens END,
+    considered = ARRAY(
+        SELECT c.id FROM unnest(
+            CASE WHEN m.shown AND l.entries IS NOT NULL THEN l.message_ids || l.considered ELSE l.considered END
+        ) WITH ORDINALITY c(id, place)
+        WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
+    ),
+    packed = ARRAY(
+        SELECT c.entry FROM unnest(l.considered, l.packed) WITH ORDINALITY c(id, entry, place)
+        WHERE c.entry IS NOT NULL AND NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
+    ),
+    candidates = (
+        SELECT '[' || coalesce(string_agg(c.entry::text, ',' ORDER BY c.place), '') || ']'
+        FROM jsonb_array_elements(l.candidates) WITH ORDINALITY c(entry, place)
+        WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = (c.entry ->> 'id')::bigint)
+    )::jsonb
+FROM mentioning m WHERE m.id = l.id
+"""
+
 REMOVE = (
-    # Texts that quote a message: injected ones, and the other texts of requests that contained it. Ids: `considered`
-    # also has those that `message_ids` loses, as entries are left for them. Entries that earlier versions wrote:
-    # `packed` has one for each id in `considered`, `candidates` those before.
     """
-    UPDATE conversations_ledger l
-    SET injected = CASE WHEN m.shown THEN '[]'::jsonb ELSE l.injected END,
-        rendering = CASE WHEN m.shown THEN ''::bytea ELSE l.rendering END,
-        message_ids = CASE WHEN m.shown THEN '{}' ELSE l.message_ids END,
-        tokens = CASE WHEN m.shown THEN 0 ELSE l.tokens END,
-        considered = ARRAY(
-            SELECT c.id FROM unnest(
-                CASE WHEN m.shown AND l.entries IS NOT NULL THEN l.message_ids || l.considered ELSE l.considered END
-            ) WITH ORDINALITY c(id, place)
-            WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
-        ),
-        packed = ARRAY(
-            SELECT c.entry FROM unnest(l.considered, l.packed) WITH ORDINALITY c(id, entry, place)
-            WHERE c.entry IS NOT NULL AND NOT EXISTS (SELECT FROM doomed d WHERE d.id = c.id) ORDER BY c.place
-        ),
-        candidates = coalesce((
-            SELECT jsonb_agg(c.entry ORDER BY c.place)
-            FROM jsonb_array_elements(l.candidates) WITH ORDINALITY c(entry, place)
-            WHERE NOT EXISTS (SELECT FROM doomed d WHERE d.id = (c.entry ->> 'id')::bigint)
-        ), '[]'::jsonb)
-    FROM mentioning m WHERE m.id = l.id
+    UPDATE conversations_exchange e SET question_id = NULL
+    FROM touched t, doomed d WHERE t.id = e.id AND NOT t.goes AND d.id = e.question_id
     """,
     """
-    UPDATE conversations_exchange e
-    SET parameters = '', prompts = '[]'::jsonb, error = '',
-        question_id = CASE WHEN EXISTS (SELECT FROM doomed d WHERE d.id = e.question_id) THEN NULL
-                      ELSE e.question_id END
+    UPDATE conversations_exchange e SET parameters = '', prompts = '[]'::jsonb, error = ''
     FROM touched t WHERE t.id = e.id AND NOT t.goes
     """,
     # A turn that grew from a forgotten one now grows from that one's parent.
+    "DROP TABLE IF EXISTS pg_temp.orphaned, pg_temp.ancestors",
     """
+    CREATE TEMP TABLE orphaned ON COMMIT DROP AS
+    SELECT m.id, d.parent_id FROM doomed d JOIN conversations_message m ON m.parent_id = d.id
+    WHERE NOT EXISTS (SELECT FROM doomed o WHERE o.id = m.id)
+    """,
+    """
+    CREATE TEMP TABLE ancestors ON COMMIT DROP AS
     WITH RECURSIVE climb AS (
-        SELECT m.id, d.parent_id, 1 AS steps
-        FROM doomed d JOIN conversations_message m ON m.parent_id = d.id
-        WHERE NOT EXISTS (SELECT FROM doomed o WHERE o.id = m.id)
+        SELECT id, parent_id, 1 AS steps FROM orphaned
         UNION ALL
         SELECT climb.id, d.parent_id, climb.steps + 1
         FROM climb JOIN doomed d ON d.id = climb.parent_id WHERE climb.steps < %(chain)s
-    ), top AS (
-        SELECT DISTINCT ON (id) id, parent_id FROM climb ORDER BY id, steps DESC
     )
-    UPDATE conversations_message m
-    SET parent_id = CASE WHEN EXISTS (SELECT FROM doomed d WHERE d.id = top.parent_id) THEN NULL
-                    ELSE top.parent_id END
-    FROM top WHERE top.id = m.id
+    SELECT id, CASE WHEN parent_id IN (SELECT id FROM doomed) THEN NULL ELSE parent_id END AS parent_id
+    FROM (SELECT DISTINCT ON (id) id, parent_id FROM climb ORDER BY id, steps DESC) top
+    """,
+    """
+    UPDATE conversations_message m SET parent_id = a.parent_id FROM ancestors a WHERE a.id = m.id
     """,
     # Messages before their vectors: a writer of vectors locks the message's row, so none are left behind.
     "DELETE FROM conversations_message m USING doomed d WHERE d.id = m.id",
@@ -183,3 +192,20 @@ REMOVE = (
     WHERE gone.instance_id = i.id
     """,
 )
+
+_MARKED = re.compile(r"(?:\b(?:FROM|JOIN|USING)|,) (doomed|sending|touched|mentioning|orphaned|ancestors)\b")
+_ITS_LEDGER = "l.exchange_id = e.id"
+_OF_A_SCOPE = re.compile(r"\bconversations_(?:message|exchange|ledger|embedding|instance)\b")
+
+
+def marked(statement: str) -> str:
+    """A statement for this database. Citus joins its tables only with those temporary ones that are in a WITH, and with
+    each other only by the scope, which every ledger has there.
+    """
+    used = sorted({*_MARKED.findall(statement)})
+    if not is_distributed() or not used or not _OF_A_SCOPE.search(statement):
+        return statement
+    rows = ", ".join(f"{table} AS MATERIALIZED (SELECT * FROM pg_temp.{table})" for table in used)  # noqa: S608
+    statement = statement.replace(_ITS_LEDGER, f"{_ITS_LEDGER} AND l.instance_id = e.instance_id")
+    made, keyword, query = statement.rpartition("ON COMMIT DROP AS")
+    return f"{made}{keyword} WITH {rows} {query}"
