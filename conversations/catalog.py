@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 from conversations.distribution import Catalog, ForeignKey, Key, steps
 
@@ -53,13 +54,40 @@ def distribute() -> list[str]:
         todo = steps(read())
         if todo:
             cursor.execute("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
+        numbers = _numbers(cursor)
         for statement in todo:
             cursor.execute(statement)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        if todo:
+            _go_on_from(cursor, numbers)
     with connection.cursor() as cursor:
         for setting in SETTINGS:
             cursor.execute(SET, [setting])
     return todo
+
+
+def _numbers(cursor: CursorWrapper) -> dict[tuple[str, str], int]:
+    """The latest number of each identity column, by table and column."""
+    cursor.execute(IDENTITIES)
+    numbers = {}
+    for table, column, sequence in cursor.fetchall():
+        cursor.execute(f"SELECT last_value FROM {sequence} WHERE is_called")  # noqa: S608, a name of the catalog
+        if row := cursor.fetchone():
+            numbers[table, column] = row[0]
+    return numbers
+
+
+def _go_on_from(cursor: CursorWrapper, numbers: dict[tuple[str, str], int]) -> None:
+    """Citus makes tables anew, with sequences that begin at 1, also those that refer to copied ones."""
+    for (table, column), number in numbers.items():
+        cursor.execute("SELECT setval(pg_get_serial_sequence(%s, %s), %s)", [table, column, number])
+
+
+IDENTITIES = """
+SELECT c.relname, a.attname, pg_get_serial_sequence(c.relname, a.attname)
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+WHERE a.attidentity <> '' AND c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace
+"""
 
 
 # Of the database, on every node; they hold for new connections. What recall sets for its transaction does not reach the
