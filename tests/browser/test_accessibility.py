@@ -27,6 +27,7 @@ def addresses(page: Page) -> list[str]:
     graph = str(page.get_by_role("link", name="Memory map").get_attribute("href"))
     partition = str(page.locator(".trail a").nth(1).get_attribute("href"))
     lists = [f"/admin/conversations/{name}/" for name in ("partition", "instance", "exchange", "message")]
+    lists += ["/admin/conversations/exchange/?provider=openai&ended__exact=failures&o=7", "/admin/usage/"]
     search = ["/admin/search/", "/admin/search/?q=soup", "/admin/search/?q=soup&by=meaning"]
     users = [
         "/admin/auth/user/",
