@@ -11,6 +11,7 @@ from django.db.models import Count, F, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from conversations.models import Exchange
+from conversations.scopes import is_distributed
 from conversations.spreadsheet import row as csv_row
 from conversations.states import Ended, MemoryState
 from conversations.turns import Json
@@ -46,6 +47,10 @@ WITH RECURSIVE pair AS (
 )
 SELECT provider, model FROM pair LIMIT %s
 """
+# Of all nodes, where the database is distributed: they read their rows.
+NAMES_OF_NODES = (
+    "SELECT DISTINCT left(provider, 200), left(model, 200) FROM conversations_exchange ORDER BY 1, 2 LIMIT %s"
+)
 
 
 def usage(exchanges: QuerySet[Exchange], by: Sequence[str]) -> list[Json]:
@@ -71,5 +76,5 @@ def as_csv(rows: Iterable[Json], by: Sequence[str]) -> str:
 def provider_models() -> list[tuple[str, str]]:
     """The pairs of a provider and a model that exchanges name, of all partitions, in order; at most MOST_NAMES."""
     with connection.cursor() as cursor:
-        cursor.execute(NAMES, [MOST_NAMES])
+        cursor.execute(NAMES_OF_NODES if is_distributed() else NAMES, [MOST_NAMES])
         return list(cursor.fetchall())
