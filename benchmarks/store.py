@@ -94,15 +94,31 @@ def store(asked: Asked, answered: Answered) -> None:
     actions.close_exchange(asked=asked, answered=answered)
 
 
+def fill_spool(folder: Path, exchanges: int) -> None:
+    """Write exchanges as a server does during an outage."""
+    from proxy.spool.record import Entry
+    from proxy.spool.writing import Spool
+
+    spool = Spool(folder, limit=2**30)
+    histories: list[list[dict[str, Any]]] = [[] for _ in range(SCOPES)]
+    waiting = []
+    for number in range(exchanges):
+        at = number % SCOPES
+        asked, answered = exchange(number, histories[at], f"replayed {at}")
+        bare = replace(asked, turns=(), ledger=None, parameters="")  # the question is there already
+        waiting += [spool.keep(partial(Entry, asked)), spool.keep(partial(Entry, bare, answered, opened=True))]
+    for future in waiting:
+        future.result()
+    spool.close()
+
+
 def measure_replay(exchanges: int) -> None:
     """Print the CPU milliseconds of one exchange that is stored from the spool, and how many are stored a second."""
     from django.conf import settings
     from django.db import connection
 
     from proxy.providers import tokens
-    from proxy.spool.record import Entry
     from proxy.spool.replaying import replay_to_database, spool_folder
-    from proxy.spool.writing import Spool
     from reservoir_site import server
 
     server.prepare_database()
@@ -111,17 +127,7 @@ def measure_replay(exchanges: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (backend,) = cursor.fetchone() or (0,)
-    spool = Spool(spool_folder(), limit=2**30)
-    histories: list[list[dict[str, Any]]] = [[] for _ in range(SCOPES)]
-    waiting = []
-    for number in range(exchanges):
-        at = number % SCOPES
-        asked, answered = exchange(number, histories[at], f"replayed {at}")
-        bare = replace(asked, turns=(), ledger=None, parameters="")  # as a server writes an answer
-        waiting += [spool.keep(partial(Entry, asked)), spool.keep(partial(Entry, bare, answered, opened=True))]
-    for future in waiting:
-        future.result()
-    spool.close()
+    fill_spool(spool_folder(), exchanges)
     postgres, python, clock = cpu_seconds(backend), time.process_time(), time.monotonic()
     done = replay_to_database(spool_folder())
     seconds = time.monotonic() - clock
@@ -165,8 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exchanges", type=int, default=300)
     parser.add_argument("--replay", action="store_true")
+    parser.add_argument("--spool", type=Path, metavar="FOLDER", help="only write exchanges to this spool")
     options = parser.parse_args()
     with home():
+        if options.spool:
+            fill_spool(options.spool, options.exchanges)
+            return
         (measure_replay if options.replay else measure)(options.exchanges)
         from reservoir_site import database
 

@@ -1,4 +1,4 @@
-"""Does memory stay on when more clients ask than the machine can serve? Does recall wait for the backlog?
+"""Does memory stay on when more clients ask than the machine can serve? Does recall wait for backlog or replay?
 
     python -m benchmarks.under_load                          16 and 64 clients, and recall beside a full backlog
     python -m benchmarks.under_load --clients 16 --seconds 60
@@ -123,6 +123,31 @@ def beside_backlog(server: Server) -> str:
     )
 
 
+def beside_replay(server: Server) -> str:
+    """Recall while the spool is stored, against recall while nothing is; after beside_backlog()."""
+    alone = asyncio.run(recall_times(server.url, QUESTIONS))
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.store",
+        "--spool",
+        str(server.home / "spool"),
+        "--exchanges",
+        str(WAITING),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stored = "SELECT count(*) FROM conversations_exchange e JOIN conversations_instance i ON i.id = e.instance_id "
+    stored += "WHERE starts_with(i.name, 'replayed')"
+    ((begun,),) = rows(server.home, stored)
+    beside = asyncio.run(recall_times(server.url, QUESTIONS))
+    ((ended,),) = rows(server.home, stored)
+    before, after = statistics.median(alone), statistics.median(beside)
+    return (
+        f"recall p50 {before:.1f} ms alone, {after:.1f} ms beside a replay: {after / before:.2f} times "
+        f"({begun} of {WAITING} exchanges were stored before, {ended} after {QUESTIONS} questions)"
+    )
+
+
 def _import(server: Server, lines: Iterable[str]) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as archive:
         archive.writelines(line.rstrip("\n") + "\n" for line in lines)
@@ -160,7 +185,10 @@ def main() -> None:
             print(report(load, server.log.count("goes to the spool") - spooled), flush=True)
         while rows(server.home, "SELECT FROM conversations_message WHERE embed_due IS NOT NULL LIMIT 1"):
             time.sleep(0.5)
-        print(beside_backlog(server))
+        print(beside_backlog(server), flush=True)
+        while rows(server.home, "SELECT FROM conversations_message WHERE embed_due IS NOT NULL LIMIT 1"):
+            time.sleep(0.5)
+        print(beside_replay(server))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ REPLAY_SECONDS_AFTER_FAILURE = 5.0
 # working meanwhile. It also slows down clients that send requests without a pause: otherwise a busy server would fill
 # the spool faster than replaying empties it.
 CATCH_UP_SECONDS = 0.25
+# While questions come, a replay rests after each batch, three times as long as that took: recall hardly feels it. A
+# question within this time counts as coming.
+REPLAY_RESTS, QUESTIONS_COME_SECONDS = 3, 0.25
 LOSS_SHOWN_SECONDS = 60.0
 STOP_SECONDS = 5.0  # a thread that has not finished by then is abandoned
 
@@ -96,6 +99,7 @@ class MemoryService:
         self._worker = Worker(self.embedder)
         self._seen = Seen()
         self._unfinished: set[asyncio.Future[Any]] = set()
+        self._recalled = float("-inf")  # when a request last asked for memories
         self._lost_until = float("-inf")  # until then, /ready tells of an exchange that is neither stored nor spooled
 
     async def start(self) -> None:
@@ -181,6 +185,7 @@ class MemoryService:
         if self._breaker.is_open:
             metrics.degraded("database unreachable")
             return Recollection(MemoryState.DEGRADED)
+        self._recalled = time.monotonic()
         milliseconds = settings.RESERVOIR_RECALL_DEADLINE_MS
         recalling = partial(recollect, self.embedder, replace(request, milliseconds=milliseconds))
         try:
@@ -343,9 +348,15 @@ class MemoryService:
                 self.wake()
 
     def _replay_some(self) -> int:
-        stored = replay_to_database(spool_folder()).stored if self._spool.pending() else 0
+        stored = replay_to_database(spool_folder(), give_way=self._give_way).stored if self._spool.pending() else 0
         self._spool.tidy()
         return stored
+
+    def _give_way(self, seconds: float) -> None:
+        """Rest after a batch of the replay that took these seconds, while questions come. Blocks."""
+        until = time.monotonic() + REPLAY_RESTS * seconds
+        while (now := time.monotonic()) < until and now - self._recalled < QUESTIONS_COME_SECONDS:
+            time.sleep(0.01)
 
     def wake(self) -> None:
         """Tell the backlog's worker that there are new messages."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -79,10 +80,13 @@ def replay(
     rejected_too: bool = False,
     wait: bool = False,
     most: int = MOST,
+    give_way: Callable[[float], None] = lambda seconds: None,
 ) -> Replayed:
     """Store pending records with `store` and erase them, until none is left or about `most` are done.
 
     With `store_all`, many exchanges are stored at once, in a fraction of the time; where that fails, one by one.
+
+    `give_way` is called after each batch with the seconds that it took, and may wait.
 
     Works scope by scope, each in its order, including records added meanwhile: so even a busy scope soon stores
     directly again.
@@ -97,9 +101,11 @@ def replay(
         running = _Replay(folder, store, closing, rejected_too=rejected_too)
         try:
             while running.handled < most and (found := running.next(BATCH if store_all else 1)):
+                begun = time.monotonic()
                 if not (store_all and running.store_together(found, store_all)):
                     for exchange in found:
                         running.store(exchange)
+                give_way(time.monotonic() - begun)
         finally:
             running.sync()
         running.remove_stored()
@@ -200,9 +206,15 @@ class _Replay:
         self._segments[name] = self._closing.enter_context(opened(self._folder / name, os.O_RDWR))
 
 
-def replay_to_database(folder: Path, *, wait: bool = False, rejected_too: bool = False) -> Replayed:
+def replay_to_database(
+    folder: Path,
+    *,
+    wait: bool = False,
+    rejected_too: bool = False,
+    give_way: Callable[[float], None] = lambda seconds: None,
+) -> Replayed:
     """Store pending records in the database. Raises what replay() and store_entry() raise."""
-    return replay(folder, store_entry, store_all=store_entries, wait=wait, rejected_too=rejected_too)
+    return replay(folder, store_entry, store_all=store_entries, wait=wait, rejected_too=rejected_too, give_way=give_way)
 
 
 def store_entries(entries: Sequence[tuple[Entry, bool]]) -> None:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -73,3 +74,25 @@ async def test_requests_beyond_what_the_machine_can_do_are_refused_and_told_when
     go.set()
     assert {await task for task in tasks} == {StoredIn.DATABASE}
     service.admit()
+
+
+async def test_a_replay_rests_while_questions_come_and_no_longer(
+    service: MemoryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[float] = []
+    clock = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        rested.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    service._give_way(10)
+    assert not rested
+    service._recalled = clock[0]
+    service._give_way(10)
+    assert sum(rested) == pytest.approx(module.QUESTIONS_COME_SECONDS, abs=0.02)  # no other question came
+    rested.clear()
+    monkeypatch.setattr(module, "QUESTIONS_COME_SECONDS", 100)
+    service._give_way(0.1)
+    assert sum(rested) == pytest.approx(0.1 * module.REPLAY_RESTS, abs=0.02)

@@ -233,6 +233,13 @@ def test_an_interrupted_replay_continues_where_it_stopped(spool: Spool, folder: 
     assert found == ["one", "", "two", "three"]
 
 
+def test_a_replay_may_rest_after_each_batch(spool: Spool, folder: Path) -> None:
+    keep(spool, "one", "two")
+    found: list[str] = []
+    replay(folder, lambda entry, _: found.append(said(entry)), give_way=lambda seconds: found.append(f"{seconds >= 0}"))
+    assert found == ["one", "True", "two", "True"]
+
+
 def test_a_refused_record_is_set_aside_and_delays_no_other(spool: Spool, folder: Path) -> None:
     keep(spool, "one", "bad", "three")
     found: list[str] = []
