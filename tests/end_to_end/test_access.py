@@ -27,7 +27,7 @@ from tests.end_to_end.keys import make_key, revoke
 from tests.end_to_end.store import rows
 from tests.fake_provider.provider import FakeProvider
 from tests.faults.breaking import postgres_down
-from tests.server import PATIENCE, PATIENT, ROOT, Server, clean_environment
+from tests.server import PATIENCE, PATIENT, ROOT, Server, clean_environment, free_port
 
 HTTP = httpx.Client(trust_env=False, timeout=PATIENCE)
 OWN = "sk-the-apps-own"
@@ -553,7 +553,8 @@ def test_a_key_is_found_nowhere(closed: Server, provider: FakeProvider, tmp_path
 
 
 def start(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment() | {"RESERVOIR_HOME": str(home), **settings}
+    own = {"RESERVOIR_HOME": str(home), "RESERVOIR_PORT": str(free_port())}
+    environment = clean_environment() | own | settings
     command = [sys.executable, "manage.py", "serve"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
