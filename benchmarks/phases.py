@@ -97,6 +97,7 @@ class Client:
     """An app that resends its latest turns with each question."""
 
     scope = SCOPE
+    dialect = "chat_completions"
 
     def __init__(self, answer_words: int) -> None:
         self._writer = Writer(seed=2)
@@ -118,6 +119,44 @@ class Client:
 
     def answer_text(self) -> str:
         return self._writer.sentence(self._words)
+
+
+class ResponsesClient(Client):
+    """The same app, through OpenAI's Responses."""
+
+    dialect = "responses"
+
+    def body(self) -> bytes:
+        asked = json.loads(super().body())
+        return json.dumps({"model": MODEL, "input": asked["messages"], "store": False}).encode()
+
+    def answer(self) -> bytes:
+        whole = json.loads(super().answer())
+        part = {"type": "output_text", "text": whole["choices"][0]["message"]["content"], "annotations": []}
+        item = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [part]}
+        usage = {"input_tokens": 100, "output_tokens": self._words, "total_tokens": 100 + self._words}
+        told = {"id": "resp_1", "object": "response", "status": "completed", "output": [item], "usage": usage}
+        return json.dumps(told).encode()
+
+
+class MessagesClient(Client):
+    """The same app, through Anthropic's Messages. The model is OpenAI's, so that tokens are counted alike."""
+
+    dialect = "messages"
+
+    def body(self) -> bytes:
+        asked = json.loads(super().body())
+        return json.dumps({"model": MODEL, "max_tokens": 500, "messages": asked["messages"]}).encode()
+
+    def answer(self) -> bytes:
+        whole = json.loads(super().answer())
+        content = [{"type": "text", "text": whole["choices"][0]["message"]["content"]}]
+        usage = {"input_tokens": 100, "output_tokens": self._words}
+        told = {"id": "msg_1", "type": "message", "role": "assistant", "content": content, "stop_reason": "end_turn"}
+        return json.dumps({**told, "usage": usage}).encode()
+
+
+CLIENTS = {client.dialect: client for client in (Client, ResponsesClient, MessagesClient)}
 
 
 class Run:
@@ -144,16 +183,16 @@ class Run:
 
         from conversations.backlog import BATCH, work_off
         from conversations.querysets import Scope
-        from proxy.dialects.chat_completions.reply import decode_reply
-        from proxy.dialects.chat_completions.request import decode
+        from proxy.dialects.known import BY_NAME
         from proxy.memory.exchange import Ended, RememberedExchange, Request, Result
         from proxy.prompt.injection import Constraints, inject
         from proxy.prompt.window import Limit, admit
         from proxy.providers import tokens
 
         body, answer = client.body(), client.answer()
+        dialect = BY_NAME[client.dialect]
         with meter.phase("decode"):
-            chat = decode(body)
+            chat = dialect.decode(body)
             target = self._providers.select(chat.model)
             counter = tokens.counter(target.model)
             limit = Limit(self._providers.window(target), counter.exact)
@@ -169,8 +208,9 @@ class Run:
                 budget=settings.RESERVOIR_MEMORY_BUDGET,
                 limit=limit,
                 default_window=settings.RESERVOIR_DEFAULT_WINDOW,
-                role=target.memory_role,
+                role=dialect.place(target.memory_role),
                 count=counter.count,
+                names=dialect.names,
             )
             injection = inject(chat, recalled.additions, constraints, reused=recalled.reused)
             injection.chat.encode(target.model)
@@ -178,10 +218,10 @@ class Run:
             exchange.remember_question(injection)
             headers = dict(await exchange.headers(""))
         with meter.phase("close"):
-            result = Result(Ended.ANSWERED, 200, decode_reply(answer))
+            result = Result(Ended.ANSWERED, 200, dialect.reply(answer))
             await exchange.remember_answer(result, timings=dict, charge=lambda _: None, cost=lambda usage: None)
         with meter.phase("backlog"):
-            while await asyncio.to_thread(work_off, self._memory.embedder()) == BATCH:
+            while await asyncio.to_thread(lambda: work_off(self._memory.embedder())) == BATCH:
                 pass
         assert headers[b"x-reservoir-memory"] != b"degraded", "memory was late: nothing of this run can be used"
 
@@ -238,6 +278,7 @@ def main(arguments: list[str]) -> None:
   script/benchmark profile                      full memory in a scope of 1,000 messages
   script/benchmark profile --statements         and which statements each phase sends, how often an exchange
   script/benchmark profile --recall off         store only
+  script/benchmark profile --dialect messages   through Anthropic's Messages
   script/benchmark profile --answer 375         answers of about 500 tokens
 
 The figures of two runs can be compared only if the machine was as busy in both: run the two versions in turn.""",
@@ -245,6 +286,7 @@ The figures of two runs can be compared only if the machine was as busy in both:
     parser.add_argument("--messages", type=int, default=1_000, metavar="N", help="in the scope at first (1000)")
     parser.add_argument("--exchanges", type=int, default=200, metavar="N", help="that are measured (200)")
     parser.add_argument("--answer", type=int, default=20, metavar="WORDS", help="length of the answers (20)")
+    parser.add_argument("--dialect", choices=CLIENTS, default="chat_completions", help="the API that is asked")
     parser.add_argument("--recall", choices=("on", "off"), default="on")
     parser.add_argument("--statements", action="store_true", help="list the statements of each phase")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
@@ -262,7 +304,7 @@ The figures of two runs can be compared only if the machine was as busy in both:
             tokens.prepare(settings.RESERVOIR_HOME / "tiktoken")
             active_model()
             fill(options.messages)
-            run, client = Run(recall=options.recall == "on"), Client(options.answer)
+            run, client = Run(recall=options.recall == "on"), CLIENTS[options.dialect](options.answer)
             meter = asyncio.run(measure(run, client, options.exchanges))
         finally:
             if embedded := database.embedded():

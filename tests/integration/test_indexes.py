@@ -72,7 +72,8 @@ def test_only_large_scopes_earn_an_index() -> None:
     listed = index("list")
     assert "large" in listed and "none" in listed and "small" not in listed
     assert index("create", "--all-earned") == "1 indexes created.\n"
-    assert nearest.searchable(large.pk, model.name) == nearest.Model(model.pk, model.dimensions)
+    found = nearest.searchable(large.pk, model.name)
+    assert found and (found.id, found.dimensions) == (model.pk, model.dimensions)
     assert indexes.without_index(model) == []
     assert "ready" in index("list")
     index("drop", *LARGE)

@@ -369,7 +369,8 @@ def index_of_scope() -> None:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         sql = nearest.create_index_sql(instance_id, nearest.Model(model.pk, 3))
         cursor.execute(sql.replace("CONCURRENTLY ", ""))  # not possible inside a transaction
-    assert nearest.searchable(instance_id, MODEL) == nearest.Model(model.pk, 3)
+    found = nearest.searchable(instance_id, MODEL)
+    assert found and (found.id, found.dimensions) == (model.pk, 3)
 
 
 def direction(number: int) -> list[float]:
