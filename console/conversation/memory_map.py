@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from console import safe_text
 from console.conversation import vectors
-from console.conversation.dialogue import hue
+from console.conversation.dialogue import HUES
 from console.conversation.threads import sessions, threads
 from console.pages import page, to_instance
 from console.visible import require, visible
@@ -26,6 +26,7 @@ TEXT = 140
 ITERATIONS = 25
 ENOUGH = 1_500  # messages suffice to find the directions in which all differ
 NAMED_TOPICS = 24
+SHAPES = 4  # circle, square, triangle, diamond
 
 Floats = NDArray[np.float32]
 
@@ -40,6 +41,7 @@ def map_page(request: HttpRequest, pk: int) -> HttpResponse:
         drawn = _drawn(instance)
         shown = len(drawn["id"])
         context |= {"drawn": drawn, "shown": shown, "without": most - shown}
+        context["named"] = sum(bool(topic["label"]) for topic in drawn["topics"])
     else:
         context["later"] = most
     return page(request, "map", title="Memory map", **context)
@@ -91,7 +93,31 @@ def _topics(messages: Sequence[Any], starts: Sequence[int]) -> list[dict[str, An
     large = [start for start, _ in sizes.most_common(NAMED_TOPICS)]
     texts = {start: " ".join(messages[i][4] for i in range(start, start + sizes[start])) for start in large}
     names = dict(zip(large, labels(list(texts.values()), 2), strict=True))
+    order = list(dict.fromkeys(starts))
+    numbers = ranks([sizes[start] for start in order])
     return [
-        {"hue": hue(messages[start][0]), "count": sizes[start], "label": safe_text.shown(names.get(start, ""))}
-        for start in dict.fromkeys(starts)
+        {
+            **mark(number),
+            "number": number,
+            "count": sizes[start],
+            "label": safe_text.shown(names.get(start, "")),
+        }
+        for start, number in zip(order, numbers, strict=True)
     ]
+
+
+def ranks(sizes: Sequence[int]) -> list[int]:
+    """For each topic its rank by size, from 1; of equal ones the first leads."""
+    found = [0] * len(sizes)
+    for rank, i in enumerate(sorted(range(len(sizes)), key=lambda i: -sizes[i]), 1):
+        found[i] = rank
+    return found
+
+
+def mark(number: int) -> dict[str, int]:
+    """The hue (0..HUES - 1) and shape (0..SHAPES - 1) of the topic of this rank.
+
+    No two of the first HUES * SHAPES topics share both. A hue by message, as in the dialogue, would often repeat.
+    """
+    step = number - 1
+    return {"hue": step * 5 % HUES, "shape": (step + step // HUES) % SHAPES}

@@ -9,7 +9,8 @@ import pytest
 
 from console import charts, tags
 from console.charts import Bar, Series
-from console.conversation.memory_map import project
+from console.conversation.dialogue import HUES
+from console.conversation.memory_map import NAMED_TOPICS, SHAPES, mark, project, ranks
 from console.words import labels
 
 
@@ -52,6 +53,17 @@ def test_points_spread_in_the_directions_in_which_they_differ() -> None:
 def test_few_or_equal_points_are_drawn_too(rows: np.ndarray) -> None:
     points = project(rows.astype(np.float32))
     assert points.shape == (len(rows), 2) and np.isfinite(points).all()
+
+
+def test_no_two_named_topics_share_hue_and_shape() -> None:
+    marks = [tuple(mark(number).values()) for number in range(1, HUES * SHAPES + 1)]
+    assert len(set(marks)) == len(marks) >= NAMED_TOPICS
+    assert len({hue for hue, _ in marks[:HUES]}) == HUES, "the largest have hues of their own"
+
+
+def test_topics_are_numbered_by_size() -> None:
+    assert ranks([2, 9, 5, 9, 1]) == [4, 1, 3, 2, 5]
+    assert ranks([]) == []
 
 
 def test_a_label_holds_a_texts_distinctive_words() -> None:

@@ -1,184 +1,300 @@
-// Draws the memory map: points on a canvas, runs of one topic joined. Everything it shows comes with the page, or after it.
+// Draws the memory map on a canvas: dots by topic or by time, lines for the chosen topic. Its data come with the page, or after it.
 "use strict";
 
-function drawMap() {
-  const data = JSON.parse(document.getElementById("map-data").textContent);
-  const canvas = document.getElementById("map");
-  const tip = document.getElementById("map-tip");
-  const reset = document.getElementById("map-reset");
-  const pen = canvas.getContext("2d");
-  const count = data.id.length;
-  const radius = Math.max(2.4, Math.min(8, 60 / Math.sqrt(count)));
-  const HUES = 12;
-  let zoom = 1, left = 0, top = 0, under = -1, lit = -1, drag = null;
+const HUES = 12;
+const MARGIN = 36;
+const GLYPHS = ["●", "■", "▲", "◆"]; // by topic.shape
 
-  const size = () => canvas.getBoundingClientRect();
-  const margin = 36;
-  const place = (i) => {
-    const box = size();
-    return [
-      margin + (data.x[i] * (box.width - 2 * margin)) * zoom + left,
-      margin + ((1 - data.y[i]) * (box.height - 2 * margin)) * zoom + top,
-    ];
-  };
+function outline(pen, shape, x, y, r) {
+  pen.beginPath();
+  if (shape === 1) pen.rect(x - r * 0.9, y - r * 0.9, r * 1.8, r * 1.8);
+  else if (shape === 2) { pen.moveTo(x, y - r * 1.25); pen.lineTo(x + r * 1.15, y + r * 0.85); pen.lineTo(x - r * 1.15, y + r * 0.85); }
+  else if (shape === 3) { pen.moveTo(x, y - r * 1.3); pen.lineTo(x + r * 1.3, y); pen.lineTo(x, y + r * 1.3); pen.lineTo(x - r * 1.3, y); }
+  else pen.arc(x, y, r, 0, 7);
+  pen.closePath();
+}
+
+function drawMap() {
+  const get = (id) => document.getElementById(id);
+  const data = JSON.parse(get("map-data").textContent);
+  const canvas = get("map"), tip = get("map-tip"), reset = get("map-reset"), list = get("map-topics");
+  const until = get("map-until"), pen = canvas.getContext("2d");
+  const count = data.id.length;
+  const first = [], size = []; // of each topic
+  data.topic.forEach((topic, i) => { first[topic] ??= i; size[topic] = i - first[topic] + 1; });
+  const named = data.topics.map((_, i) => i).filter((i) => data.topics[i].label)
+    .sort((a, b) => data.topics[a].number - data.topics[b].number);
+  let zoom = 1, left = 0, top = 0, radius = 4, box = { width: 0, height: 0 }, at = [], labels = [];
+  let under = -1, pinned = -1, glanced = -1, due = false, seen = count;
+  const active = () => glanced >= 0 ? glanced : under >= 0 ? data.topic[under] : pinned;
+  const byTime = () => get("map-by-time").checked;
   const dark = () => {
     const chosen = document.documentElement.dataset.theme;
     return chosen === "dark" || (chosen !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
   };
-  const colour = (topic, strength) => {
-    const hue = data.topics[topic].hue * (360 / HUES) + 10;
-    return `hsl(${hue} ${dark() ? 62 : 66}% ${dark() ? 66 : 48}% / ${strength})`;
-  };
 
-  function draw() {
-    const box = size(), sharp = devicePixelRatio || 1;
-    canvas.width = box.width * sharp;
-    canvas.height = box.height * sharp;
-    pen.setTransform(sharp, 0, 0, sharp, 0, 0);
-    pen.clearRect(0, 0, box.width, box.height);
-    const crowded = count > 800;
-    const at = Array.from({ length: count }, (_, i) => place(i));
+  // --- drawing ---
+  function colour(i, strength) {
+    const topic = data.topics[data.topic[i]], night = dark();
+    if (byTime()) {
+      const age = count > 1 ? i / (count - 1) : 1; // the ramp of .map-ramp
+      return `hsl(${260 - 230 * age} 70% ${night ? 66 : 48 - 6 * age}% / ${strength})`;
+    }
+    if (!topic.label && data.topic[i] !== active()) return `hsl(215 12% ${night ? 58 : 62}% / ${strength * 0.7})`;
+    return `hsl(${topic.hue * (360 / HUES) + 10} ${night ? 62 : 66}% ${night ? 66 : 48}% / ${strength})`;
+  }
 
-    for (let i = 1; i < count; i++) {
-      if (data.topic[i] !== data.topic[i - 1]) continue;
-      const mine = lit === data.topic[i];
-      if (lit >= 0 && !mine) continue;
-      pen.strokeStyle = colour(data.topic[i], mine ? 0.9 : crowded ? 0.13 : 0.4);
-      pen.lineWidth = mine ? 2.2 : crowded ? 0.8 : 1.5;
+  function dot(i, strength, r) {
+    const shape = byTime() ? 0 : data.topics[data.topic[i]].shape;
+    outline(pen, shape, ...at[i], r);
+    pen.fillStyle = colour(i, strength);
+    pen.fill();
+  }
+
+  function line(topic) {
+    pen.lineWidth = 1.8;
+    for (let i = first[topic] + 1; i < first[topic] + size[topic]; i++) {
+      pen.strokeStyle = colour(i, i < seen ? 0.8 : 0.15);
       pen.beginPath();
       pen.moveTo(...at[i - 1]);
       pen.lineTo(...at[i]);
       pen.stroke();
     }
-    for (let i = 0; i < count; i++) {
-      const mine = lit < 0 || lit === data.topic[i];
-      pen.fillStyle = colour(data.topic[i], mine ? (crowded && lit < 0 ? 0.72 : 0.95) : 0.12);
-      pen.beginPath();
-      pen.arc(...at[i], i === under ? radius + 3 : radius, 0, 7);
-      pen.fill();
-      if (i === under || (!crowded && mine)) {
-        pen.strokeStyle = dark() ? "#161c25" : "#fff";
-        pen.lineWidth = 1.5;
-        pen.stroke();
-      }
-    }
-    names(at, box);
-    reset.hidden = zoom === 1 && left === 0 && top === 0 && lit < 0;
   }
 
-  // The largest topics by name, where they lie, as long as the names do not cover each other.
-  function names(at, box) {
-    const taken = [];
-    const largest = data.topics.map((topic, i) => [topic.count, i]).filter(([, i]) => data.topics[i].label);
-    largest.sort((a, b) => b[0] - a[0]);
+  function draw() {
+    due = false;
+    const sharp = devicePixelRatio || 1, topic = active(), mine = (i) => data.topic[i] === topic;
+    if (canvas.width !== Math.round(box.width * sharp) || canvas.height !== Math.round(box.height * sharp)) {
+      canvas.width = Math.round(box.width * sharp);
+      canvas.height = Math.round(box.height * sharp);
+    }
+    pen.setTransform(sharp, 0, 0, sharp, 0, 0);
+    pen.clearRect(0, 0, box.width, box.height);
+    const others = topic < 0 ? 0.85 : 0.22;
+    for (let i = 0; i < count; i++) if (!mine(i)) dot(i, i < seen ? others : 0.07, radius);
+    if (topic >= 0) {
+      line(topic);
+      for (let i = first[topic]; i < first[topic] + size[topic]; i++) dot(i, i < seen ? 1 : 0.15, radius + 1);
+    }
+    if (under >= 0) {
+      dot(under, 1, radius + 3);
+      pen.strokeStyle = dark() ? "#e4e9f1" : "#1a2332";
+      pen.lineWidth = 2;
+      pen.stroke();
+    }
+    write(topic);
+    reset.hidden = zoom === 1 && left === 0 && top === 0 && pinned < 0;
+  }
+
+  function write(topic) {
+    const ink = dark() ? "#e4e9f1" : "#1a2332", quiet = dark() ? "#93a1b5" : "#5d6b80";
     pen.font = "600 12px system-ui, sans-serif";
     pen.textAlign = "center";
-    for (const [, topic] of lit >= 0 ? [[0, lit]] : largest.slice(0, 14)) {
-      const members = at.filter((_, i) => data.topic[i] === topic);
-      if (!members.length || !data.topics[topic].label) continue;
-      const x = members.reduce((sum, point) => sum + point[0], 0) / members.length;
-      const y = Math.min(...members.map((point) => Math.abs(point[0] - x) < 40 ? point[1] : Infinity), members[0][1]) - radius - 8;
-      const label = data.topics[topic].label, half = pen.measureText(label).width / 2 + 6;
-      const spot = [Math.min(Math.max(x, half + 4), box.width - half - 4), Math.max(y, 16)];
-      if (taken.some(([a, b, c]) => Math.abs(a - spot[0]) < c + half && Math.abs(b - spot[1]) < 20)) continue;
-      taken.push([...spot, half]);
-      pen.lineWidth = 4;
-      pen.lineJoin = "round";
-      pen.strokeStyle = dark() ? "#161c25" : "#fff";
-      pen.strokeText(label, ...spot);
-      pen.fillStyle = dark() ? "#e4e9f1" : "#1a2332";
-      pen.fillText(label, ...spot);
+    pen.textBaseline = "middle";
+    for (const { label, text, box: [a, b, c, d] } of labels) {
+      pen.globalAlpha = topic < 0 || label.topic === topic ? 1 : 0.35;
+      // A thin line from the label's nearest edge to the dot that it names.
+      const x = Math.max(a, Math.min(c, label.x)), y = Math.max(b, Math.min(d, label.y));
+      if (Math.hypot(x - label.x, y - label.y) > radius + 11) {
+        pen.strokeStyle = quiet;
+        pen.lineWidth = 0.8;
+        pen.beginPath();
+        pen.moveTo(x, y);
+        pen.lineTo(label.x, label.y);
+        pen.stroke();
+      }
+      pen.fillStyle = ink;
+      pen.fillText(text, (a + c) / 2, (b + d) / 2);
     }
+    pen.globalAlpha = 1;
+  }
+
+  const redraw = () => { if (!due) { due = true; requestAnimationFrame(draw); } };
+
+  // --- places ---
+  // The dot of a topic that lies nearest to the middle of all its dots.
+  function middle(topic) {
+    const members = at.slice(first[topic], first[topic] + size[topic]);
+    const x = members.reduce((sum, spot) => sum + spot[0], 0) / members.length;
+    const y = members.reduce((sum, spot) => sum + spot[1], 0) / members.length;
+    return members.reduce((best, spot) =>
+      Math.hypot(spot[0] - x, spot[1] - y) < Math.hypot(best[0] - x, best[1] - y) ? spot : best);
+  }
+
+  function layOut() {
+    const bounds = canvas.getBoundingClientRect();
+    box = { width: bounds.width, height: bounds.height };
+    radius = Math.max(2.2, Math.min(7, 0.16 * Math.sqrt(box.width * box.height / count))) * Math.min(2, Math.sqrt(zoom));
+    at = data.x.map((x, i) => [
+      MARGIN + x * (box.width - 2 * MARGIN) * zoom + left,
+      MARGIN + (1 - data.y[i]) * (box.height - 2 * MARGIN) * zoom + top,
+    ]);
+    pen.font = "600 12px system-ui, sans-serif";
+    const wide = (text) => [text, pen.measureText(text).width + 6];
+    const inside = ([x, y]) => x > 0 && y > 0 && x < box.width && y < box.height;
+    const wanted = named.map((topic) => ({ topic, spot: middle(topic) })).filter(({ spot }) => inside(spot))
+      .map(({ topic, spot: [x, y] }) => {
+        const { number, label } = data.topics[topic];
+        return { topic, x, y, forms: [wide(`${number} ${label}`), wide(String(number))] };
+      });
+    labels = placeLabels(wanted, at, radius * 1.3, box.width, box.height, 18, [[box.width - 200, 0, box.width, 48]]);
+    redraw();
   }
 
   function nearest(x, y) {
     let best = -1, reach = (radius + 7) ** 2;
     for (let i = 0; i < count; i++) {
-      const [a, b] = place(i), far = (a - x) ** 2 + (b - y) ** 2;
+      const far = (at[i][0] - x) ** 2 + (at[i][1] - y) ** 2;
       if (far < reach) { best = i; reach = far; }
     }
     return best;
   }
 
+  function zoomTo(x, y, factor) {
+    const next = Math.min(40, Math.max(1, zoom * factor)), by = next / zoom;
+    left = next === 1 ? 0 : x - MARGIN - (x - MARGIN - left) * by;
+    top = next === 1 ? 0 : y - MARGIN - (y - MARGIN - top) * by;
+    zoom = next;
+    canvas.classList.toggle("zoomed", zoom > 1); // a finger then moves the map, not the page
+    layOut();
+  }
+
+  // --- choosing ---
   function point(i) {
     if (i === under) return;
     under = i;
     canvas.classList.toggle("pointing", i >= 0);
     tip.hidden = i < 0;
     if (i >= 0) {
-      tip.replaceChildren();
-      const head = document.createElement("b"), text = document.createElement("bdi");
+      const topic = data.topics[data.topic[i]];
+      const head = document.createElement("b"), text = document.createElement("bdi"), about = document.createElement("i");
       head.textContent = `${data.who[i]}, ${data.when[i]}`;
       text.textContent = data.text[i];
-      tip.append(head, text);
-      const [x, y] = place(i), box = size();
-      tip.style.left = `${Math.max(8, Math.min(x + 14, box.width - 316))}px`;
-      tip.style.top = `${y > box.height - 120 ? Math.max(8, y - 110) : y + 14}px`;
+      about.textContent = `Topic ${topic.number}${topic.label ? `: ${topic.label}` : ""} (${topic.count})`;
+      tip.replaceChildren(head, text, about);
+      const [x, y] = at[i];
+      tip.style.left = `${Math.max(8, Math.min(x + 14, box.width - tip.offsetWidth - 8))}px`;
+      tip.style.top = `${y + 24 + tip.offsetHeight > box.height ? Math.max(8, y - tip.offsetHeight - 14) : y + 14}px`;
     }
-    draw();
+    redraw();
+  }
+
+  function pin(topic) {
+    pinned = topic;
+    for (const button of list.children) button.ariaPressed = String(Number(button.value) === pinned);
+    redraw();
   }
 
   const open = (i) => { location.href = `${canvas.dataset.url}?at=${data.id[i]}#m${data.id[i]}`; };
-  const at = (event) => { const box = size(); return [event.clientX - box.left, event.clientY - box.top]; };
-  const zoomTo = (x, y, factor) => {
-    const next = Math.min(40, Math.max(1, zoom * factor)), by = next / zoom;
-    left = next === 1 ? 0 : x - margin - (x - margin - left) * by;
-    top = next === 1 ? 0 : y - margin - (y - margin - top) * by;
-    zoom = next;
-    draw();
+  // Brings a dot that was moved out of the picture back into it.
+  const show = (i) => {
+    const [x, y] = at[i];
+    if (x < 0 || y < 0 || x > box.width || y > box.height) { left += box.width / 2 - x; top += box.height / 2 - y; layOut(); }
+    point(i);
   };
+  const stepMessage = (by) => show(under < 0 ? (by > 0 ? 0 : count - 1) : (under + by + count) % count);
+  const stepTopic = (by) => {
+    const topics = data.topics.length;
+    show(first[under < 0 ? (by > 0 ? 0 : topics - 1) : (data.topic[under] + by + topics) % topics]);
+  };
+  const clear = () => { zoom = 1; left = top = 0; glanced = -1; canvas.classList.remove("zoomed"); point(-1); pin(-1); layOut(); };
 
+  // --- pointers: one drags, two zoom ---
+  const fingers = new Map();
+  let drag = null;
+  const spot = (event) => { const bounds = canvas.getBoundingClientRect(); return [event.clientX - bounds.left, event.clientY - bounds.top]; };
+  const apart = () => { const [a, b] = [...fingers.values()]; return Math.hypot(a[0] - b[0], a[1] - b[1]); };
   canvas.addEventListener("pointerdown", (event) => {
-    drag = { x: event.clientX, y: event.clientY, left, top, moved: false };
+    fingers.set(event.pointerId, spot(event));
     canvas.setPointerCapture(event.pointerId);
+    drag = { x: event.clientX, y: event.clientY, left, top, moved: fingers.size > 1, apart: fingers.size === 2 ? apart() : 0 };
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (drag) {
+    if (!fingers.has(event.pointerId)) return point(nearest(...spot(event)));
+    fingers.set(event.pointerId, spot(event));
+    if (fingers.size === 2) {
+      const [a, b] = [...fingers.values()], now = apart();
+      zoomTo((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, now / Math.max(1, drag.apart));
+      drag.apart = now;
+    } else if (drag) {
       const dx = event.clientX - drag.x, dy = event.clientY - drag.y;
       if (Math.hypot(dx, dy) > 4) drag.moved = true;
-      if (drag.moved) { left = drag.left + dx; top = drag.top + dy; draw(); }
-      return;
+      if (drag.moved) { left = drag.left + dx; top = drag.top + dy; layOut(); }
     }
-    point(nearest(...at(event)));
   });
-  canvas.addEventListener("pointerup", (event) => {
-    const moved = drag?.moved, before = under;
+  const lift = (event) => {
+    const tapped = event.type === "pointerup" && drag && !drag.moved && fingers.size === 1, before = under;
+    fingers.delete(event.pointerId);
     drag = null;
-    if (moved) return;
-    const i = nearest(...at(event));
+    if (!tapped) return;
+    const i = nearest(...spot(event));
     point(i);
     // A finger reads first and opens with the second tap.
     if (i >= 0 && (event.pointerType === "mouse" || i === before)) open(i);
-  });
+  };
+  canvas.addEventListener("pointerup", lift);
+  canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("pointerleave", (event) => { if (!drag && event.pointerType === "mouse") point(-1); });
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
-    zoomTo(...at(event), event.deltaY < 0 ? 1.2 : 1 / 1.2);
+    zoomTo(...spot(event), event.deltaY < 0 ? 1.2 : 1 / 1.2);
   }, { passive: false });
+
+  // --- keys and controls ---
+  const keys = {
+    ArrowRight: () => stepMessage(1), ArrowLeft: () => stepMessage(-1),
+    ArrowDown: () => stepTopic(1), ArrowUp: () => stepTopic(-1),
+    Enter: () => { if (under >= 0) open(under); },
+    Escape: clear,
+    "+": () => zoomTo(box.width / 2, box.height / 2, 1.4), "-": () => zoomTo(box.width / 2, box.height / 2, 1 / 1.4),
+  };
   canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) { point(under < 0 ? (step > 0 ? 0 : count - 1) : (under + step + count) % count); event.preventDefault(); }
-    if (event.key === "Enter" && under >= 0) open(under);
-    if (event.key === "Escape") reset.click();
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    keys[event.key]();
   });
-  reset.addEventListener("click", () => { zoom = 1; left = top = 0; lit = -1; mark(); draw(); });
+  canvas.addEventListener("blur", () => point(-1));
+  reset.addEventListener("click", clear);
+  get("map-closer").addEventListener("click", keys["+"]);
+  get("map-wider").addEventListener("click", keys["-"]);
+  for (const choice of document.querySelectorAll("input[name=map-by]")) {
+    choice.addEventListener("change", () => { get("map-ramp").hidden = !byTime(); redraw(); });
+  }
+  const slide = () => {
+    seen = Number(until.value);
+    const said = seen === count ? "now" : data.when[seen - 1];
+    get("map-said").textContent = said;
+    until.setAttribute("aria-valuetext", `${said}, ${seen} of ${count}`);
+    redraw();
+  };
+  until.max = count;
+  until.value = count;
+  until.addEventListener("input", slide);
 
-  const list = document.getElementById("map-topics");
-  const mark = () => { for (const button of list.children) button.ariaPressed = String(Number(button.value) === lit); };
-  data.topics.map((topic, i) => [topic, i]).filter(([topic]) => topic.label)
-    .sort((a, b) => b[0].count - a[0].count).slice(0, 24).forEach(([topic, i]) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.value = i;
-      button.className = `topic-button hue-${topic.hue}`;
-      button.textContent = `${topic.label} (${topic.count})`;
-      button.addEventListener("click", () => { lit = lit === i ? -1 : i; mark(); draw(); });
-      list.append(button);
-    });
+  for (const topic of named) {
+    const button = document.createElement("button"), glyph = document.createElement("span");
+    const { hue, shape, number, label, count: messages } = data.topics[topic];
+    button.type = "button";
+    button.value = topic;
+    button.className = `topic-button hue-${hue}`;
+    button.ariaPressed = "false";
+    glyph.textContent = GLYPHS[shape];
+    glyph.ariaHidden = "true";
+    button.append(glyph, ` ${number} ${label} (${messages})`);
+    const glance = (i) => () => { glanced = i; redraw(); };
+    button.addEventListener("click", () => pin(pinned === topic ? -1 : topic));
+    button.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") glance(topic)(); });
+    button.addEventListener("pointerleave", glance(-1));
+    button.addEventListener("focus", () => { if (button.matches(":focus-visible")) glance(topic)(); });
+    button.addEventListener("blur", glance(-1));
+    list.append(button);
+  }
 
-  new ResizeObserver(draw).observe(canvas);
-  new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  draw();
+  slide();
+  new ResizeObserver(layOut).observe(canvas);
+  new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  layOut();
 }
 
 if (document.getElementById("map-data")) drawMap();
