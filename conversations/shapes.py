@@ -117,7 +117,8 @@ def attachments_of(payload: Payload) -> list[Any]:
     """What a turn holds besides words, thoughts and calls: values that are equal where a reader sees no difference."""
     if is_run(payload):
         items = objects(payload["output"])
-        parts = [*items, *(part for item in items for part in objects(item.get("content")))]
+        others = [item for item in items if item.get("type", "message") != "message"]
+        parts = [*others, *(part for item in items for part in objects(item.get("content")))]
         # A model's thoughts and messages have been looked into; a reference says nothing of its own.
         return [_settled(part) for part in parts if part.get("type") != "item_reference" and _is_attached(part)]
     content = payload.get("content", payload.get("output"))

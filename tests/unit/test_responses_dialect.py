@@ -177,3 +177,10 @@ def test_an_answer_in_the_background_is_pending() -> None:
     queued = responses.response([], status="queued", background=True)
     assert RESPONSES.reply(json.dumps(queued).encode()).pending
     assert not RESPONSES.reply(json.dumps(WHOLE).encode()).pending
+
+
+def test_a_message_of_the_model_is_one_turn_with_or_without_its_type() -> None:
+    easy = {"role": "assistant", "content": "Hi."}
+    typed = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}
+    runs = [decode(json.dumps({"input": [item]}).encode()).messages[0] for item in (easy, typed)]
+    assert {digest(run.payload) for run in runs} == {digest(easy)}
