@@ -3,6 +3,7 @@
 
 const HUES = 12;
 const MARGIN = 36;
+const ANCHORS = 24; // dots of a topic beside which its label may stand
 const GLYPHS = ["●", "■", "▲", "◆"]; // by topic.shape
 
 function outline(pen, shape, x, y, r) {
@@ -45,7 +46,7 @@ function drawMap() {
   }
 
   function dot(i, strength, r) {
-    const shape = byTime() ? 0 : data.topics[data.topic[i]].shape;
+    const topic = data.topics[data.topic[i]], shape = byTime() || !topic.label ? 0 : topic.shape;
     outline(pen, shape, ...at[i], r);
     pen.fillStyle = colour(i, strength);
     pen.fill();
@@ -92,16 +93,16 @@ function drawMap() {
     pen.font = "600 12px system-ui, sans-serif";
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    for (const { label, text, box: [a, b, c, d] } of labels) {
+    for (const { label, text, box: [a, b, c, d], dot: to } of labels) {
       pen.globalAlpha = topic < 0 || label.topic === topic ? 1 : 0.35;
       // A thin line from the label's nearest edge to the dot that it names.
-      const x = Math.max(a, Math.min(c, label.x)), y = Math.max(b, Math.min(d, label.y));
-      if (Math.hypot(x - label.x, y - label.y) > radius + 11) {
+      const x = Math.max(a, Math.min(c, to[0])), y = Math.max(b, Math.min(d, to[1]));
+      if (Math.hypot(x - to[0], y - to[1]) > radius + 11) {
         pen.strokeStyle = quiet;
         pen.lineWidth = 0.8;
         pen.beginPath();
         pen.moveTo(x, y);
-        pen.lineTo(label.x, label.y);
+        pen.lineTo(...to);
         pen.stroke();
       }
       pen.fillStyle = ink;
@@ -113,13 +114,14 @@ function drawMap() {
   const redraw = () => { if (!due) { due = true; requestAnimationFrame(draw); } };
 
   // --- places ---
-  // The dot of a topic that lies nearest to the middle of all its dots.
-  function middle(topic) {
+  // Some dots of a topic that are in the picture, the nearest to the middle of all its dots first.
+  function anchors(topic) {
     const members = at.slice(first[topic], first[topic] + size[topic]);
     const x = members.reduce((sum, spot) => sum + spot[0], 0) / members.length;
     const y = members.reduce((sum, spot) => sum + spot[1], 0) / members.length;
-    return members.reduce((best, spot) =>
-      Math.hypot(spot[0] - x, spot[1] - y) < Math.hypot(best[0] - x, best[1] - y) ? spot : best);
+    const far = (spot) => Math.hypot(spot[0] - x, spot[1] - y);
+    return members.filter(([a, b]) => a > 0 && b > 0 && a < box.width && b < box.height)
+      .sort((one, other) => far(one) - far(other)).slice(0, ANCHORS);
   }
 
   function layOut() {
@@ -132,12 +134,10 @@ function drawMap() {
     ]);
     pen.font = "600 12px system-ui, sans-serif";
     const wide = (text) => [text, pen.measureText(text).width + 6];
-    const inside = ([x, y]) => x > 0 && y > 0 && x < box.width && y < box.height;
-    const wanted = named.map((topic) => ({ topic, spot: middle(topic) })).filter(({ spot }) => inside(spot))
-      .map(({ topic, spot: [x, y] }) => {
-        const { number, label } = data.topics[topic];
-        return { topic, x, y, forms: [wide(`${number} ${label}`), wide(String(number))] };
-      });
+    const wanted = named.map((topic) => {
+      const { number, label } = data.topics[topic];
+      return { topic, dots: anchors(topic), forms: [wide(`${number} ${label}`), wide(String(number))] };
+    });
     labels = placeLabels(wanted, at, radius * 1.3, box.width, box.height, 18, [[box.width - 200, 0, box.width, 48]]);
     redraw();
   }

@@ -27,33 +27,39 @@ function crowd(dots, reach, width, height) {
   };
 }
 
-// `wanted`: the most important first, each {x, y, forms}: the dot to name, and its texts with their widths
-// ([[text, width], ...]), the best first. `taken`: boxes [left, top, right, bottom] that stay free. Returns
-// {label, text, box}, with no box over a dot (of radius `reach`), over another box, or outside the picture.
+// `wanted`: the most important first, each {dots, forms}: the dots that it may stand at ([[x, y], ...]) and its texts
+// with their widths ([[text, width], ...]), the best first. `taken`: boxes [left, top, right, bottom] that stay free.
+// Returns {label, text, box, dot}, with no box over a dot (of radius `reach`), over another box, or outside the picture.
 function placeLabels(wanted, dots, reach, width, height, tall = 18, taken = []) {
   const dotsIn = crowd(dots, reach, width, height), boxes = [...taken], placed = [];
   const free = ([left, top, right, bottom]) =>
     left >= 2 && top >= 2 && right <= width - 2 && bottom <= height - 2 &&
     !boxes.some((box) => left < box[2] + 2 && right > box[0] - 2 && top < box[3] + 2 && bottom > box[1] - 2) &&
     dotsIn(left, top, right, bottom) === 0;
-  const spot = (label, wide) => {
+  const spot = ([left, top], wide) => {
     for (const distance of DISTANCES.filter((far) => far <= width / 8)) {
       for (const [across, down] of DIRECTIONS) {
-        const x = label.x + across * (reach + distance + wide / 2), y = label.y + down * (reach + distance + tall / 2);
+        const x = left + across * (reach + distance + wide / 2), y = top + down * (reach + distance + tall / 2);
         const box = [x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2];
         if (free(box)) return box;
       }
     }
     return null;
   };
-  for (const label of wanted) {
+  const first = (label) => {
     for (const [text, wide] of label.forms) {
-      const box = spot(label, wide);
-      if (!box) continue;
-      boxes.push(box);
-      placed.push({ label, text, box });
-      break;
+      for (const dot of label.dots) {
+        const box = spot(dot, wide);
+        if (box) return { label, text, box, dot };
+      }
     }
+    return null;
+  };
+  for (const label of wanted) {
+    const found = first(label);
+    if (!found) continue;
+    boxes.push(found.box);
+    placed.push(found);
   }
   return placed;
 }
