@@ -25,6 +25,8 @@ function drawMap() {
   data.topic.forEach((topic, i) => { first[topic] ??= i; size[topic] = i - first[topic] + 1; });
   const named = data.topics.map((_, i) => i).filter((i) => data.topics[i].label)
     .sort((a, b) => data.topics[a].number - data.topics[b].number);
+  // Dots of small topics lie below the coloured ones.
+  const order = data.topic.map((_, i) => i).sort((a, b) => Boolean(data.topics[data.topic[a]].label) - Boolean(data.topics[data.topic[b]].label));
   let zoom = 1, left = 0, top = 0, radius = 4, box = { width: 0, height: 0 }, at = [], labels = [];
   let under = -1, pinned = -1, glanced = -1, due = false, seen = count;
   const active = () => glanced >= 0 ? glanced : under >= 0 ? data.topic[under] : pinned;
@@ -73,7 +75,7 @@ function drawMap() {
     pen.setTransform(sharp, 0, 0, sharp, 0, 0);
     pen.clearRect(0, 0, box.width, box.height);
     const others = topic < 0 ? 0.85 : 0.22;
-    for (let i = 0; i < count; i++) if (!mine(i)) dot(i, i < seen ? others : 0.07, radius);
+    for (const i of order) if (!mine(i)) dot(i, i < seen ? others : 0.07, radius);
     if (topic >= 0) {
       line(topic);
       for (let i = first[topic]; i < first[topic] + size[topic]; i++) dot(i, i < seen ? 1 : 0.15, radius + 1);
@@ -93,19 +95,27 @@ function drawMap() {
     pen.font = "600 12px system-ui, sans-serif";
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    for (const { label, text, box: [a, b, c, d], dot: to } of labels) {
-      pen.globalAlpha = topic < 0 || label.topic === topic ? 1 : 0.35;
-      // A thin line from the label's nearest edge to the dot that it names.
+    pen.lineJoin = "round";
+    const strength = (label) => topic < 0 || label.topic === topic ? 1 : 0.35;
+    // Thin lines from the labels' nearest edges to the dots that they name; then the texts, which the lines never cross.
+    pen.strokeStyle = quiet;
+    pen.lineWidth = 0.8;
+    for (const { label, box: [a, b, c, d], dot: to } of labels) {
       const x = Math.max(a, Math.min(c, to[0])), y = Math.max(b, Math.min(d, to[1]));
-      if (Math.hypot(x - to[0], y - to[1]) > radius + 11) {
-        pen.strokeStyle = quiet;
-        pen.lineWidth = 0.8;
-        pen.beginPath();
-        pen.moveTo(x, y);
-        pen.lineTo(...to);
-        pen.stroke();
-      }
-      pen.fillStyle = ink;
+      if (Math.hypot(x - to[0], y - to[1]) <= radius + 11) continue;
+      pen.globalAlpha = strength(label);
+      pen.beginPath();
+      pen.moveTo(x, y);
+      pen.lineTo(...to);
+      pen.stroke();
+    }
+    pen.strokeStyle = dark() ? "#161c25" : "#fff"; // the card's colour
+    pen.lineWidth = 4;
+    pen.fillStyle = ink;
+    for (const { label, text, box: [a, b, c, d] } of labels) {
+      pen.globalAlpha = 1;
+      pen.strokeText(text, (a + c) / 2, (b + d) / 2);
+      pen.globalAlpha = strength(label);
       pen.fillText(text, (a + c) / 2, (b + d) / 2);
     }
     pen.globalAlpha = 1;
