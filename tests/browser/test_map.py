@@ -23,7 +23,8 @@ PLACED = """(count) => {
   let seed = 7;
   const random = () => (seed = seed * 16807 % 2147483647) / 2147483647;
   const dots = Array.from({ length: count }, () => [random() * 1100, random() ** 2 * 600]);
-  const wanted = dots.slice(0, 24).map((dot, i) => ({ dots: [dot], forms: [[`${i} a longer name`, 120], [`${i}`, 20]] }));
+  const forms = (i) => [[`${i} a longer name`, 120], [`${i}`, 20]];
+  const wanted = dots.slice(0, 24).map((dot, i) => ({ dots: [dot], forms: forms(i) }));
   const boxes = placeLabels(wanted, dots, 2.5, 1100, 600).map((one) => one.box);
   const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
   return {
