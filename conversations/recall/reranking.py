@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
-from conversations.recall.search import RELEVANT, Candidate, Part
+from conversations.recall.search import Candidate, Part
 
 FIRST = 50  # messages that are reranked
 NAME = "reranker"
@@ -22,11 +23,11 @@ def reranked(found: Sequence[Candidate], relevances: Sequence[float]) -> list[Ca
     Among equally relevant ones, the formula decides. Standing wishes stay relevant, as they are for any query.
     """
     order = sorted(range(len(relevances)), key=lambda place: (-relevances[place], place))
-    best = max((each.score for each in found), default=0.0)
+    bar = min((each.score for each in found if each.relevant and not each.is_wish), default=inf)
     moved = []
     for rank, (place, score) in enumerate(zip(order, [each.score for each in found], strict=False), 1):
         each = found[place]
         parts = {**each.parts, NAME: Part(rank, score - each.score)}
-        relevant = score >= RELEVANT * best or each.is_wish
+        relevant = score >= bar or each.is_wish
         moved.append(replace(each, score=score, relevant=relevant, parts=parts))
     return [*moved, *found[len(moved) :]]

@@ -153,13 +153,16 @@ def search(
     vector: Sequence[float] | None,
     model: str,
     limit: int = CANDIDATES,
+    present: Collection[bytes] = (),
     without: Collection[str] = (),
     baseline: str = "",
 ) -> list[Candidate]:
     """At most `limit` messages that answer the query, best first; of those that say the same, only the best.
 
     `vector` is that of the query's wording under the embedding model named `model`; None searches by words only.
-    `without` names parts of the formula to leave out; `baseline`, one of BASELINES to rank by in place of the formula.
+    `present` are the digests of what the request holds already, which sets no bar for others: the same question, asked
+    before, would outdo all that answers it. `without` names parts of the formula to leave out; `baseline`, one of
+    BASELINES to rank by in place of the formula.
     """
     if query.instance_id is None or query.is_blank or limit < 1:
         return []
@@ -176,7 +179,7 @@ def search(
     scored = _scored(retrieved.frame, _asked(query, model), without, baseline)
     score = np.sum([*scored.values()], axis=0)
     ranked = _Ranked(retrieved.ids, scored, score, _best(retrieved, scored, score, limit))
-    return _fetch(request, ranked)
+    return _fetch(request, ranked, present)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +241,7 @@ def _wishes(scored: dict[str, Floats], places: Ints) -> Bools:
     return scored["wish"][places] > 0 if "wish" in scored else np.zeros(len(places), np.bool_)
 
 
-def _fetch(request: RetrievalRequest, ranked: _Ranked) -> list[Candidate]:
+def _fetch(request: RetrievalRequest, ranked: _Ranked, present: Collection[bytes]) -> list[Candidate]:
     """The best messages as they are stored now; one that has been forgotten since is left out."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -255,6 +258,8 @@ def _fetch(request: RetrievalRequest, ranked: _Ranked) -> list[Candidate]:
     words = beginnings([word.lexeme for word in request.words])
     wishes = _wishes(ranked.parts, np.array(ranked.best, np.int64))
     shares = {name: _parts_of(values, ranked.best) for name, values in ranked.parts.items()}
+    new = [place for place in ranked.best if (row := rows.get(int(ranked.ids[place]))) and bytes(row[5]) not in present]
+    bar = RELEVANT * max((ranked.score[place] for place in new), default=0.0)
     candidates = []
     for number, place in enumerate(ranked.best):
         if not (row := rows.get(int(ranked.ids[place]))):
@@ -262,7 +267,7 @@ def _fetch(request: RetrievalRequest, ranked: _Ranked) -> list[Candidate]:
         id_, role, name, created, content, digest, starts, ends, cosines = row
         pieces = [Scored(*piece) for piece in zip(starts or (), ends or (), cosines or (), strict=True)]
         start, end = best_span(content, pieces, words)
-        is_relevant = ranked.score[place] >= RELEVANT * ranked.score[ranked.best[0]] or wishes[number]
+        is_relevant = ranked.score[place] >= bar or wishes[number]
         candidates.append(
             Candidate(
                 id=id_,

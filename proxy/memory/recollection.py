@@ -102,6 +102,7 @@ def recollect(embedder: Callable[[], Embedder], request: RecallRequest) -> Recol
         vector=None if vectors is None else vectors[0 if request.baseline else -1].tolist(),
         model=model,
         limit=request.candidates,
+        present=present,
         without=request.without,
         baseline=request.baseline,
     )

@@ -59,7 +59,7 @@ def test_what_cost_most_yesterday_by_model_takes_one_click(page: Page, server: S
     shop.say("What did the lamp cost yesterday?", "Nine euros.")
     shop.date(datetime.now(UTC) - timedelta(days=1))
     clicks = Clicks(page)
-    clicks.on(page.get_by_role("link", name="Yesterday"))
+    clicks.on(page.get_by_role("link", name="Yesterday", exact=True))
     models = page.locator("section", has=page.get_by_role("heading", name="Models"))
     expect(models.locator("tbody tr").first).to_contain_text("gpt-4o-mini")
     expect(models.locator("tbody tr").first).to_contain_text("$")

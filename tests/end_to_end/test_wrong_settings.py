@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT, clean_environment
+from tests.server import ROOT, clean_environment, free_port
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.server import ROOT, clean_environment
 def test_an_invalid_setting_aborts_startup_with_one_sentence(
     tmp_path: Path, name: str, value: str, sentence: str
 ) -> None:
-    settings = {"RESERVOIR_HOME": str(tmp_path / "home"), name: value}
+    settings = {"RESERVOIR_HOME": str(tmp_path / "home"), "RESERVOIR_PORT": str(free_port()), name: value}
     command = [sys.executable, "manage.py", "serve"]
     environment = clean_environment() | settings
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

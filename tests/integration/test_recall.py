@@ -227,6 +227,20 @@ def test_results_below_half_the_top_score_are_dropped() -> None:
     ]
 
 
+def test_what_the_request_holds_already_sets_no_bar_for_what_answers_it() -> None:
+    question = "Which restaurant should I book for Friday, and what must we not eat?"
+    remember(
+        "One thing about the restaurant: no shellfish", "Noted", question, "A restaurant by the river, no shellfish"
+    )
+    (asked,) = Message.objects.filter(content=question)
+    alone, beside = (
+        {each.content for each in search(query=query, vector=None, model=MODEL, present=present) if each.relevant}
+        for query in [prepare_query(scope=SCOPE, text=question)]
+        for present in [(), (bytes(asked.digest),)]
+    )
+    assert "One thing about the restaurant: no shellfish" in beside - alone
+
+
 def test_one_of_several_equal_messages_is_found() -> None:
     remember(*["ping ping", "pong"] * 500, "The parcel is in the shed")
     assert [candidate.content for candidate in recalled("ping")].count("ping ping") == 1
