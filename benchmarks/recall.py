@@ -7,7 +7,8 @@ One client asks one question after another; times include the question's embeddi
 generated: sessions on topics, with words drawn by a language's frequencies (Zipf). Vectors are generated around one
 centre for each topic, since embedding a million texts would take hours; a question is embedded for its time, and then
 gets a generated vector near that of the message it is about. Each question has one message as its answer. This shows
-what an index misses and reading the whole scope finds.
+what an index misses and reading the whole scope finds. Each scope is measured twice: read from the database for each
+question, and kept in the process, as the scopes are that are asked often.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.home import home
+from benchmarks.recall_chat import cpu_of
 from conversations.lexemes import STORED
 
 SIZES = (1_000, 10_000, 100_000)
@@ -256,7 +258,9 @@ def questions(language: Language, size: int, count: int) -> Iterator[tuple[str, 
 
 
 def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]:
-    """Times of recall in ms, and the share of answers among the first ten (%)."""
+    """Times of recall and CPU of the thread and of PostgreSQL, in ms; the share of answers among the first ten (%)."""
+    from django.db import connection
+
     from conversations.querysets import Scope
     from proxy.dialects.chat_completions.request import decode
     from proxy.memory.recollection import RecallRequest, recollect
@@ -264,25 +268,51 @@ def measure(language: Language, embedder: Embedder, size: int) -> dict[str, Any]
 
     count = tokens.counter("gpt-4o").count
     times, firsts, hits = [], [], 0
+    language.random = np.random.default_rng(size)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        backend = cursor.fetchone()[0]
+    python = postgres = 0.0
     for number, (text, vector, answer) in enumerate(questions(language, size, WARM_UP + QUESTIONS)):
         embedder.vector = vector
         chat = decode(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
         request = RecallRequest(Scope(PARTITION, str(size)), chat, count, latest=False)
-        started = time.perf_counter()
+        before = time.perf_counter(), time.thread_time(), cpu_of(backend)
         found = recollect(lambda: embedder, request)
-        elapsed = 1000 * (time.perf_counter() - started)
         if number < WARM_UP:
             continue
-        times.append(elapsed)
+        times.append(1000 * (time.perf_counter() - before[0]))
+        python += time.thread_time() - before[1]
+        postgres += cpu_of(backend) - before[2]
         firsts.append([candidate.id for candidate in found.candidates[:10]])
         hits += answer in firsts[-1]
     times.sort()
     return {
         "p50": statistics.median(times),
         "p95": times[int(0.95 * len(times))],
+        "python": 1000 * python / len(times),
+        "postgres": 1000 * postgres / len(times),
         "found": 100 * hits / len(times),
         "firsts": firsts,
     }
+
+
+def tell(size: int, found: dict[str, Any], how: str) -> None:
+    print(
+        f"{size:8,}  {found['p50']:7.1f} {found['p95']:7.1f}  {found['python']:14.1f}  {found['postgres']:10.1f}"
+        f"  {found['found']:.1f}   {how}"
+    )
+
+
+def keep(size: int, model: str) -> None:
+    """Load a scope into the process, as a server does when it is asked often."""
+    from conversations.models import Instance
+    from conversations.recall import news
+    from conversations.recall.cache import Key, cache
+
+    started = time.process_time()
+    news.load(Key(Instance.objects.get(partition__name=PARTITION, name=str(size)).pk, model))
+    print(f"{size:8,}  loaded in {time.process_time() - started:.2f} s of CPU, {cache.size / 2**20:.0f} MiB in all")
 
 
 def main(arguments: list[str]) -> None:
@@ -319,18 +349,22 @@ def run(messages: int) -> None:
         indexes.create(scope.instance_id, model)
         print(f"index over {scope.messages:,} messages made in {time.perf_counter() - started:.0f} s")
     embedder = Embedder()
-    print("\nmessages   p50 ms  p95 ms  answer in the first 10 (%)")
+    print("\nmessages   p50 ms  p95 ms  CPU ms: Python  PostgreSQL  answer in the first 10 (%)")
+    settings.RESERVOIR_CACHE_MB = 0
     for size in SIZES:
-        language.random = np.random.default_rng(size)
         found = measure(language, embedder, size)
-        print(f"{size:8,}  {found['p50']:7.1f} {found['p95']:7.1f}  {found['found']:.1f}")
-    retrieval.READ_WHOLE = 10**9
-    language.random = np.random.default_rng(size)
+        tell(size, found, "read from the database")
+    retrieval.READ_WHOLE, around = 10**9, retrieval.READ_WHOLE
     exact = measure(language, embedder, size)
+    retrieval.READ_WHOLE = around
+    tell(size, exact, "read from the database, completely")
+    settings.RESERVOIR_CACHE_MB = 512
+    for size in SIZES:
+        keep(size, model.name)
+        tell(size, measure(language, embedder, size), "kept in the process")
     same = sum(len({*a} & {*b}) for a, b in zip(found["firsts"], exact["firsts"], strict=True))
-    print(f"{size:8,}  {exact['p50']:7.1f} {exact['p95']:7.1f}  {exact['found']:.1f}   read as a whole")
     print(
-        f"loss {exact['found'] - found['found']:.1f} points; "
+        f"loss {exact['found'] - found['found']:.1f} points by the index; "
         f"{100 * same / sum(map(len, exact['firsts'])):.1f} % of the first ten are the same"
     )
     for scope in indexes.large_scopes(model):

@@ -5,6 +5,7 @@
 
 Each conversation is cut to its first 200 messages, and its questions are asked one after another, several times. Texts
 are cut into pieces as always, but their vectors are drawn at random: the figures are those of recall beside embedding.
+After the first round, the scopes are kept in the process; RESERVOIR_CACHE_MB=0 prevents that.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def run(file: Path) -> None:
     embedder = RandomVectors()
     for number in range(ROUNDS + 1):
         found = measure(conversations, embedder)
+        load_wanted()
         if number:  # the first one warms up
             print(
                 f"{number:5d}   {found['python']:13.1f}  {found['postgres']:17.1f}  {found['statements']:10.1f}"
@@ -59,6 +61,15 @@ def run(file: Path) -> None:
             )
     if running := database.embedded():
         running.release()
+
+
+def load_wanted() -> None:
+    """Load the scopes that are asked often, as a thread of a server does."""
+    from conversations.recall.cache import cache
+    from conversations.recall.news import load
+
+    while key := cache.next_wanted():
+        load(key)
 
 
 def build(conversations: Any) -> None:

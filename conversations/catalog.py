@@ -35,6 +35,8 @@ def read() -> Catalog:
         )
         cursor.execute(FOREIGN_KEYS)
         foreign = tuple(ForeignKey(table, name, tuple(own), to, tuple(its)) for table, name, own, to, its in cursor)
+        cursor.execute(TRIGGERS)
+        triggers = tuple((table, name) for table, name in cursor)
         placed: frozenset[str] = frozenset()
         if has_citus():
             cursor.execute("SELECT logicalrelid::text FROM pg_dist_partition WHERE partmethod = 'h' OR repmodel = 't'")
@@ -45,6 +47,7 @@ def read() -> Catalog:
         foreign_keys=foreign,
         nullable=frozenset(table for table, _, nullable in rows if nullable),
         placed=placed,
+        triggers=triggers,
     )
 
 
@@ -134,4 +137,9 @@ SELECT t.relname, k.conname,
 FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_class o ON o.oid = k.confrelid
 WHERE k.contype = 'f' AND t.relnamespace = current_schema()::regnamespace
 ORDER BY t.relname, k.conname
+"""
+
+TRIGGERS = """
+SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace ORDER BY c.relname, t.tgname
 """

@@ -50,6 +50,7 @@ class Catalog:
     foreign_keys: tuple[ForeignKey, ...] = ()
     nullable: frozenset[str] = frozenset()
     placed: frozenset[str] = frozenset()
+    triggers: tuple[tuple[str, str], ...] = ()  # with their tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def steps(catalog: Catalog) -> list[str]:
     foreign = [key for key in catalog.foreign_keys if _is_redefined(key, catalog, where)]
     return [
         *_fill(catalog, where),
+        *_drop_triggers(catalog, where),
         *(f"ALTER TABLE {key.table} DROP CONSTRAINT {_quoted(key.name)}" for key in foreign),
         *(_drop(key) for key in keys),
         *_place(catalog, where),
@@ -112,6 +114,13 @@ def _fill(catalog: Catalog, where: Places) -> Iterator[str]:
                     f"WHERE o.{key.to_columns[0]} = {table}.{key.columns[0]} AND {table}.{COLUMN} IS NULL"
                 )
         yield f"ALTER TABLE {table} ALTER COLUMN {COLUMN} SET NOT NULL"
+
+
+def _drop_triggers(catalog: Catalog, where: Places) -> Iterator[str]:
+    """Citus has none on distributed tables. Recall keeps no scope in memory then (see recall/news.py)."""
+    for table, name in catalog.triggers:
+        if table in where.distributed and table not in catalog.placed:
+            yield f"DROP TRIGGER {_quoted(name)} ON {table}"
 
 
 def _drop(key: Key) -> str:

@@ -70,6 +70,8 @@ class Instance(models.Model):
     message_count = models.PositiveIntegerField(default=0)
     exchange_count = models.PositiveIntegerField(default=0)
     last_active = models.DateTimeField(null=True)
+    # The last transaction that changed or removed messages of it, by triggers (see recall/cache.py).
+    revision = models.BigIntegerField(default=0, db_default=0)
 
     objects = InstanceQuerySet.as_manager()
 

@@ -55,6 +55,8 @@ RESERVOIR_METRICS_PARTITIONS = env.boolean("RESERVOIR_METRICS_PARTITIONS", False
 RESERVOIR_RECALL_DEADLINE_MS = env.integer("RESERVOIR_RECALL_DEADLINE_MS", 2000, least=1)
 # Bytes of exchanges on disk while the database is unreachable; further exchanges are served but not stored.
 RESERVOIR_SPOOL_LIMIT = env.integer("RESERVOIR_SPOOL_LIMIT", 2**30, least=2**20)
+# MiB for scopes that are asked often, in each process. A short message takes 1 kB.
+RESERVOIR_CACHE_MB = env.integer("RESERVOIR_CACHE_MB", 64)
 # Tokens of the block of recalled memories, as rendered.
 RESERVOIR_MEMORY_BUDGET = env.integer("RESERVOIR_MEMORY_BUDGET", 1000)
 # Tokens of that block that standing wishes ("always ...", "I prefer ...") take before anything else.

@@ -1,12 +1,11 @@
 """Edge: retrieves what the formula needs to know about a scope's messages, in one query, as packed columns.
 
-PostgreSQL and Python would spend longer on transferring rows of a few numbers each than on finding them, so each
-column arrives as one string of bytes. The number of times a lexeme occurs in a message is derived from `ts_rank`,
-which is many times faster than unnesting the lexemes: with one lexeme and all weights 1, ts_rank is
-(1 + 1/4 + 1/9 + ... + 1/n^2) / 1.64493406685.
+A scope that is asked often is kept in the process, and only what is new in it is read (news.py). Of any other one, the
+number of times a lexeme occurs in a message is derived from `ts_rank`, which is many times faster than unnesting the
+lexemes: with one lexeme and all weights 1, ts_rank is (1 + 1/4 + 1/9 + ... + 1/n^2) / 1.64493406685.
 
-A small scope is read whole. In a large one, only the messages around the best by vector (where the scope has an
-index, see nearest.py), around the best by rare words and around the latest wishes are read: a few hundred stretches
+A small scope is read whole. In a large one, only the messages around the best by vector (where the scope is kept, or
+has an index, see nearest.py), around the best by words and around the latest wishes are read: a few hundred stretches
 of the conversation.
 """
 
@@ -18,13 +17,17 @@ from typing import Any
 
 import numpy as np
 from django.conf import settings
-from django.db import connection
 from numpy.typing import NDArray
 
 from conversations import nearest
 from conversations.lexemes import as_query, scope_lexeme
+from conversations.recall import matching
+from conversations.recall.columns import KINDS, MESSAGES, RECALLABLE, ROW, Retrieved, Rows, unpack, unpack_messages
+from conversations.recall.corpus import Corpus
 from conversations.recall.dates import time_words
-from conversations.recall.ranking import Bools, Floats, Frame, Ints, bm25, idf, session_numbers
+from conversations.recall.limited import one_row
+from conversations.recall.news import up_to_date
+from conversations.recall.ranking import Bools, Floats, Ints, bm25, idf, session_numbers
 
 READ_WHOLE = 20_000
 """Scopes of up to this many messages are read whole: 4 microseconds a message, measured in a table of a million."""
@@ -56,20 +59,37 @@ class RetrievalRequest:
     milliseconds: int = 0  # after which PostgreSQL gives up; 0: never
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """The messages that may answer, oldest first: one entry a message in each of the arrays."""
-
-    frame: Frame  # the input of the formula
-    ids: Ints
-    texts: Ints  # hashes: equal for messages that say the same
-
-
 def retrieve(request: RetrievalRequest) -> Retrieved:
     """Read the messages that may answer, oldest first."""
+    corpus = None
+    if request.vector is not None:
+        corpus = up_to_date(request.instance_id, request.model, milliseconds=request.milliseconds)
+    if corpus is not None:
+        return _retrieve_from(corpus, request)
     if request.message_count <= READ_WHOLE:
         return _retrieve_whole(request)
     return _retrieve_around_candidates(request)
+
+
+def _retrieve_from(corpus: Corpus, request: RetrievalRequest) -> Retrieved:
+    words = [word.lexeme for word in request.words]
+    hits = matching.occurrences(corpus, words)
+    similar = matching.cosines(corpus, _numbers(request.vector))
+    rarity = matching.rarity(corpus, hits, len(words))
+    places = np.arange(len(corpus))
+    if request.message_count > READ_WHOLE:
+        wishes = np.flatnonzero(corpus.columns["wishes"])[-WISHES:]
+        by_words = matching.best_by_words(corpus, hits, rarity, CANDIDATES)
+        centres = np.concatenate([matching.best_by_vector(similar, CANDIDATES), by_words, wishes])
+        places = matching.stretches(corpus, centres, WINDOW)
+    rows = matching.matched(corpus, hits, len(words), similar, places, for_time=request.for_time)
+    return rows.as_retrieved(session_numbers(rows.seconds, np.diff(places, prepend=-1) == 1), rarity)
+
+
+def _numbers(vector: str | None) -> NDArray[np.float16]:
+    """The numbers of a vector as halfvec has them."""
+    assert vector is not None
+    return np.array(vector[1:-1].split(","), np.float32).astype(np.float16)
 
 
 def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
@@ -77,7 +97,7 @@ def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
     sql = f"""
         SELECT message.*, piece.* FROM (
             SELECT {_columns(words)} FROM (
-                SELECT {_ROW} FROM conversations_message m WHERE m.instance_id = %(instance)s AND {_RECALLABLE} OFFSET 0
+                SELECT {ROW} FROM conversations_message m WHERE m.instance_id = %(instance)s AND {RECALLABLE} OFFSET 0
             ) m
         ) message, (
             SELECT {_COSINES} FROM conversations_embedding e
@@ -85,7 +105,7 @@ def _retrieve_whole(request: RetrievalRequest) -> Retrieved:
               AND e.model_id = (SELECT id FROM conversations_embeddingmodel WHERE name = %(model)s)
         ) piece
     """  # noqa: S608, composed of constants
-    rows = _Rows.of(_one(sql, _parameters(request, words), _limits(request)), words=len(words))
+    rows = _rows(_one(sql, _parameters(request, words), request), words=len(words))
     rarity = idf((rows.counts > 0).sum(axis=1), len(rows.ids))
     return rows.as_retrieved(session_numbers(rows.seconds), rarity)
 
@@ -115,16 +135,14 @@ def _find_by_words(request: RetrievalRequest) -> _Hits:
     words = [word.lexeme for word in request.words]
     sql = f"""
         SELECT {_columns(words)} FROM (
-            SELECT {_ROW} FROM conversations_message m
-            WHERE m.instance_id = %(instance)s AND m.lexemes @@ %(rare)s::tsquery AND {_RECALLABLE}
+            SELECT {ROW} FROM conversations_message m
+            WHERE m.instance_id = %(instance)s AND m.lexemes @@ %(rare)s::tsquery AND {RECALLABLE}
             LIMIT {2 * RARE}
         ) m
     """  # noqa: S608
     any_of = " | ".join(as_query(request.words[number].lexeme) for number in rare)
     query = f"{as_query(scope_lexeme(request.instance_id))} & ({any_of})"
-    rows = _Rows.of(
-        (*_one(sql, _parameters(request, words) | {"rare": query}, _limits(request)), b"", b""), words=len(words)
-    )
+    rows = _rows((*_one(sql, _parameters(request, words) | {"rare": query}, request), b"", b""), words=len(words))
     rarity = _rarity(request)
     rarity[rare] = idf((rows.counts[rare] > 0).sum(axis=1), request.message_count)
     if not len(rows.ids):
@@ -163,8 +181,8 @@ def _find_by_vector(request: RetrievalRequest) -> Ints:
         ) nearest
     """  # noqa: S608
     parameters = {"instance": request.instance_id, "model_id": model.id, "vector": request.vector}
-    (ids,) = _one(sql, parameters, f"{_limits(request)}; {model.search_settings}")
-    return _unpack(ids, ">i8")
+    (ids,) = _one(sql, parameters, request, f"{model.search_settings}; ")
+    return unpack(ids, ">i8")
 
 
 def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -> Retrieved:
@@ -175,22 +193,22 @@ def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -
                 SELECT unnest(%(centres)s::bigint[])
                 UNION
                 (SELECT m.id FROM conversations_message m
-                 WHERE m.instance_id = %(instance)s AND m.wish AND {_RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES})
+                 WHERE m.instance_id = %(instance)s AND m.wish AND {RECALLABLE} ORDER BY m.created DESC LIMIT {WISHES})
             ) c(id) JOIN conversations_message m ON m.id = c.id AND m.instance_id = %(instance)s
         ), around AS MATERIALIZED (
             SELECT c.number, w.id, w.created FROM centre c CROSS JOIN LATERAL (
                 (SELECT m.id, m.created FROM conversations_message m
-                 WHERE m.instance_id = %(instance)s AND {_RECALLABLE} AND (m.created, m.id) <= (c.created, c.id)
+                 WHERE m.instance_id = %(instance)s AND {RECALLABLE} AND (m.created, m.id) <= (c.created, c.id)
                  ORDER BY m.created DESC, m.id DESC LIMIT {WINDOW + 1})
                 UNION ALL
                 (SELECT m.id, m.created FROM conversations_message m
-                 WHERE m.instance_id = %(instance)s AND {_RECALLABLE} AND (m.created, m.id) > (c.created, c.id)
+                 WHERE m.instance_id = %(instance)s AND {RECALLABLE} AND (m.created, m.id) > (c.created, c.id)
                  ORDER BY m.created, m.id LIMIT {WINDOW})
             ) w
         )
         SELECT message.*, piece.*, seen.* FROM (
             SELECT {_columns(words)} FROM (
-                SELECT {_ROW} FROM conversations_message m
+                SELECT {ROW} FROM conversations_message m
                 WHERE m.instance_id = %(instance)s AND m.id = ANY(ARRAY(SELECT DISTINCT id FROM around)) OFFSET 0
             ) m
         ) message, (
@@ -203,9 +221,9 @@ def _retrieve_around(request: RetrievalRequest, centres: Ints, rarity: Floats) -
                    string_agg(int8send(id), '' ORDER BY number, created, id) FROM around
         ) seen
     """  # noqa: S608
-    *columns, numbers, ids = _one(sql, _parameters(request, words) | {"centres": centres.tolist()}, _limits(request))
-    rows = _Rows.of(columns, words=len(words))
-    follows = _follows(rows.ids, _unpack(numbers, ">i8"), _unpack(ids, ">i8"))
+    *columns, numbers, ids = _one(sql, _parameters(request, words) | {"centres": centres.tolist()}, request)
+    rows = _rows(columns, words=len(words))
+    follows = _follows(rows.ids, unpack(numbers, ">i8"), unpack(ids, ">i8"))
     return rows.as_retrieved(session_numbers(rows.seconds, follows), rarity)
 
 
@@ -223,41 +241,6 @@ def _follows(ids: Ints, numbers: Ints, seen: Ints) -> Bools:
     return follows
 
 
-# The same condition as MessageQuerySet.recallable().
-_RECALLABLE = "m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''"
-
-# A long list of lexemes is stored compressed, and each function that reads it would decompress it again. Setting
-# weights, which the rank ignores, leaves it decompressed.
-_ROW = """
-    m.id, m.created, m.digest, m.name, m.role, m.asks, m.wish, setweight(m.lexemes, 'D') AS lexemes
-"""
-
-# PostgreSQL 15 hashes texts but no bytes.
-_MESSAGES = """
-    string_agg(int8send(m.id), ''),
-    string_agg(float8send(date_part('epoch', m.created)), ''),
-    string_agg(int8send(hashtextextended(encode(m.digest, 'hex'), 0)), ''),
-    string_agg(int8send(hashtextextended(CASE WHEN m.name = '' THEN m.role ELSE m.name END, 0)), ''),
-    string_agg(boolsend(m.role = 'user'), ''),
-    string_agg(boolsend(m.name <> ''), ''),
-    string_agg(boolsend(m.asks), ''),
-    string_agg(boolsend(m.wish), ''),
-    string_agg(boolsend(coalesce(m.lexemes @@ (SELECT to_tsquery(%(language)s::regconfig, %(times)s)), false)), ''),
-    string_agg(int4send(coalesce(length(m.lexemes), 0)), '')
-"""
-# Their names, most as in Frame, and how they are packed.
-_KINDS = {
-    "ids": ">i8",
-    "seconds": ">f8",
-    "texts": ">i8",
-    "speakers": ">i8",
-    "by_user": "?",
-    "named": "?",
-    "asks": "?",
-    "wishes": "?",
-    "times": "?",
-    "lengths": ">i4",
-}
 _COUNT = "string_agg(float4send(coalesce(ts_rank('{{1,1,1,1}}', m.lexemes, %(word{})s::tsquery), 0)), '')"
 
 # Vectors have length 1, so their inner product is their cosine, and faster to compute.
@@ -266,7 +249,7 @@ _HAS_VECTOR = "%(vector)s IS NOT NULL"
 
 
 def _columns(words: Sequence[str]) -> str:
-    return ", ".join([_MESSAGES, *(_COUNT.format(number) for number in range(len(words)))])
+    return ", ".join([MESSAGES, *(_COUNT.format(number) for number in range(len(words)))])
 
 
 def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, Any]:
@@ -280,56 +263,21 @@ def _parameters(request: RetrievalRequest, words: Sequence[str]) -> dict[str, An
     }
 
 
-def _limits(request: RetrievalRequest) -> str:
-    """A statement that sets when PostgreSQL gives up, and that it compiles nothing, which would take longer."""
-    return f"SELECT set_config('statement_timeout', '{request.milliseconds:d}', true), set_config('jit', 'off', true)"
+def _one(sql: str, parameters: dict[str, Any], request: RetrievalRequest, settings: str = "") -> tuple[Any, ...]:
+    row = one_row(sql, parameters, milliseconds=request.milliseconds, settings=settings)
+    assert row is not None  # aggregates
+    return row
 
 
-def _one(sql: str, parameters: dict[str, Any], settings: str) -> tuple[Any, ...]:
-    """The row of a query under settings for it alone. Both go in one message, which is a transaction: behind a
-    connection pooler the next one may go to another connection."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"{settings}; {sql}", parameters)
-        while cursor.nextset():
-            pass
-        row: tuple[Any, ...] | None = cursor.fetchone()
-        assert row is not None  # aggregates
-        return row
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The unpacked columns, oldest message first. `of_frame` are those that go into the frame unchanged."""
-
-    ids: Ints
-    texts: Ints
-    counts: Floats
-    lengths: Floats
-    seconds: Floats
-    of_frame: dict[str, NDArray[Any]]
-
-    @classmethod
-    def of(cls, row: Sequence[Any], *, words: int) -> _Rows:
-        """From the row that _columns() and _COSINES select."""
-        unpacked = {name: _unpack(column, kind) for (name, kind), column in zip(_KINDS.items(), row, strict=False)}
-        ids, ranked = unpacked["ids"], row[len(_KINDS) : len(_KINDS) + words]
-        ranks = np.array([_unpack(column, ">f4") for column in ranked]).reshape(words, len(ids))
-        order = np.lexsort((ids, unpacked["seconds"]))
-        columns = {name: column[order] for name, column in unpacked.items()}
-        columns["lengths"] = columns["lengths"].astype(float)
-        ids, texts = columns.pop("ids"), columns.pop("texts")
-        counts = _counts(ranks[:, order])
-        cosines = _best_cosines(ids, *map(_unpack, row[len(_KINDS) + words :], (">i8", ">f8")))
-        of_frame = columns | {"counts": counts, "cosines": cosines}
-        return cls(ids, texts, counts, columns["lengths"], columns["seconds"], of_frame)
-
-    def as_retrieved(self, sessions: Ints, rarity: Floats) -> Retrieved:
-        return Retrieved(Frame(sessions=sessions, rarity=rarity, **self.of_frame), self.ids, self.texts)
-
-
-def _unpack(column: bytes | None, kind: str) -> NDArray[Any]:
-    values = np.frombuffer(column or b"", kind)
-    return values.astype(values.dtype.newbyteorder("="))
+def _rows(row: Sequence[Any], *, words: int) -> Rows:
+    """From the row that _columns() and _COSINES select."""
+    unpacked = unpack_messages(row)
+    ids, ranked = unpacked["ids"], row[len(KINDS) : len(KINDS) + words]
+    ranks = np.array([unpack(column, ">f4") for column in ranked]).reshape(words, len(ids))
+    order = np.lexsort((ids, unpacked["seconds"]))
+    columns = {name: column[order] for name, column in unpacked.items()}
+    cosines = _best_cosines(columns["ids"], *map(unpack, row[len(KINDS) + words :], (">i8", ">f8")))
+    return Rows(columns, _counts(ranks[:, order]), cosines)
 
 
 # ts_rank of a lexeme that occurs 0, 1, 2, ... times; one without positions occurs once. PostgreSQL stores at most 256.

@@ -26,11 +26,12 @@ from conversations.lexemes import split_by_script
 from conversations.nearest import vector_literal
 from conversations.querysets import Scope
 from conversations.recall.baselines import BASELINES
+from conversations.recall.columns import Retrieved
 from conversations.recall.dates import asks_for_time, spans
 from conversations.recall.names import in_first_person, mentions, same_person
 from conversations.recall.phrasing import asks_what_the_assistant_said, is_question
 from conversations.recall.ranking import WEIGHTS, Asked, Bools, Floats, Frame, Ints, parts
-from conversations.recall.retrieval import RetrievalRequest, Retrieved, Word, retrieve
+from conversations.recall.retrieval import RetrievalRequest, Word, retrieve
 from conversations.recall.spans import WHOLE, Scored, beginnings, best_span, excerpt
 from conversations.turns import storable
 

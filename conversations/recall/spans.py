@@ -22,6 +22,7 @@ LONGEST_HEADING = 120  # characters
 # Ends of sentences and lines, in Latin and East Asian scripts.
 _ENDS = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]|\n\s*")  # noqa: RUF001
 _WORDS = re.compile(r"\w+")
+_SPACED = {code: " " for code in range(128) if not _WORDS.match(chr(code))}  # what no word has, in ASCII
 # Markdown.
 _FENCE = re.compile(r"^ {0,3}```.*\n?", re.MULTILINE)
 _LINE = re.compile(r".*\n?")
@@ -79,7 +80,9 @@ def _share(text: str, words: Collection[str]) -> float:
     """The share of these beginnings of words that the text has."""
     if not words:
         return 0.0
-    among = f" {' '.join(_WORDS.findall(text.casefold()))} "
+    folded = text.casefold()
+    # Both put a space before and after each word; the first is several times faster, for ASCII only.
+    among = f" {folded.translate(_SPACED) if folded.isascii() else ' '.join(_WORDS.findall(folded))} "
     return sum([word in among for word in words]) / len(words)
 
 

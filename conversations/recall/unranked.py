@@ -14,6 +14,7 @@ from conversations.querysets import Scope
 
 LONGEST_TOKEN = 16  # characters; a text with more than this for each token of the budget is too long, uncounted
 MESSAGE_OVERHEAD = 4  # tokens that a message costs besides its text
+LOOKED_AT = 20  # messages for each of the latest wanted: most are no calls of tools
 
 
 CALLS = r'"(tool_calls"\s*:\s*\[|function_call"\s*:)\s*\{|"type"\s*:\s*"(tool_use|[a-z_]*_call)"'  # in a payload
@@ -97,21 +98,26 @@ def _shown(row: _Row) -> LatestMessage:
 def _latest(instance_id: int, most: int, characters: int) -> list[_Row]:
     """The latest messages, newest first, with the beginnings of their texts, which may have megabytes."""
     with connection.cursor() as cursor:
-        cursor.execute(LATEST, {"instance": instance_id, "most": most, "characters": characters, "calls": CALLS})
+        values = {"instance": instance_id, "most": most, "looked_at": LOOKED_AT * most}
+        cursor.execute(LATEST, {**values, "characters": characters, "calls": CALLS})
         return [_Row(*row) for row in cursor.fetchall()]
 
 
 # The condition of MessageQuerySet.recallable(), and no calls of tools. A request with several choices (`n`) is
-# represented by its first answer: one turn follows another. CALLS is slow, so its words are looked for first.
+# represented by its first answer: one turn follows another. Payloads may be long, so few are read: of messages further
+# back than LOOKED_AT, none is a latest one. CALLS is slow, so its words are looked for first.
 LATEST = """
 SELECT m.id, m.role, m.name, m.created, m.digest, m.parent_id, e.question_id, left(m.content, %(characters)s)
-FROM conversations_message m LEFT JOIN conversations_exchange e ON e.id = m.exchange_id AND e.instance_id = %(instance)s
-WHERE m.instance_id = %(instance)s AND m.role IN ('user', 'assistant') AND NOT m.abandoned AND m.content <> ''
-  AND m.choice = 0
-  AND NOT (
-      (strpos(m.payload, '"tool_calls"') > 0 OR strpos(m.payload, 'tool_use"') > 0 OR strpos(m.payload, '_call"') > 0)
-      AND m.payload ~ %(calls)s
-  )
+FROM (
+    SELECT id, exchange_id, role, name, created, digest, parent_id, content, payload FROM conversations_message
+    WHERE instance_id = %(instance)s AND role IN ('user', 'assistant') AND NOT abandoned AND content <> ''
+      AND choice = 0
+    ORDER BY created DESC, id DESC LIMIT %(looked_at)s
+) m LEFT JOIN conversations_exchange e ON e.id = m.exchange_id AND e.instance_id = %(instance)s
+WHERE NOT (
+    (strpos(m.payload, '"tool_calls"') > 0 OR strpos(m.payload, 'tool_use"') > 0 OR strpos(m.payload, '_call"') > 0)
+    AND m.payload ~ %(calls)s
+)
 ORDER BY m.created DESC, m.id DESC LIMIT %(most)s
 """
 

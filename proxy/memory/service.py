@@ -31,6 +31,7 @@ from conversations.chains import Pending, note_pending, pending
 from conversations.embedders.base import EmbedderError
 from conversations.embedding import in_use
 from conversations.querysets import SCRATCH, Scope
+from conversations.recall.news import Loader
 from conversations.repetition import is_repeated
 from conversations.states import MemoryState
 from conversations.turns import digest, plain_text
@@ -97,6 +98,7 @@ class MemoryService:
         self._background: list[asyncio.Task[None]] = []
         self.embedder = in_use
         self._worker = Worker(self.embedder)
+        self._loader = Loader()
         self._seen = Seen()
         self._unfinished: set[asyncio.Future[Any]] = set()
         self._recalled = float("-inf")  # when a request last asked for memories
@@ -110,6 +112,7 @@ class MemoryService:
             log.warning("recall uses words alone: %s", error)
         await self._replaying.run(self._spool.pending, None)  # reads what an earlier process left
         self._worker.start()
+        self._loader.start()
         self._background = [asyncio.create_task(self._watch()), asyncio.create_task(self._replay())]
 
     async def stop(self) -> None:
@@ -121,7 +124,7 @@ class MemoryService:
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self._spool.close)
         pools = (self._recalling, self._storing, self._replaying, self._checking)
-        stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, *pools)]
+        stopping = [asyncio.to_thread(part.stop, STOP_SECONDS) for part in (self._worker, self._loader, *pools)]
         await asyncio.gather(*stopping)
         self.embedder.close()
 

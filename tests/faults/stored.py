@@ -20,11 +20,14 @@ from tests.server import Server
 
 def rows(database: Path | str, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
     """Run a query in the PostgreSQL of a home, or in the one that a connection string names."""
-    if isinstance(database, Path):
-        where = embedded_location(database)
-        database = f"host={where.host} port={where.port} user={where.user} dbname={where.dbname}"
-    with psycopg.connect(database) as connection:
+    with psycopg.connect(address(database) if isinstance(database, Path) else database) as connection:
         return connection.execute(query, parameters).fetchall()
+
+
+def address(home: Path) -> str:
+    """The connection string of a home's PostgreSQL."""
+    where = embedded_location(home)
+    return f"host={where.host} port={where.port} user={where.user} dbname={where.dbname}"
 
 
 def spooled(home: Path) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from conversations.distribution import SCOPES, Catalog, ForeignKey, Key, NoPlace, places, steps
@@ -97,3 +99,12 @@ def test_a_table_that_refers_to_a_scopes_rows_needs_the_scope() -> None:
     )
     with pytest.raises(NoPlace, match="give it the column instance_id"):
         places(catalog)
+
+
+def test_triggers_go_before_their_table_is_distributed() -> None:
+    watched = replace(CATALOG, triggers=((MESSAGE, "rewritten"), (USER, "kept")))
+    todo = steps(watched)
+    assert todo.index(f'DROP TRIGGER "rewritten" ON {MESSAGE}') < next(
+        at for at, statement in enumerate(todo) if statement.startswith("SELECT create_")
+    )
+    assert not any('"kept"' in statement for statement in todo)
