@@ -18,6 +18,8 @@ from urllib.parse import urldefrag, urlsplit
 import httpx
 from django.conf import settings
 
+from conversations.embedders.base import well_formed
+
 LONGEST_ANSWER = 2**20  # bytes
 REMEDIES = {401: "check its key", 403: "check its key", 404: "check its address", 429: "ask for a higher rate limit"}
 
@@ -49,8 +51,8 @@ class Reranker:
 
     def relevances(self, query: str, texts: Sequence[str], seconds: float) -> list[float]:
         """How well each text answers the query, on the endpoint's own scale. Raises RerankerError."""
-        body: dict[str, Any] = {"query": _well_formed(query)}
-        sent = [_well_formed(text) for text in texts]
+        body: dict[str, Any] = {"query": well_formed(query)}
+        sent = [well_formed(text) for text in texts]
         if self._model:
             body |= {"model": self._model, "documents": sent, "top_n": len(sent)}
         else:
@@ -104,8 +106,3 @@ def configured() -> Reranker | None:
 @lru_cache(maxsize=1)
 def _made(spec: str, api_key: str) -> Reranker:
     return Reranker(spec, api_key=api_key or None)
-
-
-def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON may contain and UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()

@@ -38,3 +38,8 @@ class Embedder(Protocol):
 
     def close(self) -> None:
         """Release connections and memory for good."""
+
+
+def well_formed(text: str) -> str:
+    """The text without lone surrogates, which JSON may contain, but UTF-8 and tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode()

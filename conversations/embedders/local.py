@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conversations.embedders.base import Vectors
+from conversations.embedders.base import Vectors, well_formed
 from conversations.embedders.encoder import Encoder
 from conversations.embedders.lanes import Lanes
 
@@ -45,11 +45,11 @@ class LocalEmbedder:
         if not texts:
             return np.empty((0, self.dimensions), np.float32)
         tokens = self._loaded().tokens
-        rows = [tokens(_well_formed(text[:LONGEST])) for text in texts]
+        rows = [tokens(well_formed(text[:LONGEST])) for text in texts]
         return np.stack(self._lanes.messages(rows) if later else self._lanes.questions(rows))
 
     def count(self, text: str) -> int:
-        return self._loaded().count(_well_formed(text))
+        return self._loaded().count(well_formed(text))
 
     def close(self) -> None:
         self._lanes.close()
@@ -61,8 +61,3 @@ class LocalEmbedder:
             if self._in_memory is None:
                 self._in_memory = self._model.load(self._threads)
             return self._in_memory
-
-
-def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON may contain and tokenizers reject."""
-    return text.encode("utf-8", "replace").decode()

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from conversations.embedders.base import EmbedderError, Vectors
+from conversations.embedders.base import EmbedderError, Vectors, well_formed
 
 BATCH = 64
 """Texts in one request. The strictest common limit is 8,192 tokens a request: 64 pieces of 128."""
@@ -47,7 +47,7 @@ class RemoteEmbedder:
     def embed(self, texts: Sequence[str], *, later: bool = False) -> Vectors:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for start in range(0, len(texts), BATCH):
-            batch = [_well_formed(text) for text in texts[start : start + BATCH]]
+            batch = [well_formed(text) for text in texts[start : start + BATCH]]
             vectors[start : start + len(batch)] = self._vectors(self._ask(batch), len(batch))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all(np.isfinite(lengths) & (lengths > 0)):
@@ -56,7 +56,7 @@ class RemoteEmbedder:
         return vectors
 
     def count(self, text: str) -> int:
-        return -(-len(_well_formed(text).encode()) // BYTES_PER_TOKEN)
+        return -(-len(well_formed(text).encode()) // BYTES_PER_TOKEN)
 
     def close(self) -> None:
         self._client.close()
@@ -100,8 +100,3 @@ class RemoteEmbedder:
 
     def _error(self, problem: str, remedy: str) -> EmbedderError:
         return EmbedderError(f"The embedding endpoint {self._url} {problem}: {remedy}.")
-
-
-def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON may contain and UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()

@@ -33,7 +33,7 @@ def forget(server: Server, scope: tuple[str, str], text: str) -> None:
 
 
 def keep(server: Server, scope: tuple[str, str], times: int) -> None:
-    """Ask until the server has read the scope into memory so many times."""
+    """Ask until the server has read the scope into memory `times` times."""
 
     def kept() -> bool:
         recalled(server, scope, "Where is the key?")

@@ -211,7 +211,7 @@ def turn(message: ChatMessage) -> Turn:
 
 
 def hold(steps: list[tuple[Api, str, int, int, Style]]) -> tuple[Scope, list[Round]]:
-    """Each step is one round through an API, with so many calls, after so many of the rounds before it."""
+    """Each step is one round: its API, question, number of calls, how many earlier rounds it resends, and style."""
     scope = Scope("each-api", str(uuid.uuid4()))
     rounds: list[Round] = []
     for number, (api, question, calls_made, window, style) in enumerate(steps):

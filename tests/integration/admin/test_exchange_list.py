@@ -30,7 +30,7 @@ LIST = "admin:conversations_exchange_changelist"
 
 
 def made(name: str, *, scope: Scope = HOME, days: float = 0, **fields: Any) -> Exchange:
-    """An exchange whose question is its name, so many days ago."""
+    """An exchange from `days` days ago, whose question is its name."""
     one = exchange(scope, f"about {name}", "Answered.")
     Exchange.objects.filter(pk=one.pk).update(created=timezone.now() - timedelta(days=days), **fields)
     return one
